@@ -1,0 +1,55 @@
+"""What a runtime must offer."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from autoquant.core.artifact import Artifact
+
+__all__ = ["Backend", "Session"]
+
+
+class Session(Protocol):
+    """A loaded artifact."""
+
+    def predict(self, inputs: Any) -> npt.NDArray[np.float32]:
+        """First output for one batch: an array or named arrays in, (n, ...) out."""
+        ...
+
+    def time_once(self, inputs: Any) -> float:
+        """Seconds of one run."""
+        ...
+
+
+class Backend(Protocol):
+    """Runs artifacts and says what it really executes. Knows no recipes.
+
+    `backends.contract.BackendContract` states in tests what every implementation must do.
+    """
+
+    @property
+    def name(self) -> str:
+        """Name in commands and records."""
+        ...
+
+    def load(self, artifact: Artifact, threads: int) -> Session:
+        """Load a file.
+
+        Args:
+            artifact: what to load.
+            threads: threads within one operator; one operator runs at a time.
+
+        Raises:
+            ArtifactError: not a file that this runtime reads.
+        """
+        ...
+
+    def find_integer_layers(self, artifact: Artifact, layers: Sequence[str]) -> frozenset[str]:
+        """Which of the named layers the runtime executes in integer kernels."""
+        ...
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What timings depend on: processor, flags, versions."""
+        ...

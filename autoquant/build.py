@@ -1,0 +1,178 @@
+"""Composition: the one place where quantizers, exporters, runtimes and tasks meet."""
+
+import hashlib
+import time
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+
+from autoquant.backends.machine import available_cores, package_versions
+from autoquant.backends.onnxruntime import OrtBackend
+from autoquant.core.artifact import Artifact, Candidate
+from autoquant.core.batching import input_batches
+from autoquant.core.layer import Layer
+from autoquant.core.recipe import Recipe
+from autoquant.core.task import Dataset, Task
+from autoquant.errors import InputError, TrialError
+from autoquant.evaluate import EvaluationOptions, Evaluator
+from autoquant.export.float_graph import export_float
+from autoquant.export.ort_quantizer import quantize_with_ort_dynamic, quantize_with_ort_static
+from autoquant.export.passport import graph_digest, load_model, write_passport
+from autoquant.export.qdq import write_qdq
+from autoquant.export.readback import read_precisions
+from autoquant.quantize.quantizer import QuantizedModel, Quantizer
+from autoquant.quantize.trace import trace
+
+__all__ = ["TaskBuilder", "build_evaluator", "dataset_digest"]
+
+_PASSPORT_FORMAT = 1
+_BATCH = 64
+_PACKAGES = ("autoquant", "torch", "brevitas", "onnx", "onnxruntime", "onnxscript", "numpy")
+
+
+def build_evaluator(
+    task: Task, seed: int = 0, options: EvaluationOptions | None = None
+) -> Evaluator:
+    """An evaluator of a task on ONNX Runtime."""
+    options = options or EvaluationOptions()
+    torch.set_num_threads(available_cores())
+    builder = TaskBuilder(task, seed, {"threads": options.threads, "batch": options.batch})
+    return Evaluator(builder, OrtBackend(), task.search, task.report, task.metric, options)
+
+
+class TaskBuilder:
+    """Builds artifacts of one task.
+
+    Args:
+        task: what is quantized.
+        seed: draws the calibration images.
+        conditions: how figures are taken, for the passport.
+
+    Raises:
+        TraceError: the model cannot be captured or translated.
+        TaskError: nothing in it can be quantized.
+    """
+
+    def __init__(
+        self, task: Task, seed: int = 0, conditions: Mapping[str, Any] | None = None
+    ) -> None:
+        self.task = task
+        self.seed = seed
+        self.conditions = dict(conditions or {})
+        self._graph = export_float(trace(task.model, task.example_input))
+        self.quantizer = Quantizer(self._graph.module, task.calibration, seed)
+
+    @property
+    def layers(self) -> list[Layer]:
+        """The quantizable layers, in network order."""
+        return self.quantizer.layers
+
+    def build(self, recipe: Recipe) -> Candidate:
+        """The file of a recipe; see `core.artifact.Builder`."""
+        start = time.perf_counter()
+        quantized = self._quantize(recipe)
+        middle = time.perf_counter()
+        model = self._export(recipe, quantized)
+        content = write_passport(model, self._passport(recipe, model))
+        artifact = Artifact(content, read_precisions(model), self._passport(recipe, model))
+        seconds = {"quantize": middle - start, "export": time.perf_counter() - middle}
+        return Candidate(artifact, _as_arrays(quantized) if quantized else None, seconds)
+
+    def seal(self, artifact: Artifact, measurement: Mapping[str, Any]) -> Artifact:
+        """Write figures into the passport; the file keeps its size."""
+        passport = {**artifact.passport, "measurement": dict(measurement)}
+        content = write_passport(load_model(artifact.content), passport)
+        return Artifact(content, artifact.precisions, passport)
+
+    def _quantize(self, recipe: Recipe) -> QuantizedModel | None:
+        if not recipe.is_quantized:
+            return None
+        try:
+            return self.quantizer.quantize(recipe)
+        except (InputError, TrialError):
+            raise
+        except (RuntimeError, ValueError, IndexError) as error:  # Brevitas and torch
+            raise TrialError(f"quantization failed: {type(error).__name__}: {error}") from error
+
+    def _export(self, recipe: Recipe, quantized: QuantizedModel | None) -> onnx.ModelProto:
+        match recipe.method:
+            case "fp32":
+                return self._graph.model
+            case "ort-static":
+                return self._ort_static
+            case "ort-dynamic":
+                return quantize_with_ort_dynamic(self._graph.model)
+            case "brevitas":
+                assert quantized is not None
+                return write_qdq(self._graph.model, quantized.encodings)
+
+    @cached_property
+    def _ort_static(self) -> onnx.ModelProto:
+        images = self.quantizer.calibration_images()
+        batches = input_batches(self.task.calibration, images, _BATCH, torch.stack)
+        return quantize_with_ort_static(self._graph.model, batches)
+
+    def _passport(self, recipe: Recipe, model: onnx.ModelProto) -> dict[str, Any]:
+        return {
+            "format": _PASSPORT_FORMAT,
+            "task": self.task.name,
+            "recipe": recipe.to_dict(),
+            "digest": recipe.digest,
+            "seed": self.seed,
+            "graph_sha256": graph_digest(model),
+            "conditions": self.conditions,
+            **self._provenance,
+        }
+
+    @cached_property
+    def _provenance(self) -> dict[str, Any]:
+        splits = {
+            "calibration": self.task.calibration,
+            "search": self.task.search,
+            "report": self.task.report,
+        }
+        return {
+            "weights_sha256": _state_digest(self.task.model),
+            "data_sha256": {
+                name: dataset_digest(split) for name, split in splits.items() if split is not None
+            },
+            "versions": package_versions(*_PACKAGES),
+            "machine": OrtBackend().fingerprint()["machine"],
+        }
+
+
+def _as_arrays(quantized: QuantizedModel) -> Any:
+    """The quantized model as a function of arrays."""
+
+    def predict(inputs: Any) -> npt.NDArray[np.float32]:
+        if isinstance(inputs, dict):
+            tensors: Any = {name: torch.from_numpy(value) for name, value in inputs.items()}
+        else:
+            tensors = torch.from_numpy(inputs)
+        return quantized.predict(tensors).numpy()
+
+    return predict
+
+
+def _state_digest(model: torch.nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def dataset_digest(dataset: Dataset) -> str:
+    """SHA-256 over every input and target of a split, in order, hexadecimal."""
+    digest = hashlib.sha256()
+    for index in range(len(dataset)):
+        inputs, target = dataset[index]
+        values = inputs.values() if isinstance(inputs, Mapping) else (inputs,)
+        for value in (*values, target):
+            digest.update(np.ascontiguousarray(np.asarray(value)).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,63 @@
+"""The command line. Commands are thin; exit statuses are decided here alone."""
+
+import sys
+
+import typer
+from typer.exceptions import Abort, TyperException
+
+from autoquant.cli import catalog, models, searches
+from autoquant.cli.output import STDERR
+from autoquant.errors import InputError, NegativeAnswer, TrialError
+
+__all__ = ["app", "main"]
+
+_DONE, _NO, _BAD_INPUT, _INTERRUPTED = 0, 1, 2, 130
+
+app = typer.Typer(
+    name="autoquant",
+    help="Search for the quantized model that is fast, small and right on your machine.",
+    epilog="Start here: autoquant search digits",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for command in (
+    searches.search,
+    searches.resume,
+    searches.studies,
+    searches.trials,
+    searches.front,
+    searches.export,
+    models.quantize,
+    models.verify,
+    models.bench,
+    catalog.tasks,
+    catalog.spaces,
+):
+    app.command()(command)
+
+
+def main() -> None:
+    """Run the command line; never shows a traceback for what a user did."""
+    sys.exit(_run())
+
+
+def _run() -> int:
+    try:
+        app(sys.argv[1:] or ["--help"], standalone_mode=False)
+    except TyperException as error:
+        return _complain(error.format_message(), _BAD_INPUT)
+    except InputError as error:
+        return _complain(str(error), _BAD_INPUT)
+    except (NegativeAnswer, TrialError) as error:
+        return _complain(str(error), _NO)
+    except (KeyboardInterrupt, Abort):
+        return _complain("interrupted; everything finished so far is kept", _INTERRUPTED)
+    except OSError as error:
+        return _complain(f"{error.filename or ''}: {error.strerror or error}", _BAD_INPUT)
+    return _DONE
+
+
+def _complain(message: str, status: int) -> int:
+    STDERR.print(f"error: {' '.join(message.split())}", markup=False)
+    return status

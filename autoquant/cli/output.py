@@ -1,0 +1,105 @@
+"""Printing: tables for people, JSON and CSV for programs."""
+
+import csv
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from autoquant.core.trial import Trial
+from autoquant.errors import InputError
+from autoquant.report import COLUMNS, trial_row
+
+__all__ = ["STDERR", "check_output", "print_json", "print_rows", "print_trials", "warn"]
+
+# Progress, logs and warnings go here, so that standard output holds results alone.
+STDERR = Console(stderr=True, highlight=False, soft_wrap=True)
+_WIDTH = 120
+
+
+def warn(text: str) -> None:
+    """One line on standard error."""
+    STDERR.print(f"warning: {text}", markup=False, style="yellow")
+
+
+def print_json(document: Any) -> None:
+    """One JSON document on standard output."""
+    typer.echo(json.dumps(document, indent=2))
+
+
+def print_rows(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], kind: str, title: str | None = None
+) -> None:
+    """A table or CSV on standard output.
+
+    Args:
+        columns: headings.
+        rows: cells as text.
+        kind: `table` or `csv`.
+        title: heading of the table.
+    """
+    if kind == "csv":
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
+        return
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for index, column in enumerate(columns):
+        is_text = all(not cell[:1].isdigit() and cell[:1] not in "+-" for row in rows
+                      if (cell := str(row[index])))  # fmt: skip
+        table.add_column(column, justify="left" if is_text else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table, markup=False) if not rows else console.print(table)
+
+
+def print_trials(
+    trials: Sequence[Trial], document: dict[str, Any], kind: str, title: str | None = None
+) -> None:
+    """Trials as a table, as CSV of every field, or inside a JSON document.
+
+    Args:
+        trials: what to print.
+        document: JSON fields to stand beside `trials`.
+        kind: `table`, `json` or `csv`.
+        title: heading of the table.
+    """
+    if kind == "json":
+        print_json({**document, "trials": [trial.to_dict() for trial in trials]})
+    elif kind == "csv":
+        print_rows(*_flatten(trials), kind="csv")
+    else:
+        rows = [trial_row(trial) for trial in trials]
+        for row, trial in zip(rows, trials, strict=True):
+            if trial.state != "complete":
+                row[2:] = [trial.state, *["-"] * (len(row) - 3)]
+        print_rows(COLUMNS, rows, "table", title)
+
+
+def _flatten(trials: Sequence[Trial]) -> tuple[list[str], list[list[str]]]:
+    records = [trial.to_dict() for trial in trials]
+    columns = [name for name in Trial.model_fields if name != "knee"]
+    rows = [
+        [value if isinstance(value := record[name], str) else json.dumps(value) for name in columns]
+        for record in records
+    ]
+    return columns, rows
+
+
+def check_output(path: Path) -> Path:
+    """A path that can be written.
+
+    Raises:
+        InputError: its folder is missing, or it is a folder itself.
+    """
+    if path.is_dir():
+        raise InputError(f"-o {path}: is a folder; name a file")
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"-o {path}: there is no folder '{path.parent}'")
+    return path

@@ -1,0 +1,94 @@
+"""Progress of a search on standard error: a bar on a terminal, a line a trial elsewhere."""
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+
+from autoquant.cli.output import STDERR
+from autoquant.core.trial import Trial
+from autoquant.report import trial_row
+from autoquant.search.study import Budget, Event
+
+__all__ = ["SearchProgress"]
+
+
+class SearchProgress:
+    """Shows events of a study as they come.
+
+    Args:
+        budget: what the bar runs to.
+    """
+
+    def __init__(self, budget: Budget) -> None:
+        self.budget = budget
+        self.started = time.monotonic()
+        self.first_done: int | None = None
+        self.progress = Progress(
+            SpinnerColumn(),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[status]}"),
+            console=STDERR,
+            disable=not STDERR.is_terminal,
+        )
+        self.bar = self.progress.add_task("search", total=budget.trials, status="starting")
+
+    def __enter__(self) -> Self:
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trail: TracebackType | None,
+    ) -> None:
+        self.progress.stop()
+
+    def show(self, event: Event) -> None:
+        """Take in one event."""
+        if self.first_done is None:
+            self.first_done = event.done
+        status = self._status(event)
+        self.progress.update(self.bar, completed=event.done, status=status)
+        if event.kind == "exhausted":
+            STDERR.print(event.message, markup=False)
+        elif event.trial is not None and (event.trial.state == "failed" or not STDERR.is_terminal):
+            STDERR.print(_line(event.trial, event.done, self.budget.trials), markup=False)
+
+    def _status(self, event: Event) -> str:
+        parts = [f"front {len(event.front)}"]
+        if event.front:
+            parts.append(_best(event.front))
+        left = self._seconds_left(event.done)
+        if left is not None:
+            parts.append(f"about {left // 60:.0f}:{left % 60:02.0f} left")
+        if event.kind in ("begin", "report"):
+            parts.append(event.message)
+        return " | ".join(parts)
+
+    def _seconds_left(self, done: int) -> float | None:
+        elapsed = time.monotonic() - self.started
+        new = done - (self.first_done or 0)
+        by_trials = elapsed / new * (self.budget.trials - done) if new else None
+        if self.budget.timeout_s is None:
+            return by_trials
+        by_clock = max(0.0, self.budget.timeout_s - elapsed)
+        return by_clock if by_trials is None else min(by_trials, by_clock)
+
+
+def _best(front: tuple[Trial, ...]) -> str:
+    """The end of the front that people ask for first: the smallest near float accuracy."""
+    near = [trial for trial in front if (trial.accuracy_drop or 0.0) <= 0.01] or list(front)
+    best = min(near, key=lambda trial: trial.size_bytes or 0)
+    drop, size = (best.accuracy_drop or 0.0) * 100, (best.size_bytes or 0) / 1e6
+    return f"best {size:.3f} MB at {drop:+.2f} points"
+
+
+def _line(trial: Trial, done: int, total: int) -> str:
+    if trial.state == "failed":
+        return f"[{done}/{total}] trial {trial.number} failed: {trial.error}"
+    _, recipe, accuracy, drop, _, _, ratio, size, _ = trial_row(trial)
+    return f"[{done}/{total}] {recipe}: {accuracy} (drop {drop}), {ratio} x float, {size}"

@@ -1,0 +1,213 @@
+"""Search spaces as YAML, read strictly: every error names the key and its path."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from autoquant.core.pareto import Bounds
+from autoquant.core.recipe import CalibrationMethod, WeightBits
+from autoquant.core.space import LayerRule, SearchSpace, expand_layers
+from autoquant.core.trial import Objective
+from autoquant.errors import InputError, SpaceError
+
+__all__ = ["SpaceConfig", "find_space", "load_space", "parse_duration", "shipped_spaces"]
+
+_UNITS = {"s": 1, "m": 60, "h": 3600}
+
+
+def parse_duration(text: str | float | int) -> float:
+    """Seconds from `90`, `90s`, `30m` or `2h`.
+
+    Raises:
+        InputError: anything else.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", str(text))
+    if not match or float(match[1]) <= 0:
+        raise InputError(f"'{text}' is no duration; write 90s, 30m or 2h")
+    return float(match[1]) * _UNITS[match[2] or "s"]
+
+
+def _duration(value: Any) -> Any:
+    try:
+        return value if value is None else parse_duration(value)
+    except InputError as error:
+        raise ValueError(str(error)) from None
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class LayerConfig(_Strict):
+    """What the layers of one pattern may be."""
+
+    weight_bits: Annotated[list[WeightBits], Field(min_length=1)] | None = None
+    exclude: Annotated[list[bool], Field(min_length=1)] | None = None
+
+    def to_rule(self) -> LayerRule:
+        """The same, as plain values."""
+        return LayerRule(
+            None if self.weight_bits is None else tuple(dict.fromkeys(self.weight_bits)),
+            None if self.exclude is None else tuple(dict.fromkeys(self.exclude)),
+        )
+
+
+class QuantizerConfig(_Strict):
+    """Values allowed for what holds for the whole network; see `PtqOptions`."""
+
+    weight_granularity: list[Literal["per_channel", "per_tensor"]] | None = None
+    weight_scale: list[Literal["max", "mse"]] | None = None
+    activation_symmetry: list[Literal["asymmetric", "symmetric"]] | None = None
+    calibration: list[CalibrationMethod] | None = None
+    calibration_images: list[Annotated[int, Field(ge=1)]] | None = None
+    bias_correction: list[bool] | None = None
+    mode: list[Literal["ptq"]] | None = None
+
+
+class ConstraintConfig(_Strict):
+    """Bounds that a model must keep."""
+
+    max_accuracy_drop: float | None = None
+    max_latency_ms: Annotated[float, Field(gt=0)] | None = None
+    max_size_mb: Annotated[float, Field(gt=0)] | None = None
+
+    def to_bounds(self) -> Bounds:
+        """The same, as plain values."""
+        return Bounds(self.max_accuracy_drop, self.max_latency_ms, self.max_size_mb)
+
+
+class BudgetConfig(_Strict):
+    """When to stop: after so many finished trials, or so many seconds."""
+
+    trials: Annotated[int, Field(ge=1)] = 50
+    timeout: Annotated[float | None, BeforeValidator(_duration)] = None
+
+
+class SpaceConfig(_Strict):
+    """One search space file."""
+
+    version: Literal[1]
+    task: str
+    objectives: Annotated[list[Objective], Field(min_length=1)] = list(get_args(Objective))
+    constraints: ConstraintConfig = ConstraintConfig()
+    budget: BudgetConfig = BudgetConfig()
+    layers: dict[str, LayerConfig] = {"*": LayerConfig(weight_bits=[8, 4])}
+    quantizer: QuantizerConfig = QuantizerConfig()
+
+    @model_validator(mode="after")
+    def _check_objectives(self) -> Self:
+        if len(set(self.objectives)) != len(self.objectives):
+            raise ValueError("an objective is named twice")
+        return self
+
+    def to_space(self, layers: list[str]) -> SearchSpace:
+        """The recipes allowed for a network with these layers.
+
+        Raises:
+            SpaceError: a pattern matches no layer, or nothing is allowed.
+        """
+        rules = {pattern: layer.to_rule() for pattern, layer in self.layers.items()}
+        options = {
+            name: tuple(dict.fromkeys(values))
+            for name in QuantizerConfig.model_fields
+            if (values := getattr(self.quantizer, name)) is not None
+        }
+        return SearchSpace(expand_layers(rules, layers), options)
+
+    def definition(self) -> dict[str, Any]:
+        """What makes two studies the same: everything but the budget."""
+        return self.model_dump(mode="json", exclude={"budget"}, exclude_none=True)
+
+
+def shipped_spaces() -> dict[str, Path]:
+    """The search spaces that come with autoquant, by name."""
+    package = Path(__file__).parent
+    for folder in (package / "search_spaces", package.parent / "search_spaces"):
+        if folder.is_dir():
+            return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return {}
+
+
+def find_space(name: str) -> Path:
+    """A search space file by path, or a shipped one by name.
+
+    Raises:
+        SpaceError: neither.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    shipped = shipped_spaces()
+    if name in shipped:
+        return shipped[name]
+    raise SpaceError(
+        f"there is no search space '{name}': give a YAML file or one of {', '.join(shipped)}"
+    )
+
+
+def load_space(path: Path) -> SpaceConfig:
+    """Read a search space file.
+
+    Raises:
+        SpaceError: names the file, the key and its path, and what would be right.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise SpaceError(f"{path}{line}: not YAML: {getattr(error, 'problem', error)}") from None
+    except OSError as error:
+        raise SpaceError(f"{path}: {error.strerror}") from None
+    if not isinstance(content, dict):
+        raise SpaceError(f"{path}: a search space is a mapping that begins with 'version: 1'")
+    return parse_space(content, str(path))
+
+
+def parse_space(content: dict[str, Any], source: str) -> SpaceConfig:
+    """Validate a search space.
+
+    Args:
+        content: as read from YAML or JSON.
+        source: what to call it in messages.
+
+    Raises:
+        SpaceError: as `load_space`.
+    """
+    try:
+        return SpaceConfig.model_validate(content)
+    except ValidationError as error:
+        raise SpaceError(f"{source}: {_explain(error)}") from None
+
+
+def _explain(error: ValidationError) -> str:
+    details = error.errors()
+    # an extra key says more than the alternatives of a union that it broke
+    first = next((item for item in details if item["type"] == "extra_forbidden"), details[0])
+    path = [part for part in first["loc"] if not _is_union_tag(part)]
+    where = ".".join(str(part) for part in path) or "top level"
+    if first["type"] == "extra_forbidden":
+        return f"unknown key '{where}'; allowed here: {', '.join(_allowed_keys(path[:-1]))}"
+    if first["type"] == "missing":
+        return f"'{where}' is missing"
+    return f"{where}: {first['msg']}, not {first['input']!r}"
+
+
+def _is_union_tag(part: object) -> bool:
+    return isinstance(part, str) and ("literal[" in part or part == "Percentile")
+
+
+def _allowed_keys(path: list[Any]) -> list[str]:
+    """Keys of the model that stands at a path of the file."""
+    models: dict[str, type[BaseModel]] = {
+        "layers": LayerConfig,
+        "quantizer": QuantizerConfig,
+        "constraints": ConstraintConfig,
+        "budget": BudgetConfig,
+    }
+    if path[:2] == ["quantizer", "calibration"]:
+        return ["percentile"]
+    return list((models[path[0]] if path and path[0] in models else SpaceConfig).model_fields)

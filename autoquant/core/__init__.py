@@ -1,0 +1,1 @@
+"""Plain types of the domain: no torch, no ONNX, no Optuna."""

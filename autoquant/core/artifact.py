@@ -1,0 +1,78 @@
+"""`Artifact`: the deployable file and what can be read off it."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from autoquant.core.layer import Layer
+from autoquant.core.recipe import Recipe
+
+__all__ = ["Artifact", "Builder", "Candidate"]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A model file held in memory.
+
+    Attributes:
+        content: the bytes that would ship.
+        precisions: layer name to stored weight precision (`int8`, `int4`, `float32`), read
+            back from the file.
+        passport: the record embedded in the file; empty if the file carries none.
+    """
+
+    content: bytes
+    precisions: Mapping[str, str]
+    passport: Mapping[str, Any]
+
+    @property
+    def size_bytes(self) -> int:
+        """Length of the file."""
+        return len(self.content)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of the file, hexadecimal."""
+        return hashlib.sha256(self.content).hexdigest()
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An artifact fresh from its builder.
+
+    Attributes:
+        artifact: the file, its passport still without figures.
+        predict: the quantized model that the file must agree with, batch in, outputs out;
+            None for files that no Brevitas model stands behind.
+        seconds: time by stage.
+    """
+
+    artifact: Artifact
+    predict: Callable[[Any], npt.NDArray[np.float32]] | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+class Builder(Protocol):
+    """Makes the artifact of a recipe."""
+
+    @property
+    def layers(self) -> list[Layer]:
+        """The quantizable layers, in network order."""
+        ...
+
+    def build(self, recipe: Recipe) -> Candidate:
+        """The file of a recipe.
+
+        Raises:
+            TrialError: this recipe cannot be built.
+        """
+        ...
+
+    def seal(self, artifact: Artifact, measurement: Mapping[str, Any]) -> Artifact:
+        """The same file with its figures in the passport, not one byte longer."""
+        ...

@@ -1,0 +1,77 @@
+"""`Encodings`: what the quantizers decided, tensor by tensor, in plain arrays."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from autoquant.errors import NumericError
+
+__all__ = ["ActivationEncoding", "Encodings", "WeightEncoding"]
+
+
+@dataclass(frozen=True)
+class ActivationEncoding:
+    """Affine grid of one activation: real = (q - zero_point) * scale, q in 0..2**bits - 1.
+
+    The grid is unsigned; a symmetric signed tensor has its zero point in the middle, which is
+    the same set of real values as signed storage with zero point 0.
+    """
+
+    scale: float
+    zero_point: int
+    bits: int = 8
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.scale) and self.scale > 0):
+            raise NumericError(f"an activation scale is {self.scale}")
+        if not 0 <= self.zero_point < 2**self.bits:
+            raise NumericError(f"a zero point of {self.zero_point} is off the {self.bits}-bit grid")
+
+
+@dataclass(frozen=True)
+class WeightEncoding:
+    """Weights of one layer on their integer grid: real = values * scale (zero point 0).
+
+    Attributes:
+        values: int8 array, shape of the float weight, output channels first.
+        scale: float32, shape (1,) per tensor or (channels,) per output channel.
+        bits: 8 or 4; with 4 every value lies in -8..7.
+        bias: float32 bias (channels,), bias correction included.
+    """
+
+    values: npt.NDArray[np.int8]
+    scale: npt.NDArray[np.float32]
+    bits: int
+    bias: npt.NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.scale).all() and (self.scale > 0).all()):
+            raise NumericError("a weight scale is not a finite positive number")
+        if not np.isfinite(self.bias).all():
+            raise NumericError("a bias is not finite")
+        limit = 2 ** (self.bits - 1)
+        if self.values.size and not (-limit <= self.values.min() <= self.values.max() < limit):
+            raise NumericError(f"a weight is off the {self.bits}-bit grid")
+
+    @property
+    def is_per_channel(self) -> bool:
+        """One scale an output channel."""
+        return self.scale.size > 1
+
+
+@dataclass(frozen=True)
+class Encodings:
+    """Everything that an exporter needs beside the float graph.
+
+    Attributes:
+        weights: by layer name; a layer that is missing stays float.
+        activations: by tensor name; a tensor that is missing stays float.
+        carriers: tensors that carry an encoded tensor's values unchanged (slices, reshapes,
+            pools that only select), mapped to the tensor whose encoding they share.
+    """
+
+    weights: Mapping[str, WeightEncoding]
+    activations: Mapping[str, ActivationEncoding]
+    carriers: Mapping[str, str]

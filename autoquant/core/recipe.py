@@ -1,0 +1,154 @@
+"""`Recipe`: the complete, hashable decision for one candidate."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from autoquant.errors import RecipeError
+
+__all__ = [
+    "CalibrationMethod",
+    "Method",
+    "Percentile",
+    "PtqOptions",
+    "Recipe",
+    "WeightBits",
+    "method_label",
+]
+
+WeightBits = Literal[8, 4]
+Method = Literal["fp32", "brevitas", "ort-static", "ort-dynamic"]
+
+
+class Percentile(BaseModel):
+    """Clip the activation range at this percentile of the calibration values (in percent)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    percentile: Annotated[float, Field(ge=50.0, lt=100.0)]
+
+
+CalibrationMethod = Literal["minmax", "mse", "entropy"] | Percentile
+
+
+def method_label(method: CalibrationMethod) -> str:
+    """One word for a calibration method: `minmax`, `mse`, `entropy`, `percentile:99.9`."""
+    return f"percentile:{method.percentile:g}" if isinstance(method, Percentile) else method
+
+
+class PtqOptions(BaseModel):
+    """What holds for the whole network: everything in a recipe but the layers' widths.
+
+    Attributes:
+        weight_granularity: one weight scale a layer, or one an output channel.
+        weight_scale: `max` takes the largest magnitude as the end of the grid, `mse` the
+            scale of least squared error.
+        activation_symmetry: `symmetric` keeps the zero point in the middle of the grid
+            (or at its lower end for tensors without negative values).
+        calibration: how an activation's range is read off the calibration images.
+        calibration_images: number of images that calibrate; fewer if the task has fewer.
+        bias_correction: absorb the mean error of the quantized weights into the bias
+            (Nagel et al. 2019, arXiv 1906.04721, section 4.2).
+        mode: `ptq`; quantization-aware training is not a choice yet.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    weight_granularity: Literal["per_channel", "per_tensor"] = "per_channel"
+    weight_scale: Literal["max", "mse"] = "mse"
+    activation_symmetry: Literal["asymmetric", "symmetric"] = "asymmetric"
+    calibration: CalibrationMethod = "minmax"
+    calibration_images: Annotated[int, Field(ge=1)] = 512
+    bias_correction: bool = True
+    mode: Literal["ptq"] = "ptq"
+
+
+class Recipe(BaseModel):
+    """A frozen, hashable, complete decision for one candidate.
+
+    `layers` maps every quantizable layer to its weight width in bits, or to None for a layer
+    that stays float. Recipes that decide the same are equal: a recipe that excludes every
+    layer *is* `fp32`, and an excluded layer has no width to differ in.
+
+    Examples:
+        >>> recipe = Recipe.quantized({"conv1": 8, "fc": 4})
+        >>> Recipe.from_json(recipe.to_json()) == recipe
+        True
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    version: Literal[1] = 1
+    method: Method
+    layers: dict[str, WeightBits | None] = {}
+    options: PtqOptions | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.method == "brevitas") != (self.options is not None):
+            raise ValueError("options belong to recipes of method 'brevitas', and only to those")
+        if self.method != "brevitas" and self.layers:
+            raise ValueError(f"a recipe of method '{self.method}' decides nothing about layers")
+        if self.method == "brevitas" and not any(self.layers.values()):
+            raise ValueError("every layer is float: the recipe to name is 'fp32'")
+        return self
+
+    @classmethod
+    def quantized(
+        cls, layers: Mapping[str, WeightBits | None], options: PtqOptions | None = None
+    ) -> "Recipe":
+        """The recipe of these widths, in canonical form."""
+        if not any(layers.values()):
+            return cls(method="fp32")
+        return cls(method="brevitas", layers=dict(layers), options=options or PtqOptions())
+
+    @classmethod
+    def uniform(
+        cls, layers: list[str], bits: WeightBits, options: PtqOptions | None = None
+    ) -> "Recipe":
+        """Every layer at the same width."""
+        return cls.quantized(dict.fromkeys(layers, bits), options)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Recipe":
+        """Read a recipe.
+
+        Raises:
+            RecipeError: not JSON, or not a recipe of this version; names the field.
+        """
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "recipe"
+            raise RecipeError(f"not a recipe: {where}: {first['msg']}") from None
+
+    def to_json(self) -> str:
+        """Canonical JSON: sorted keys, no white space."""
+        return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The recipe as JSON-ready values."""
+        return self.model_dump(mode="json", exclude_defaults=False)
+
+    @cached_property
+    def digest(self) -> str:
+        """First 16 hexadecimal digits of the SHA-256 of the canonical JSON."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Recipe) and self.digest == other.digest
+
+    @property
+    def is_quantized(self) -> bool:
+        """True if Brevitas quantizers made the weights and ranges."""
+        return self.method == "brevitas"
+
+    @property
+    def excluded(self) -> frozenset[str]:
+        """Layers that stay float."""
+        return frozenset(name for name, bits in self.layers.items() if bits is None)

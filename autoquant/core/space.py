@@ -1,0 +1,214 @@
+"""`SearchSpace`: the recipes allowed, and their parameters."""
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import cached_property
+from typing import Any
+
+from autoquant.core.recipe import (
+    CalibrationMethod,
+    PtqOptions,
+    Recipe,
+    WeightBits,
+    method_label,
+)
+from autoquant.errors import SpaceError
+
+__all__ = ["FLOAT", "LayerRule", "SearchSpace", "baselines", "expand_layers"]
+
+FLOAT = "float"
+_LAYER_PREFIX = "layer."
+
+
+@dataclass(frozen=True)
+class LayerRule:
+    """What the layers of one name pattern may be.
+
+    Attributes:
+        weight_bits: widths allowed, or None to keep what an earlier rule said.
+        exclude: whether the layer may (True), must not (False) stay float; None as above.
+    """
+
+    weight_bits: tuple[WeightBits, ...] | None = None
+    exclude: tuple[bool, ...] | None = None
+
+
+def expand_layers(
+    rules: Mapping[str, LayerRule], layers: Sequence[str]
+) -> dict[str, tuple[str, ...]]:
+    """Choices per layer: `"8"`, `"4"`, `"float"`.
+
+    Rules apply in order. The last rule that matches a layer and says something about a key
+    wins for that key.
+
+    Raises:
+        SpaceError: a pattern that matches no layer; names the layers that there are.
+    """
+    bits: dict[str, tuple[WeightBits, ...]] = dict.fromkeys(layers, (8,))
+    exclude: dict[str, tuple[bool, ...]] = dict.fromkeys(layers, (False,))
+    for pattern, rule in rules.items():
+        matched = [name for name in layers if fnmatchcase(name, pattern)]
+        if not matched:
+            raise SpaceError(f"'{pattern}' matches no layer; there are {_shorten(layers)}")
+        if rule.weight_bits is not None:
+            bits.update(dict.fromkeys(matched, rule.weight_bits))
+        if rule.exclude is not None:
+            exclude.update(dict.fromkeys(matched, rule.exclude))
+    return {name: _choices(name, bits[name], exclude[name]) for name in layers}
+
+
+def _choices(name: str, bits: tuple[WeightBits, ...], exclude: tuple[bool, ...]) -> tuple[str, ...]:
+    widths = tuple(str(width) for width in bits) if False in exclude else ()
+    choices = (*widths, *((FLOAT,) if True in exclude else ()))
+    if not choices:
+        raise SpaceError(f"layer '{name}' has no choice left: weight_bits and exclude are empty")
+    return choices
+
+
+def _shorten(names: Sequence[str], keep: int = 12) -> str:
+    if len(names) <= keep:
+        return ", ".join(names)
+    return f"{', '.join(names[: keep - 1])}, ... , {names[-1]} ({len(names)} in all)"
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """The recipes allowed for one network.
+
+    Attributes:
+        layers: choices by layer name, in network order.
+        options: allowed values by `PtqOptions` field; a field that is missing keeps its
+            default.
+    """
+
+    layers: Mapping[str, tuple[str, ...]]
+    options: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        empty = [name for name, values in {**self.layers, **self.options}.items() if not values]
+        if not self.layers:
+            raise SpaceError("the search space is empty: the model has no quantizable layer")
+        if empty:
+            raise SpaceError(f"the search space is empty: '{empty[0]}' has no allowed value")
+
+    @cached_property
+    def parameters(self) -> dict[str, tuple[str, ...]]:
+        """Choices as text, for every decision that has more than one."""
+        named = {_LAYER_PREFIX + name: choices for name, choices in self.layers.items()}
+        named |= {name: tuple(map(_to_text, values)) for name, values in self.options.items()}
+        return {name: choices for name, choices in named.items() if len(choices) > 1}
+
+    @property
+    def size(self) -> int:
+        """Number of distinct recipes."""
+        combinations = math.prod(len(choices) for choices in self.layers.values())
+        options = math.prod(len(values) for values in self.options.values())
+        has_all_float = all(FLOAT in choices for choices in self.layers.values())
+        return (combinations - 1) * options + 1 if has_all_float else combinations * options
+
+    def enumerate(self) -> Iterator[dict[str, str]]:
+        """Every combination of parameters; only for spaces known to be small."""
+        names = list(self.parameters)
+        for values in itertools.product(*self.parameters.values()):
+            yield dict(zip(names, values, strict=True))
+
+    def decode(self, parameters: Mapping[str, str]) -> Recipe:
+        """The recipe of these parameters.
+
+        Raises:
+            SpaceError: a parameter that is missing, or a value that is not allowed.
+        """
+        widths = {
+            name: self._pick(_LAYER_PREFIX + name, choices, choices, parameters)
+            for name, choices in self.layers.items()
+        }
+        options = {
+            name: self._pick(name, tuple(map(_to_text, values)), values, parameters)
+            for name, values in self.options.items()
+        }
+        return Recipe.quantized(
+            {name: _to_bits(text) for name, text in widths.items()}, PtqOptions(**options)
+        )
+
+    def encode(self, recipe: Recipe) -> dict[str, str]:
+        """The parameters of a recipe; the inverse of `decode`.
+
+        Raises:
+            SpaceError: the recipe is not in this space.
+        """
+        if recipe.method == "fp32":
+            layers = dict.fromkeys(self.layers, FLOAT)
+            values = {name: allowed[0] for name, allowed in self.options.items()}
+        elif recipe.options is not None and set(recipe.layers) == set(self.layers):
+            layers = {name: _from_bits(bits) for name, bits in recipe.layers.items()}
+            values = {name: getattr(recipe.options, name) for name in self.options}
+        else:
+            raise SpaceError(f"recipe {recipe.digest} is not of this space")
+        named = {_LAYER_PREFIX + name: text for name, text in layers.items()}
+        named |= {name: _to_text(value) for name, value in values.items()}
+        parameters = {name: named[name] for name in self.parameters}
+        if self.decode(parameters) != recipe:
+            raise SpaceError(f"recipe {recipe.digest} is not of this space")
+        return parameters
+
+    def __contains__(self, recipe: Recipe) -> bool:
+        try:
+            self.encode(recipe)
+        except SpaceError:
+            return False
+        return True
+
+    @staticmethod
+    def _pick(
+        name: str, texts: tuple[str, ...], values: tuple[Any, ...], parameters: Mapping[str, str]
+    ) -> Any:
+        if len(texts) == 1:
+            return values[0]
+        try:
+            return values[texts.index(parameters[name])]
+        except KeyError:
+            raise SpaceError(f"parameter '{name}' is missing") from None
+        except ValueError:
+            allowed = ", ".join(texts)
+            raise SpaceError(f"'{parameters[name]}' is no choice for {name}: {allowed}") from None
+
+
+def baselines(layers: Sequence[str], images: int | None = None) -> dict[str, Recipe]:
+    """The named recipes that every study measures first.
+
+    Args:
+        layers: names of all quantizable layers.
+        images: number of calibration images; the default of `PtqOptions` if None.
+    """
+    options = PtqOptions() if images is None else PtqOptions(calibration_images=images)
+    names = list(layers)
+    return {
+        "fp32": Recipe(method="fp32"),
+        "w8a8": Recipe.uniform(names, 8, options),
+        "w4a8": Recipe.uniform(names, 4, options),
+        "ort-static": Recipe(method="ort-static"),
+        "ort-dynamic": Recipe(method="ort-dynamic"),
+    }
+
+
+def _to_text(value: CalibrationMethod | bool | int) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, int) else method_label(value)
+
+
+def _to_bits(text: str) -> WeightBits | None:
+    match text:
+        case "8":
+            return 8
+        case "4":
+            return 4
+        case _:
+            return None
+
+
+def _from_bits(bits: WeightBits | None) -> str:
+    return FLOAT if bits is None else str(bits)

@@ -1,0 +1,90 @@
+"""Every error that autoquant raises on purpose.
+
+```
+AutoquantError
+├── InputError            what was asked cannot be done; exit status 2
+│   ├── SpaceError        a search space: unknown key, wrong type, pattern without a match
+│   ├── TaskError         a task: unknown name, missing data, bad weights
+│   ├── TraceError        a model that cannot be captured as a graph
+│   ├── RecipeError       a recipe that does not fit the task
+│   ├── StudyError        a study: missing, existing with another space, in use
+│   ├── ArtifactError     a file that is no ONNX model, or none of ours
+│   └── StorageError      a results folder or a storage that cannot be used
+├── TrialError            one candidate failed; recorded, the search goes on
+│   ├── ParityError       the exported file disagrees with the quantized model
+│   └── NumericError      a scale or a weight that is not finite
+└── NegativeAnswer        it ran, and the answer is no; exit status 1
+```
+
+An exception of a dependency is translated at its one door: torch.export in
+`quantize.trace`, Brevitas in `quantize`, ONNX in `export`, ONNX Runtime in
+`backends`, Optuna in `search.storage`.
+"""
+
+__all__ = [
+    "ArtifactError",
+    "AutoquantError",
+    "InputError",
+    "NegativeAnswer",
+    "NumericError",
+    "ParityError",
+    "RecipeError",
+    "SpaceError",
+    "StorageError",
+    "StudyError",
+    "TaskError",
+    "TraceError",
+    "TrialError",
+]
+
+
+class AutoquantError(Exception):
+    """Root of the tree."""
+
+
+class InputError(AutoquantError):
+    """What was asked cannot be done; the message names the thing and the way out."""
+
+
+class SpaceError(InputError):
+    """A search space that does not hold together."""
+
+
+class TaskError(InputError):
+    """A task that is unknown, or whose data or weights are missing or wrong."""
+
+
+class TraceError(InputError):
+    """A model that `torch.export` cannot capture as one graph."""
+
+
+class RecipeError(InputError):
+    """A recipe that does not fit the task's layers."""
+
+
+class StudyError(InputError):
+    """A study that is missing, in use, or not the one that was meant."""
+
+
+class ArtifactError(InputError):
+    """A file that is not an ONNX model, or not one that autoquant wrote."""
+
+
+class StorageError(InputError):
+    """A results folder or a storage URL that cannot be read or written."""
+
+
+class TrialError(AutoquantError):
+    """One candidate failed. The reason goes into the record and the search goes on."""
+
+
+class ParityError(TrialError):
+    """The exported file and the quantized model that it came from disagree."""
+
+
+class NumericError(TrialError):
+    """A scale, a zero point or a weight that is not finite."""
+
+
+class NegativeAnswer(AutoquantError):
+    """The command ran and the answer is no (nothing feasible, nothing verified)."""

@@ -1,0 +1,235 @@
+"""`Quantizer`: a recipe onto a float graph."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from brevitas.graph.calibrate import bias_correction_mode
+from brevitas.nn import QuantIdentity
+from torch.fx import Graph, GraphModule, Node
+
+from autoquant.core.batching import input_batches
+from autoquant.core.encodings import Encodings
+from autoquant.core.layer import Layer
+from autoquant.core.recipe import PtqOptions, Recipe
+from autoquant.core.task import Dataset
+from autoquant.errors import RecipeError
+from autoquant.quantize.activations import calibrate, encoding_of
+from autoquant.quantize.layers import LayerNodes, find_layers
+from autoquant.quantize.placement import Placement, place
+from autoquant.quantize.sampling import call, sample_activations
+from autoquant.quantize.weights import QuantLayer, WeightChoice, build_layer, encode_weight
+
+__all__ = ["QuantizedModel", "Quantizer"]
+
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class QuantizedModel:
+    """A Brevitas model and what it decided.
+
+    Attributes:
+        module: the float graph with quantized layers and activation quantizers in place.
+        encodings: the same decisions, for an exporter.
+    """
+
+    module: GraphModule
+    encodings: Encodings
+
+    def predict(self, inputs: Any) -> torch.Tensor:
+        """Outputs for one batch, (n, ...)."""
+        with torch.no_grad():
+            outputs = call(self.module, inputs)
+        result = outputs[0] if isinstance(outputs, (tuple, list)) else outputs
+        assert isinstance(result, torch.Tensor)
+        return result
+
+
+class Quantizer:
+    """Applies recipes to one network.
+
+    What does not depend on the whole recipe is computed once and kept: samples of the float
+    activations for each number of images, a calibrated quantizer for each (tensor, method,
+    symmetry), and quantized, bias-corrected layers for each (width, granularity, scale).
+
+    Args:
+        module: float ATen graph without batch norms.
+        calibration: data set whose images set the ranges.
+        seed: draws the calibration images and the kept activation values.
+    """
+
+    def __init__(self, module: GraphModule, calibration: Dataset, seed: int = 0) -> None:
+        self.module = module
+        self.calibration = calibration
+        self.seed = seed
+        self._found: Mapping[str, LayerNodes] = find_layers(module)
+        self._samples: dict[int, dict[str, torch.Tensor]] = {}
+        self._activations: dict[tuple[Any, ...], QuantIdentity] = {}
+        self._layers: dict[tuple[Any, ...], dict[str, QuantLayer]] = {}
+
+    @property
+    def layers(self) -> list[Layer]:
+        """The quantizable layers, in network order."""
+        return [found.layer for found in self._found.values()]
+
+    def quantize(self, recipe: Recipe) -> QuantizedModel:
+        """The quantized model of a recipe.
+
+        Raises:
+            RecipeError: the recipe is not a Brevitas one, or names other layers.
+            NumericError: a weight or an activation that is not finite.
+        """
+        options = self._check(recipe)
+        widths = {name: bits for name, bits in recipe.layers.items() if bits is not None}
+        nodes = {node for name in widths for node in self._found[name].nodes}
+        placement = place(self.module.graph, nodes)
+        activations = self._calibrated(placement.sites, options)
+        choices = {name: WeightChoice.of(bits, options) for name, bits in widths.items()}
+        layers = {name: self._prepared(choice, options)[name] for name, choice in choices.items()}
+        module = self._assemble(layers, activations)
+        return QuantizedModel(module, self._encode(placement, activations, layers, choices))
+
+    def _check(self, recipe: Recipe) -> PtqOptions:
+        if recipe.options is None:
+            raise RecipeError(f"recipe '{recipe.method}' is not made by Brevitas quantizers")
+        unknown = [name for name in recipe.layers if name not in self._found]
+        missing = [name for name in self._found if name not in recipe.layers]
+        if unknown:
+            raise RecipeError(
+                f"the recipe names layer '{unknown[0]}', which the model does not have; "
+                f"there are {', '.join(self._found)}"
+            )
+        if missing:
+            raise RecipeError(f"the recipe says nothing about layer '{missing[0]}'")
+        return recipe.options
+
+    def calibration_images(self, options: PtqOptions | None = None) -> list[int]:
+        """Indices of the images that calibrate; the same for the same seed and number."""
+        options = options or PtqOptions()
+        count = min(options.calibration_images, len(self.calibration))
+        generator = torch.Generator().manual_seed(self.seed)
+        return torch.randperm(len(self.calibration), generator=generator)[:count].tolist()
+
+    def _calibrated(self, sites: tuple[str, ...], options: PtqOptions) -> dict[str, QuantIdentity]:
+        images = self.calibration_images(options)
+        kept = self._samples.setdefault(len(images), {})
+        new = [name for name in sites if name not in kept]
+        if new:
+            batches = input_batches(self.calibration, images, _BATCH, torch.stack)
+            share = min(1.0, _BATCH / len(images))
+            kept.update(sample_activations(self.module, new, batches, share, self.seed))
+        return {name: self._calibrated_one(name, len(images), options) for name in sites}
+
+    def _calibrated_one(self, name: str, images: int, options: PtqOptions) -> QuantIdentity:
+        key = (name, images, options.calibration, options.activation_symmetry)
+        if key not in self._activations:
+            self._activations[key] = calibrate(
+                self._samples[images][name], options.calibration, options.activation_symmetry
+            )
+        return self._activations[key]
+
+    def _prepared(self, choice: WeightChoice, options: PtqOptions) -> dict[str, QuantLayer]:
+        """Every layer of the network at one choice; those that a recipe wants are picked."""
+        images = len(self.calibration_images(options)) if options.bias_correction else 0
+        key = (choice, images)
+        if key not in self._layers:
+            layers = {name: self._build(name, choice) for name in self._found}
+            if options.bias_correction:
+                self._correct_biases(layers, options)
+            self._layers[key] = layers
+        return self._layers[key]
+
+    def _build(self, name: str, choice: WeightChoice) -> QuantLayer:
+        node = self._found[name].nodes[0]
+        weight, bias = node.args[1], node.args[2] if len(node.args) > 2 else None
+        assert isinstance(weight, Node)
+        return build_layer(
+            name, node, self._parameter(weight), self._parameter(bias) if bias else None, choice
+        )
+
+    def _parameter(self, node: Any) -> torch.Tensor:
+        return self.module.get_parameter(str(node.target)).detach()
+
+    def _correct_biases(self, layers: Mapping[str, QuantLayer], options: PtqOptions) -> None:
+        # Brevitas hands the float output on, so each layer's correction depends on that
+        # layer alone: one pass corrects all of them, for whatever mixture a recipe makes.
+        reused = [name for name in layers if len(self._found[name].nodes) > 1]
+        model = self._assemble(layers, {})
+        batches = input_batches(
+            self.calibration, self.calibration_images(options), _BATCH, torch.stack
+        )
+        with torch.no_grad(), bias_correction_mode(_without(model, reused)):
+            for batch in batches:
+                call(model, batch)
+        for layer in layers.values():
+            layer.eval()
+
+    def _assemble(
+        self, layers: Mapping[str, QuantLayer], activations: Mapping[str, QuantIdentity]
+    ) -> GraphModule:
+        """The graph with quantized layers in place of operators and quantizers behind values."""
+        replaced = {node: name for name in layers for node in self._found[name].nodes}
+        root = torch.nn.Module()
+        root.layers = torch.nn.ModuleList(layers.values())
+        root.activations = torch.nn.ModuleList(activations.values())
+        places = {name: f"layers.{index}" for index, name in enumerate(layers)}
+        quantizers = {name: f"activations.{index}" for index, name in enumerate(activations)}
+        graph = Graph()
+        copies: dict[Node, Node] = {}
+        for node in self.module.graph.nodes:
+            if node in replaced:
+                copied = graph.call_module(places[replaced[node]], (copies[node.args[0]],))
+            elif node.op == "get_attr" and all(user in replaced for user in node.users):
+                continue
+            elif node.op == "call_module":
+                continue  # torch.export's guards on the example's shape
+            else:
+                copied = graph.node_copy(node, copies.__getitem__)
+            if node.op == "get_attr":
+                _attach(root, self.module, str(node.target))
+            if node.name in quantizers:
+                copied = graph.call_module(quantizers[node.name], (copied,))
+            copies[node] = copied
+        return GraphModule(root, graph).eval()
+
+    def _encode(
+        self,
+        placement: Placement,
+        activations: Mapping[str, QuantIdentity],
+        layers: Mapping[str, QuantLayer],
+        choices: Mapping[str, WeightChoice],
+    ) -> Encodings:
+        grids = {name: encoding_of(quantizer) for name, quantizer in activations.items()}
+        weights = {}
+        for name, layer in layers.items():
+            source = self._found[name].nodes[0].args[0]
+            assert isinstance(source, Node)
+            origin = placement.carriers.get(source.name, source.name)
+            weights[name] = encode_weight(layer, choices[name], grids[origin].scale)
+        return Encodings(weights, grids, placement.carriers)
+
+
+def _without(model: GraphModule, names: list[str]) -> GraphModule:
+    """Bias correction refuses a layer that runs twice: say so with its name."""
+    if names:
+        raise RecipeError(
+            f"layer '{names[0]}' is used twice; set bias_correction: [false] in the search space"
+        )
+    return model
+
+
+def _attach(root: torch.nn.Module, source: torch.nn.Module, target: str) -> None:
+    """Give `root` the parameter or buffer that a get_attr node reads."""
+    owner, _, leaf = target.rpartition(".")
+    place_ = root
+    for part in owner.split(".") if owner else []:
+        if not hasattr(place_, part):
+            place_.add_module(part, torch.nn.Module())
+        place_ = getattr(place_, part)
+    value = getattr(source.get_submodule(owner), leaf)
+    if isinstance(value, torch.nn.Parameter):
+        place_.register_parameter(leaf, value)
+    else:
+        place_.register_buffer(leaf, value)

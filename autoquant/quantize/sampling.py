@@ -1,0 +1,70 @@
+"""Samples of activations: one pass over the calibration images serves every method."""
+
+import copy
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Interpreter, Node
+
+__all__ = ["MAX_VALUES", "call", "sample_activations"]
+
+# 99.99 % of a million values leaves a hundred above: enough to place a percentile.
+MAX_VALUES = 2**20
+
+
+def call(module: torch.nn.Module, inputs: Any) -> Any:
+    """Run a module on a tensor or on named tensors."""
+    return module(**inputs) if isinstance(inputs, Mapping) else module(inputs)
+
+
+class _Recorder(Interpreter):
+    """Runs a graph and keeps some of the values of the wanted nodes."""
+
+    def __init__(self, module: GraphModule, wanted: Collection[str], seed: int) -> None:
+        super().__init__(module)
+        self.wanted = frozenset(wanted)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.quota = MAX_VALUES
+        self.kept: dict[str, list[torch.Tensor]] = defaultdict(list)
+
+    def run_node(self, node: Node) -> Any:
+        value = super().run_node(node)
+        if node.name in self.wanted:
+            self.kept[node.name].append(self._thin(value.detach().reshape(-1)))
+        return value
+
+    def _thin(self, values: torch.Tensor) -> torch.Tensor:
+        """At most `quota` values drawn with replacement, and both extremes."""
+        if values.numel() <= self.quota:
+            return values.clone()
+        drawn = torch.randint(values.numel(), (self.quota,), generator=self.generator)
+        return torch.cat([values[drawn], torch.stack([values.min(), values.max()])])
+
+
+def sample_activations(
+    module: GraphModule,
+    wanted: Collection[str],
+    inputs: Iterable[Any],
+    share: float,
+    seed: int,
+) -> dict[str, torch.Tensor]:
+    """Values of some nodes while a graph runs over batches.
+
+    Args:
+        module: the float graph.
+        wanted: node names.
+        inputs: batches, tensors or dicts of tensors.
+        share: the part of all batches that one batch is, in 0..1; it bounds what is kept.
+        seed: which values are drawn where there are too many.
+
+    Returns:
+        By node name, (n,) values: all of them, or about `MAX_VALUES` and the extremes.
+    """
+    recorder = _Recorder(copy.copy(module), wanted, seed)
+    recorder.quota = max(1, int(MAX_VALUES * share))
+    with torch.no_grad():
+        for batch in inputs:
+            recorder.run(*(batch.values() if isinstance(batch, Mapping) else (batch,)))
+    return {name: torch.cat(parts) for name, parts in recorder.kept.items()}

@@ -1,0 +1,151 @@
+"""Capture of a model as one ATen graph, batch norms folded.
+
+Works on the operators that were executed instead of on module classes, so subclasses of
+`nn.Conv2d`, functional calls and custom modules are all seen alike.
+"""
+
+import copy
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch.export import Dim, ExportedProgram
+from torch.fx import GraphModule, Node
+from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
+
+from autoquant.errors import TraceError
+
+__all__ = ["trace"]
+
+_ATEN = torch.ops.aten
+_CONVOLUTIONS = {_ATEN.conv1d.default, _ATEN.conv2d.default, _ATEN.conv2d.padding}
+_LINEAR = _ATEN.linear.default
+_BATCH_NORM = _ATEN.batch_norm.default
+
+
+def trace(model: torch.nn.Module, example_input: Any) -> ExportedProgram:
+    """Capture the inference graph of a model, with a dynamic batch dimension.
+
+    Args:
+        model: any module; a copy is put into evaluation mode, the original stays as it is.
+        example_input: a tensor, or a dict of named tensors, with a batch dimension of 1.
+
+    Returns:
+        A program whose batch norms are folded into the preceding convolution or linear layer
+        wherever that layer feeds nothing else.
+
+    Raises:
+        TraceError: the model cannot be captured; names the operator or the line.
+    """
+    network = copy.deepcopy(model).eval()
+    program = _export(network, example_input)
+    folded = program.module(check_guards=False)
+    _fold_batch_norms(folded)
+    return _export(folded, example_input)
+
+
+def _export(model: torch.nn.Module, example_input: Any) -> ExportedProgram:
+    # torch.export takes a dimension of one for a constant, so the example is doubled.
+    args, kwargs = _as_arguments(example_input)
+    batch = Dim("batch", min=1)
+    shapes: Any = tuple({0: batch} for _ in args) or {name: {0: batch} for name in kwargs}
+    if isinstance(model, GraphModule):
+        shapes = _by_placeholder(model, args, kwargs, batch)
+    try:
+        with torch.no_grad():
+            return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
+    except Exception as error:
+        raise TraceError(f"the model cannot be traced: {_explain(error)}") from error
+
+
+def _as_arguments(example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(example_input, Mapping):
+        return (), {name: torch.cat([value, value]) for name, value in example_input.items()}
+    return (torch.cat([example_input, example_input]),), {}
+
+
+def _by_placeholder(
+    model: GraphModule, args: tuple[Any, ...], kwargs: dict[str, Any], batch: Any
+) -> Any:
+    if kwargs:
+        return {name: {0: batch} for name in kwargs}
+    return tuple({0: batch} for _ in args)
+
+
+def _explain(error: Exception) -> str:
+    """One line on a failed export: the message, and the user's own line if it is named."""
+    text = str(error)
+    frames = re.findall(r'File "([^"]+)", line (\d+), in (\w+)', text)
+    own = [frame for frame in frames if "site-packages" not in frame[0]]
+    first = next((line.strip() for line in text.splitlines() if line.strip()), repr(error))
+    if not own:
+        cause: BaseException | None = error
+        own = []
+        while cause is not None:
+            trail = cause.__traceback__
+            while trail is not None:
+                code = trail.tb_frame.f_code
+                if "site-packages" not in code.co_filename and code.co_name == "forward":
+                    own.append((code.co_filename, str(trail.tb_lineno), code.co_name))
+                trail = trail.tb_next
+            cause = cause.__cause__ or cause.__context__
+    own = [frame for frame in own if not frame[0].startswith("<")]
+    where = f" (at {own[-1][0]}, line {own[-1][1]})" if own else ""
+    return f"{type(error).__name__}: {first[:300]}{where}"
+
+
+def _fold_batch_norms(module: GraphModule) -> None:
+    """Fold every batch norm into its producer, in place.
+
+    A batch norm over x = Wu + b with statistics (mean, var) is the same layer with
+    W' = W g / sqrt(var + eps). Jacob et al. 2018, arXiv 1712.05877, section 3.2.
+    """
+    for node in list(module.graph.nodes):
+        if node.op == "call_function" and node.target is _BATCH_NORM:
+            producer = node.args[0]
+            if _can_absorb(producer):
+                _absorb(module, producer, node)
+    module.graph.eliminate_dead_code()
+    module.graph.lint()
+    module.recompile()
+
+
+def _can_absorb(node: Node) -> bool:
+    is_layer = node.op == "call_function" and node.target in {*_CONVOLUTIONS, _LINEAR}
+    if not is_layer or len(node.users) != 1:
+        return False
+    weight = node.args[1]
+    return isinstance(weight, Node) and weight.op == "get_attr" and len(weight.users) == 1
+
+
+def _absorb(module: GraphModule, layer: Node, norm: Node) -> None:
+    weight_node, bias_node = layer.args[1], layer.args[2] if len(layer.args) > 2 else None
+    assert isinstance(weight_node, Node)
+    weight = _tensor(module, weight_node)
+    bias = None if bias_node is None else _tensor(module, bias_node)
+    # aten.batch_norm(input, weight, bias, running_mean, running_var, training, momentum, eps, _)
+    # and torch's helpers take None for a missing gain or shift, whatever their annotation says
+    gain, shift, mean, var = (
+        None if argument is None else _tensor(module, argument) for argument in norm.args[1:5]
+    )
+    fuse: Any = fuse_linear_bn_weights if layer.target is _LINEAR else fuse_conv_bn_weights
+    fused_weight, fused_bias = fuse(weight, bias, mean, var, norm.args[7], gain, shift)
+    owner, _, leaf = str(weight_node.target).rpartition(".")
+    bias_name = leaf.replace("weight", "bias") if "weight" in leaf else f"{leaf}_bias"
+    submodule = module.get_submodule(owner)
+    submodule.register_parameter(leaf, torch.nn.Parameter(fused_weight.detach().clone()))
+    submodule.register_parameter(bias_name, torch.nn.Parameter(fused_bias.detach().clone()))
+    with module.graph.inserting_before(layer):
+        new_bias = module.graph.get_attr(f"{owner}.{bias_name}" if owner else bias_name)
+    layer.args = (*layer.args[:2], new_bias, *layer.args[3:])
+    norm.replace_all_uses_with(layer)
+    module.graph.erase_node(norm)
+
+
+def _tensor(module: GraphModule, node: Any) -> torch.Tensor:
+    value: Any = module
+    for part in str(node.target).split("."):
+        value = getattr(value, part)
+    assert isinstance(value, torch.Tensor)
+    return value.detach()

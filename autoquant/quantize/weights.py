@@ -1,0 +1,147 @@
+"""Brevitas layers with quantized weights, and their encodings."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from brevitas.nn import QuantConv1d, QuantConv2d, QuantLinear
+from brevitas.nn.quant_layer import QuantWeightBiasInputOutputLayer as QuantLayer
+from brevitas.quant.scaled_int import (
+    Int8WeightPerChannelFloat,
+    Int8WeightPerChannelFloatMSE,
+    Int8WeightPerTensorFloat,
+    Int8WeightPerTensorFloatMSE,
+)
+from torch.fx import Node
+
+from autoquant.core.encodings import WeightEncoding
+from autoquant.core.recipe import PtqOptions, WeightBits
+from autoquant.errors import NumericError
+from autoquant.quantize.placement import LINEAR_OPS
+
+__all__ = ["QuantLayer", "WeightChoice", "build_layer", "encode_weight"]
+
+_BIAS_LIMIT = 2**30
+
+_QUANTIZERS = {
+    ("per_channel", "max"): Int8WeightPerChannelFloat,
+    ("per_channel", "mse"): Int8WeightPerChannelFloatMSE,
+    ("per_tensor", "max"): Int8WeightPerTensorFloat,
+    ("per_tensor", "mse"): Int8WeightPerTensorFloatMSE,
+}
+
+
+@dataclass(frozen=True)
+class WeightChoice:
+    """All of a recipe that a layer's weights depend on."""
+
+    bits: WeightBits
+    granularity: str
+    scale: str
+
+    @classmethod
+    def of(cls, bits: WeightBits, options: PtqOptions) -> "WeightChoice":
+        """The choice that a recipe makes for a layer of this width."""
+        return cls(bits, options.weight_granularity, options.weight_scale)
+
+    @property
+    def quantizer(self) -> Any:
+        """Brevitas weight quantizer class."""
+        return _QUANTIZERS[self.granularity, self.scale].let(bit_width=self.bits)
+
+
+def build_layer(
+    name: str,
+    node: Node,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    choice: WeightChoice,
+) -> QuantLayer:
+    """The Brevitas layer that computes a graph node with quantized weights.
+
+    Args:
+        name: the layer's name, for messages.
+        node: `aten.conv1d`, `aten.conv2d` or `aten.linear`.
+        weight: float weight; (out, in, k...) or (out, in).
+        bias: (out,) or None, which becomes zeros so that a correction finds its place.
+        choice: the grid.
+
+    Raises:
+        NumericError: a weight that is not finite.
+    """
+    if not torch.isfinite(weight).all():
+        raise NumericError(f"layer '{name}' has weights that are not finite; repair the checkpoint")
+    layer = _empty_layer(node, weight, choice)
+    with torch.no_grad():
+        layer.weight.copy_(weight)
+        layer.bias.copy_(torch.zeros_like(layer.bias) if bias is None else bias)
+    # the scale was set on the layer's initial weights: set it again on the real ones
+    layer.weight_quant.init_tensor_quant()
+    layer.eval()
+    layer.weight_quant.cache_inference_quant_weight = True
+    return layer
+
+
+def _empty_layer(node: Node, weight: torch.Tensor, choice: WeightChoice) -> Any:
+    if node.target in LINEAR_OPS:
+        return QuantLinear(
+            weight.shape[1], weight.shape[0], bias=True, weight_quant=choice.quantizer
+        )
+    one_dimensional = weight.dim() == 3
+    stride, padding, dilation, groups = _convolution_arguments(node)
+    kind = QuantConv1d if one_dimensional else QuantConv2d
+    return kind(
+        weight.shape[1] * groups,
+        weight.shape[0],
+        tuple(weight.shape[2:]),
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+        bias=True,
+        weight_quant=choice.quantizer,
+    )
+
+
+def _convolution_arguments(node: Node) -> tuple[Any, Any, Any, int]:
+    # aten.conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1)
+    defaults: list[Any] = [1, 0, 1, 1]
+    given = list(node.args[3:])
+    values = given + defaults[len(given) :]
+    dimensions = node.args[0].meta["val"].dim() - 2  # type: ignore[union-attr]
+    stride, padding, dilation = (_expand(value, dimensions) for value in values[:3])
+    return stride, padding, dilation, int(values[3])
+
+
+def _expand(value: Any, dimensions: int) -> Any:
+    if isinstance(value, str):
+        return value
+    sizes = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+    return sizes * dimensions if len(sizes) == 1 else sizes
+
+
+def encode_weight(layer: QuantLayer, choice: WeightChoice, input_scale: float) -> WeightEncoding:
+    """A layer's weights on their grid, its bias representable as int32.
+
+    The runtime holds the bias as int32 at input_scale * weight_scale. A channel whose weights
+    all but vanish beside its bias would overflow there; its scale is widened until the bias
+    fits, which moves its weights by less than one part in 2**22 of the bias.
+
+    Args:
+        layer: in evaluation mode.
+        choice: what the layer was built with.
+        input_scale: scale of the layer's input activation.
+    """
+    quantized = layer.quant_weight()
+    values = quantized.value.detach().numpy()
+    bias = layer.bias.detach().numpy().astype(np.float32)
+    scale = quantized.scale.detach().numpy().astype(np.float32).reshape(-1)
+    floor = (np.abs(bias) / (_BIAS_LIMIT * input_scale)).astype(np.float32)
+    if scale.size == 1:
+        floor = floor.max(keepdims=True)
+    scale = np.maximum(scale, floor)
+    limit = 2 ** (choice.bits - 1) - 1
+    shaped = scale.reshape(-1, *[1] * (values.ndim - 1))
+    integers = np.clip(np.rint(values / shaped), -limit, limit).astype(np.int8)
+    return WeightEncoding(integers, scale, choice.bits, bias)

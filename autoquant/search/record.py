@@ -1,0 +1,271 @@
+"""`Record`: one study in Optuna's storage, in autoquant's words."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+from pydantic import ValidationError
+
+from autoquant.core.recipe import Recipe
+from autoquant.core.space import SearchSpace
+from autoquant.core.trial import Objective, ReportFigures, Trial
+from autoquant.errors import StudyError
+
+__all__ = ["Asked", "Record", "StudyHeader"]
+
+_FORMAT = 1
+_DIRECTIONS = {
+    "accuracy": StudyDirection.MAXIMIZE,
+    "latency": StudyDirection.MINIMIZE,
+    "size": StudyDirection.MINIMIZE,
+}
+
+
+@dataclass(frozen=True)
+class StudyHeader:
+    """What a study was started with; written once.
+
+    Attributes:
+        definition: the search space as configuration, budget left out.
+        seed: seed of the study.
+        sampler: name of the strategy.
+        threads: threads of timed runs.
+        batch: batch size of timed runs.
+        trials: finished trials to reach.
+        timeout_s: seconds that one run may take, or None.
+    """
+
+    definition: Mapping[str, Any]
+    seed: int
+    sampler: str
+    threads: int = 1
+    batch: int = 1
+    trials: int = 50
+    timeout_s: float | None = None
+
+    @property
+    def task(self) -> str:
+        """Name of the task."""
+        return str(self.definition["task"])
+
+    @property
+    def objectives(self) -> list[Objective]:
+        """What the study optimizes, in order."""
+        return list(self.definition["objectives"])
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A trial that has begun.
+
+    Attributes:
+        handle: Optuna's live trial.
+        recipe: what to evaluate.
+        name: the baseline that it is, or None.
+        is_queued: it was waiting in the storage; the sampler did not propose it.
+    """
+
+    handle: optuna.Trial
+    recipe: Recipe
+    name: str | None
+    is_queued: bool
+
+    @property
+    def number(self) -> int:
+        """Its number in the storage."""
+        return self.handle.number
+
+
+class Record:
+    """Reads and writes one study.
+
+    Every trial of the storage is one of: running; finished, with a full record of ours;
+    or failed without one, which is a trial that was interrupted and does not count.
+    """
+
+    def __init__(self, study: optuna.Study) -> None:
+        self.study = study
+        self.header = _read_header(study)
+
+    @classmethod
+    def create(cls, storage: BaseStorage, name: str, header: StudyHeader) -> "Record":
+        """Begin a study."""
+        study = optuna.create_study(
+            storage=storage,
+            study_name=name,
+            directions=[_DIRECTIONS[objective] for objective in header.objectives],
+        )
+        study.set_metric_names([str(objective) for objective in header.objectives])
+        study.set_user_attr("format", _FORMAT)
+        study.set_user_attr("header", dataclasses.asdict(header))
+        return cls(study)
+
+    @classmethod
+    def load(cls, storage: BaseStorage, name: str) -> "Record":
+        """Open a study.
+
+        Raises:
+            StudyError: there is none of that name, or it is of a newer format.
+        """
+        try:
+            study = optuna.load_study(study_name=name, storage=storage)
+        except KeyError:
+            raise StudyError(f"there is no study '{name}' in this storage") from None
+        return cls(study)
+
+    # Reading
+
+    def trials(self) -> list[Trial]:
+        """Every finished trial, by number, report figures included."""
+        reports = self._reports()
+        return [
+            trial.model_copy(update=reports.get(trial.digest, {}))
+            for frozen in self.study.get_trials(deepcopy=False)
+            if (trial := _read_trial(frozen)) is not None
+        ]
+
+    def _reports(self) -> dict[str, dict[str, Any]]:
+        return dict(self.study.user_attrs.get("report", {}))
+
+    # Writing
+
+    def ask(self, space: SearchSpace) -> Asked:
+        """Begin a trial: a waiting one, or one that the study's sampler proposes."""
+        handle = self.study.ask()
+        attributes = handle.user_attrs
+        parameters = {}
+        if attributes.get("in_space", True):
+            parameters = {
+                name: str(handle.suggest_categorical(name, choices))
+                for name, choices in space.parameters.items()
+            }
+        is_queued = "recipe" in attributes
+        if is_queued:
+            recipe = Recipe.model_validate(attributes["recipe"])
+        else:
+            recipe = space.decode(parameters)
+            handle.set_user_attr("recipe", recipe.to_dict())
+        return Asked(handle, recipe, attributes.get("name"), is_queued)
+
+    def enqueue(
+        self, recipe: Recipe, parameters: Mapping[str, str] | None, name: str | None = None
+    ) -> None:
+        """Let a recipe be evaluated before the sampler proposes others.
+
+        Args:
+            recipe: what to evaluate.
+            parameters: its parameters, or None if it lies outside the search space.
+            name: the baseline that it is.
+        """
+        attributes = {"recipe": recipe.to_dict(), "in_space": parameters is not None}
+        if name is not None:
+            attributes["name"] = name
+        self.study.enqueue_trial(dict(parameters or {}), user_attrs=attributes)
+
+    def finish(
+        self, asked: Asked, trial: Trial, violations: Mapping[str, float] | None = None
+    ) -> None:
+        """Write a finished trial: first its record, then its state.
+
+        A process killed between the two leaves a running trial with a record, which
+        `recover` closes.
+
+        Args:
+            asked: the trial as it began.
+            trial: what came of it.
+            violations: by constraint, at most zero where it is kept; the sampler reads them.
+        """
+        for name, value in (violations or {}).items():
+            asked.handle.set_constraint(name, value)
+        asked.handle.set_user_attr("record", trial.to_dict())
+        self._close(trial)
+
+    def discard(self, number: int) -> None:
+        """Close a trial that is not to count."""
+        self.study.tell(number, state=TrialState.FAIL)
+
+    def recover(self) -> int:
+        """Close what a dead process left running.
+
+        A trial with a record is finished; one with a recipe is queued again.
+
+        Returns:
+            How many were queued again.
+        """
+        queued = 0
+        for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if "record" in frozen.user_attrs:
+                self._close(Trial.model_validate(frozen.user_attrs["record"]))
+                continue
+            if "recipe" in frozen.user_attrs:
+                self._requeue(frozen)
+                queued += 1
+            self.discard(frozen.number)
+        return queued
+
+    def add_report(self, digest: str, figures: ReportFigures) -> None:
+        """Note the report figures of a front member."""
+        self.study.set_user_attr("report", {**self._reports(), digest: figures.model_dump()})
+
+    def waiting_digests(self) -> set[str]:
+        """Digests of the trials that are queued."""
+        return {
+            Recipe.model_validate(frozen.user_attrs["recipe"]).digest
+            for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+            if "recipe" in frozen.user_attrs
+        }
+
+    def _requeue(self, frozen: FrozenTrial) -> None:
+        recipe = Recipe.model_validate(frozen.user_attrs["recipe"])
+        if recipe.digest in self.waiting_digests():
+            return
+        is_inside = frozen.user_attrs.get("in_space", True)
+        parameters = {name: str(value) for name, value in frozen.params.items()}
+        self.enqueue(recipe, parameters if is_inside else None, frozen.user_attrs.get("name"))
+
+    def _close(self, trial: Trial) -> None:
+        if trial.state == "complete":
+            values = [trial.objective(objective) for objective in self.header.objectives]
+            # objectives count down; Optuna is told accuracy as it is
+            values = [
+                -value if objective == "accuracy" else value
+                for objective, value in zip(self.header.objectives, values, strict=True)
+            ]
+            self.study.tell(trial.number, values)
+        else:
+            self.study.tell(trial.number, state=TrialState.FAIL)
+
+
+def _is_finished(frozen: FrozenTrial) -> bool:
+    return frozen.state.is_finished() and "record" in frozen.user_attrs
+
+
+def _read_trial(frozen: FrozenTrial) -> Trial | None:
+    if not _is_finished(frozen):
+        return None
+    try:
+        return Trial.model_validate(frozen.user_attrs["record"])
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise StudyError(
+            f"the record of trial {frozen.number} is damaged at '{where}'; "
+            "it was written by another version or changed by hand"
+        ) from None
+
+
+def _read_header(study: optuna.Study) -> StudyHeader:
+    attributes = study.user_attrs
+    known = attributes.get("format")
+    if not isinstance(known, int) or "header" not in attributes:
+        raise StudyError(f"study '{study.study_name}' was not written by autoquant")
+    if known > _FORMAT:
+        raise StudyError(
+            f"study '{study.study_name}' is of format {known}, newer than {_FORMAT}: "
+            "update autoquant"
+        )
+    return StudyHeader(**attributes["header"])

@@ -1,0 +1,142 @@
+"""Samplers by name, and the wrapper that never proposes a recipe twice."""
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState
+
+from autoquant.core.space import SearchSpace
+
+__all__ = ["SAMPLERS", "SamplerName", "UniqueSampler", "build_sampler"]
+
+SamplerName = Literal["tpe", "nsga2", "random"]
+SAMPLERS: tuple[SamplerName, ...] = ("tpe", "nsga2", "random")
+
+_SAMPLER_TRIES = 5
+_RANDOM_TRIES = 200
+_ENUMERABLE = 20_000
+
+
+def build_sampler(
+    name: SamplerName,
+    space: SearchSpace,
+    seen: Callable[[], frozenset[str]],
+    seed: int,
+) -> "UniqueSampler":
+    """A sampler over a space that skips what was seen.
+
+    Args:
+        name: which strategy.
+        space: where to look.
+        seen: digests of the recipes that are decided already.
+        seed: of every random choice.
+    """
+    inner: BaseSampler
+    match name:
+        case "tpe":
+            inner = TPESampler(seed=seed, multivariate=True, n_startup_trials=12)
+        case "nsga2":
+            # Optuna's population of 50 would be most of a small budget.
+            inner = NSGAIISampler(seed=seed, population_size=12)
+        case "random":
+            inner = RandomSampler(seed=seed)
+    return UniqueSampler(inner, space, seen, seed)
+
+
+class UniqueSampler(BaseSampler):
+    """Asks another sampler until it proposes a recipe that is new.
+
+    Where it keeps repeating itself, one decision after the other of its proposal is changed
+    at random; a small space is walked through at last. Only a space without any new recipe
+    makes it repeat one.
+    """
+
+    def __init__(
+        self,
+        inner: BaseSampler,
+        space: SearchSpace,
+        seen: Callable[[], frozenset[str]],
+        seed: int,
+    ) -> None:
+        self.inner = inner
+        self.space = space
+        self.seen = seen
+        self.random = random.Random(seed)
+        self.distributions: dict[str, BaseDistribution] = {
+            name: CategoricalDistribution(choices) for name, choices in space.parameters.items()
+        }
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """The whole space, always: baselines without parameters must not narrow it."""
+        return self.distributions
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """A complete set of parameters whose recipe is new."""
+        if "fixed_params" in trial.system_attrs:
+            return {}
+        seen = self.seen()
+        proposal: dict[str, str] = {}
+        for _ in range(_SAMPLER_TRIES):
+            proposal = self._propose(study, trial)
+            if self._is_new(proposal, seen):
+                return proposal
+        return self._wander(proposal, seen) or self._enumerate(seen) or proposal
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """One parameter on its own."""
+        return self.inner.sample_independent(study, trial, param_name, param_distribution)
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Passed on."""
+        self.inner.before_trial(study, trial)
+
+    def after_trial(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:
+        """Passed on."""
+        self.inner.after_trial(study, trial, state, values)
+
+    def _propose(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, str]:
+        drawn = self.inner.sample_relative(study, trial, self.distributions)
+        return {
+            name: drawn[name]
+            if name in drawn
+            else self.inner.sample_independent(study, trial, name, distribution)
+            for name, distribution in self.distributions.items()
+        }
+
+    def _is_new(self, parameters: dict[str, str], seen: frozenset[str]) -> bool:
+        return self.space.decode(parameters).digest not in seen
+
+    def _wander(self, start: dict[str, str], seen: frozenset[str]) -> dict[str, str] | None:
+        proposal = dict(start)
+        for _ in range(_RANDOM_TRIES if proposal else 0):
+            name = self.random.choice(list(proposal))
+            proposal[name] = self.random.choice(self.space.parameters[name])
+            if self._is_new(proposal, seen):
+                return proposal
+        return None
+
+    def _enumerate(self, seen: frozenset[str]) -> dict[str, str] | None:
+        if self.space.size > _ENUMERABLE:
+            return None
+        every = (dict(parameters) for parameters in self.space.enumerate())
+        return next((item for item in every if self._is_new(item, seen)), None)

@@ -1,0 +1,195 @@
+"""Studies in Optuna's storage: the one door to it.
+
+Layout of a study whose storage is the default: `RESULTS/STUDY/journal.log` (the record),
+`RESULTS/STUDY/artifacts/DIGEST.onnx` (files of front members).
+"""
+
+import re
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import filelock
+import optuna
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+
+from autoquant.errors import StorageError, StudyError
+from autoquant.search.journal import FileLock, find_damage, repair
+from autoquant.search.record import Record, StudyHeader
+
+__all__ = [
+    "Location",
+    "create_record",
+    "hold_driver_lock",
+    "is_running",
+    "list_studies",
+    "load_record",
+    "open_storage",
+]
+
+Warn = Callable[[str], None]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_JOURNAL = "journal.log"
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+
+
+class Location:
+    """Where one study lies.
+
+    Args:
+        results: folder that holds studies.
+        name: the study's name: letters, digits, `.`, `_` and `-`.
+        url: a database URL, or None for the journal in the study's folder.
+
+    Raises:
+        StudyError: a name that could leave the folder.
+    """
+
+    def __init__(self, results: Path, name: str, url: str | None = None) -> None:
+        if not _NAME.fullmatch(name):
+            raise StudyError(
+                f"'{name}' is no study name; use up to 64 letters, digits, '.', '_' and '-'"
+            )
+        self.results = results
+        self.name = name
+        self.url = url
+
+    @property
+    def folder(self) -> Path:
+        """The study's own folder."""
+        return self.results / self.name
+
+    @property
+    def journal(self) -> Path:
+        """The record, where no database is named."""
+        return self.folder / _JOURNAL
+
+    @property
+    def artifacts(self) -> Path:
+        """Folder of kept files."""
+        return self.folder / "artifacts"
+
+    def exists(self) -> bool:
+        """Whether the study has a record."""
+        if self.url is None:
+            return self.journal.is_file()
+        return self.name in optuna.get_all_study_names(open_storage(self))
+
+    def create_folder(self) -> None:
+        """Make the folder.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        try:
+            self.artifacts.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder):
+                pass
+        except OSError as error:
+            raise StorageError(
+                f"cannot write to '{self.folder}' ({error.strerror}); choose another --results"
+            ) from error
+
+
+def open_storage(
+    location: Location, *, warn: Warn | None = None, is_driver: bool = False
+) -> BaseStorage:
+    """Open the record of a study.
+
+    Args:
+        location: where it lies.
+        warn: called with one line if a damaged tail was left out.
+        is_driver: the caller holds the driver lock and may repair.
+
+    Raises:
+        StorageError: the storage cannot be opened; never shows a password.
+    """
+    try:
+        if location.url is not None:
+            return RDBStorage(location.url)
+        path = _readable_journal(location.journal, warn, is_driver)
+        return JournalStorage(JournalFileBackend(str(path), lock_obj=cast(Any, FileLock(path))))
+    except OSError as error:
+        raise StorageError(f"cannot open '{location.journal}': {error.strerror}") from error
+    except Exception as error:  # SQLAlchemy and its drivers
+        shown = re.sub(r"//([^:/@]+):[^@]*@", r"//\1:***@", str(location.url or location.journal))
+        reason = type(error).__name__
+        raise StorageError(f"cannot open storage '{shown}': {reason}") from None
+
+
+def _readable_journal(journal: Path, warn: Warn | None, is_driver: bool) -> Path:
+    damage = find_damage(journal) if journal.exists() else None
+    if damage is None:
+        return journal
+    lines = "1 record" if damage.dropped_lines == 1 else f"{damage.dropped_lines} records"
+    text = f"{journal}: {lines} at the end ({damage.dropped_bytes} bytes) damaged and dropped"
+    if is_driver:
+        text += f"; the original is kept as {repair(journal, damage).name}"
+        readable = journal
+    else:
+        readable = Path(tempfile.mkdtemp(prefix="autoquant-")) / journal.name
+        shutil.copyfile(journal, readable)
+        with readable.open("r+b") as file:
+            file.truncate(damage.whole_bytes)
+    if warn is not None:
+        warn(text)
+    return readable
+
+
+def list_studies(results: Path, url: str | None = None) -> list[str]:
+    """Names of the studies in a results folder, or in a database."""
+    if url is not None:
+        storage = open_storage(Location(results, "any", url))
+        return sorted(optuna.get_all_study_names(storage))
+    if not results.is_dir():
+        return []
+    return sorted(path.parent.name for path in results.glob(f"*/{_JOURNAL}"))
+
+
+@contextmanager
+def hold_driver_lock(location: Location) -> Iterator[None]:
+    """Be the only process that runs this study.
+
+    Raises:
+        StudyError: another process runs it.
+    """
+    lock = filelock.FileLock(location.folder / "driver.lock", timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise StudyError(
+            f"study '{location.name}' is being run by another process; wait for it or stop it"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def is_running(location: Location) -> bool:
+    """Whether a process holds the driver lock."""
+    if not (location.folder / "driver.lock").exists():
+        return False
+    try:
+        with hold_driver_lock(location):
+            return False
+    except StudyError:
+        return True
+
+
+def load_record(location: Location, *, warn: Warn | None = None, is_driver: bool = False) -> Record:
+    """Open the record of a study; see `open_storage`."""
+    return Record.load(open_storage(location, warn=warn, is_driver=is_driver), location.name)
+
+
+def create_record(location: Location, header: StudyHeader) -> Record:
+    """Begin a study; its folder must exist."""
+    return Record.create(open_storage(location), location.name, header)

@@ -1,0 +1,244 @@
+"""`Study`: ask, evaluate, tell, until the budget is spent."""
+
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from autoquant.core.artifact import Artifact, Builder
+from autoquant.core.pareto import Bounds, find_front
+from autoquant.core.recipe import Recipe
+from autoquant.core.space import SearchSpace, baselines
+from autoquant.core.trial import Measurement, ReportFigures, Trial
+from autoquant.errors import AutoquantError, SpaceError
+from autoquant.search.record import Asked, Record
+from autoquant.search.sampler import SamplerName, build_sampler
+
+__all__ = ["Budget", "Evaluates", "Event", "Keep", "Study"]
+
+Keep = Literal["front", "all"]
+
+
+class Evaluates(Protocol):
+    """What a study needs of an evaluator."""
+
+    @property
+    def builder(self) -> Builder:
+        """Makes artifacts."""
+        ...
+
+    def evaluate(self, recipe: Recipe) -> tuple[Measurement, Artifact]:
+        """Measure one recipe."""
+        ...
+
+    def report(self, artifact: Artifact) -> ReportFigures | None:
+        """Accuracy on the report split."""
+        ...
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When to stop.
+
+    Attributes:
+        trials: finished trials, baselines and failures included.
+        timeout_s: seconds from the start of `run`, or None. The trial that runs then ends.
+    """
+
+    trials: int
+    timeout_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something happened, for whoever shows progress.
+
+    Attributes:
+        kind: `begin` and `end` of a trial, `report` of a front member, `exhausted` space.
+        done: finished trials so far.
+        trial: the trial, at its end.
+        front: the front so far.
+        message: what is being done, in words.
+    """
+
+    kind: Literal["begin", "end", "report", "exhausted"]
+    done: int
+    front: tuple[Trial, ...]
+    trial: Trial | None = None
+    message: str = ""
+
+
+class Study:
+    """One search.
+
+    Args:
+        record: where trials are written.
+        space: the recipes allowed.
+        evaluator: measures recipes.
+        artifacts: folder for the files of front members.
+        keep: `front` keeps files of front members alone, `all` every one.
+        bounds: constraints that the sampler is told of.
+        on_event: called as the search goes on.
+    """
+
+    def __init__(
+        self,
+        record: Record,
+        space: SearchSpace,
+        evaluator: Evaluates,
+        artifacts: Path,
+        *,
+        keep: Keep = "front",
+        bounds: Bounds | None = None,
+        on_event: Callable[[Event], None] | None = None,
+    ) -> None:
+        self.record = record
+        self.space = space
+        self.evaluator = evaluator
+        self.artifacts = artifacts
+        self.keep = keep
+        self.bounds = bounds or Bounds()
+        self.on_event = on_event or (lambda event: None)
+        self._seen: frozenset[str] = frozenset()
+        self._front: list[Trial] = []
+
+    def run(self, budget: Budget, sampler: SamplerName) -> list[Trial]:
+        """Search until the budget is spent; returns the front, its report figures read.
+
+        Whatever is finished stays in the record, also when this is interrupted.
+        """
+        deadline = time.monotonic() + (budget.timeout_s or float("inf"))
+        self.record.recover()
+        finished = self.record.trials()
+        self._seen = frozenset(trial.digest for trial in finished)
+        self._front = find_front(finished, self.record.header.objectives)
+        self._use_sampler(sampler)
+        self._enqueue_baselines()
+        while len(self._seen) < budget.trials and time.monotonic() < deadline:
+            asked = self._ask()
+            if asked is None:
+                self._emit("exhausted", "every recipe of the space has been evaluated")
+                break
+            self._emit("begin", asked.name or asked.recipe.digest)
+            trial = self._evaluate(asked)
+            self._emit("end", trial=trial)
+        return self.close()
+
+    def close(self) -> list[Trial]:
+        """Make sure that the front is whole: files kept, report split read once."""
+        objectives = self.record.header.objectives
+        self._front = find_front(self.record.trials(), objectives)
+        for trial in self._front:
+            is_kept = self._path(trial.digest).exists()
+            if is_kept and trial.report_accuracy is not None:
+                continue
+            self._emit("report", f"reading the report split for trial {trial.number}")
+            artifact = self.artifact(trial)
+            figures = self.evaluator.report(artifact) if trial.report_accuracy is None else None
+            if figures is not None:
+                self.record.add_report(trial.digest, figures)
+                reported = trial.model_copy(update=figures.model_dump())
+                artifact = self._seal(artifact, reported)
+            self._write(trial.digest, artifact.content)
+        self._sweep()
+        return find_front(self.record.trials(), objectives)
+
+    def artifact(self, trial: Trial) -> Artifact:
+        """A trial's file, rebuilt from its recipe, its figures in the passport."""
+        rebuilt = self.evaluator.builder.build(trial.recipe).artifact
+        return self._seal(rebuilt, trial)
+
+    def _seal(self, artifact: Artifact, trial: Trial) -> Artifact:
+        figures = trial.measurement().model_dump(mode="json")
+        return self.evaluator.builder.seal(artifact, figures)
+
+    def _use_sampler(self, name: SamplerName) -> None:
+        # A resumed study goes on with other random numbers than it began with.
+        seed = self.record.header.seed + len(self._seen)
+        self.record.study.sampler = build_sampler(name, self.space, lambda: self._seen, seed)
+
+    def _enqueue_baselines(self) -> None:
+        queued = self.record.waiting_digests() | self._seen
+        for name, recipe in baselines(list(self.space.layers)).items():
+            if recipe.digest not in queued:
+                self.record.enqueue(recipe, self._parameters_of(recipe), name)
+
+    def _parameters_of(self, recipe: Recipe) -> dict[str, str] | None:
+        try:
+            return self.space.encode(recipe)
+        except SpaceError:
+            return None
+
+    def _ask(self) -> Asked | None:
+        """The next trial; None when there is nothing new to propose."""
+        while True:
+            asked = self.record.ask(self.space)
+            if asked.recipe.digest not in self._seen:
+                return asked
+            self.record.discard(asked.number)
+            if not asked.is_queued:
+                return None
+
+    def _evaluate(self, asked: Asked) -> Trial:
+        common = {
+            "number": asked.number,
+            "digest": asked.recipe.digest,
+            "recipe": asked.recipe,
+            "name": asked.name,
+            "seed": self.record.header.seed,
+        }
+        try:
+            measurement, artifact = self.evaluator.evaluate(asked.recipe)
+        except AutoquantError as error:
+            trial = Trial(**common, state="failed", error=str(error))
+        except (RuntimeError, ValueError, ArithmeticError, MemoryError, OSError) as error:
+            trial = Trial(**common, state="failed", error=f"{type(error).__name__}: {error}")
+        else:
+            trial = Trial(**common, state="complete", **measurement.model_dump())
+            self._keep(trial, artifact)
+        self.record.finish(asked, trial, self._violations(trial))
+        self._seen |= {trial.digest}
+        return trial
+
+    def _violations(self, trial: Trial) -> dict[str, float]:
+        """How far a trial exceeds the allowed drop; the other bounds filter afterwards."""
+        if self.bounds.max_drop is None or trial.accuracy_drop is None:
+            return {}
+        return {"max_accuracy_drop": trial.accuracy_drop - self.bounds.max_drop}
+
+    def _keep(self, trial: Trial, artifact: Artifact) -> None:
+        # Whoever was dominated before stays dominated: the old front is all that matters.
+        self._front = find_front([*self._front, trial], self.record.header.objectives)
+        if self.keep == "all" or any(member.digest == trial.digest for member in self._front):
+            self._write(trial.digest, artifact.content)
+        self._sweep()
+
+    def _path(self, digest: str) -> Path:
+        return self.artifacts / f"{digest}.onnx"
+
+    def _write(self, digest: str, content: bytes) -> None:
+        """Write beside the target and rename, so that no reader ever sees half a file."""
+        with tempfile.NamedTemporaryFile(dir=self.artifacts, delete=False) as file:
+            file.write(content)
+        Path(file.name).replace(self._path(digest))
+
+    def _sweep(self) -> None:
+        if self.keep == "all":
+            return
+        wanted = {trial.digest for trial in self._front}
+        for path in self.artifacts.glob("*.onnx"):
+            if path.stem not in wanted:
+                with suppress(FileNotFoundError):
+                    path.unlink()
+
+    def _emit(
+        self,
+        kind: Literal["begin", "end", "report", "exhausted"],
+        message: str = "",
+        trial: Trial | None = None,
+    ) -> None:
+        event = Event(kind, len(self._seen), tuple(self._front), trial, message)
+        self.on_event(event)

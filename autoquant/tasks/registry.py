@@ -1,0 +1,112 @@
+"""Tasks by name."""
+
+import dataclasses
+import importlib.util
+import sys
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from autoquant.core.task import Task
+from autoquant.errors import AutoquantError, TaskError
+
+__all__ = ["load_task", "load_task_file", "register_task", "task_names"]
+
+Factory = Callable[[], Task]
+
+_GROUP = "autoquant.tasks"
+_FACTORIES: dict[str, Factory] = {}
+# Modules of the built-in tasks: they import torch, so they are read when a task is asked for.
+_BUILT_IN = {
+    "digits": "autoquant.tasks.digits",
+    "cifar10-resnet8": "autoquant.tasks.cifar10",
+    "cifar10-resnet20": "autoquant.tasks.cifar10",
+    "cifar10-resnet44": "autoquant.tasks.cifar10",
+    "imagenet-sample-efficientnet-lite0": "autoquant.tasks.imagenet_sample",
+}
+
+
+def register_task(name: str) -> Callable[[Factory], Factory]:
+    """Decorator: make a function that returns a `Task` available under a name.
+
+    Raises:
+        TaskError: the name is taken by another function.
+    """
+
+    def register(factory: Factory) -> Factory:
+        known = _FACTORIES.get(name)
+        if known is not None and known.__qualname__ != factory.__qualname__:
+            raise TaskError(f"task '{name}' is registered twice; choose another name")
+        is_own = factory.__module__.startswith("autoquant.")
+        if name in _BUILT_IN and not is_own:
+            raise TaskError(f"task '{name}' is built in; choose another name")
+        _FACTORIES[name] = factory
+        return factory
+
+    return register
+
+
+def task_names() -> list[str]:
+    """Every known task: built in, from installed packages, from files read so far."""
+    installed = {point.name for point in entry_points(group=_GROUP)}
+    return sorted({*_BUILT_IN, *_FACTORIES, *installed})
+
+
+def load_task(name: str) -> Task:
+    """Build a task.
+
+    Raises:
+        TaskError: unknown, or its data or weights are missing.
+    """
+    if name not in _FACTORIES:
+        _import_module_of(name)
+    if name not in _FACTORIES:
+        raise TaskError(
+            f"unknown task '{name}'; there are {', '.join(task_names())} "
+            "(your own: --tasks-from FILE.py)"
+        )
+    task = _FACTORIES[name]()
+    if not isinstance(task, Task):
+        raise TaskError(f"task '{name}': its function returned no autoquant.Task")
+    if not (len(task.calibration) and len(task.search)):
+        raise TaskError(f"task '{name}': calibration and search data must not be empty")
+    return dataclasses.replace(task, name=name)
+
+
+def _import_module_of(name: str) -> None:
+    if name in _BUILT_IN:
+        importlib.import_module(_BUILT_IN[name])
+        return
+    for point in entry_points(group=_GROUP, name=name):
+        register_task(name)(point.load())
+
+
+def load_task_file(path: Path) -> None:
+    """Run a Python file of the user's that registers tasks.
+
+    Raises:
+        TaskError: missing, or it failed; names the line.
+    """
+    if not path.is_file():
+        raise TaskError(f"--tasks-from: there is no file '{path}'")
+    spec = importlib.util.spec_from_file_location(f"autoquant_tasks_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise TaskError(f"--tasks-from: '{path}' is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except AutoquantError:
+        raise
+    except Exception as error:  # whatever the user's own code raises
+        line = _last_line_in(error, path)
+        raise TaskError(f"--tasks-from: {path}{line}: {type(error).__name__}: {error}") from error
+
+
+def _last_line_in(error: Exception, path: Path) -> str:
+    trail, line = error.__traceback__, ""
+    while trail is not None:
+        if trail.tb_frame.f_code.co_filename == str(path):
+            line = f", line {trail.tb_lineno}"
+        trail = trail.tb_next
+    return line
