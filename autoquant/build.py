@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -149,14 +149,16 @@ class TaskBuilder:
 def _as_arrays(quantized: QuantizedModel) -> Any:
     """The quantized model as a function of arrays."""
 
-    def predict(inputs: Any) -> npt.NDArray[np.float32]:
-        if isinstance(inputs, dict):
-            tensors: Any = {name: torch.from_numpy(value) for name, value in inputs.items()}
-        else:
-            tensors = torch.from_numpy(inputs)
-        return quantized.predict(tensors).numpy()
+    def predict(batches: Sequence[Any]) -> npt.NDArray[np.float32]:
+        return quantized.predict([_as_tensors(batch) for batch in batches]).numpy()
 
     return predict
+
+
+def _as_tensors(inputs: Any) -> Any:
+    if isinstance(inputs, dict):
+        return {name: torch.from_numpy(value) for name, value in inputs.items()}
+    return torch.from_numpy(inputs)
 
 
 def _state_digest(model: torch.nn.Module) -> str:

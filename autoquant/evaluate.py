@@ -1,5 +1,6 @@
 """`Evaluator`: a recipe in, a measured artifact out. Figures are those of the file itself."""
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -129,7 +130,7 @@ class Evaluator:
             outputs = self._predict(session, self.search)
         with _timed(seconds, "parity"):
             parity = self._check_parity(candidate, outputs)
-        integer = self.backend.find_integer_layers(artifact, [layer.name for layer in self.layers])
+        integer = self._find_integer_layers(artifact)
         with _timed(seconds, "latency"):
             timing = self._time(artifact)
         measurement = Measurement(
@@ -188,14 +189,8 @@ class Evaluator:
     ) -> Parity | None:
         if candidate.predict is None:
             return None
-        expected: list[npt.NDArray[np.float32]] = []
-        count = 0
-        for batch in self.search.batches:
-            expected.append(candidate.predict(batch))
-            count += len(expected[-1])
-            if count >= _PARITY_SAMPLES:
-                break
-        promised = np.concatenate(expected)
+        count = math.ceil(_PARITY_SAMPLES / self.search.batch_size)
+        promised = candidate.predict(self.search.batches[:count])
         measured = outputs[: len(promised)]
         if not (np.isfinite(promised).all() and np.isfinite(measured).all()):
             raise TrialError("the quantized model's outputs are not finite")
@@ -232,6 +227,16 @@ class Evaluator:
         chosen = [index % len(self.search) for index in range(self.options.batch)]
         inputs, _ = next(batches(self.search.dataset, chosen, self.options.batch, _stack))
         return inputs
+
+    def _find_integer_layers(self, artifact: Artifact) -> frozenset[str]:
+        integer = self.backend.find_integer_layers(artifact, [layer.name for layer in self.layers])
+        rogue = sorted(name for name in integer if artifact.precisions.get(name) == "float32")
+        if rogue:
+            raise TrialError(
+                f"layer '{rogue[0]}' is stored as float but the runtime executes it in integers: "
+                "its figures would not be those of this recipe"
+            )
+        return integer
 
     def _coverage(self, integer: frozenset[str]) -> float:
         total = sum(layer.macs for layer in self.layers)

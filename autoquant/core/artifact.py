@@ -1,7 +1,7 @@
 """`Artifact`: the deployable file and what can be read off it."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
@@ -47,13 +47,13 @@ class Candidate:
 
     Attributes:
         artifact: the file, its passport still without figures.
-        predict: the quantized model that the file must agree with, batch in, outputs out;
-            None for files that no Brevitas model stands behind.
+        predict: the quantized model that the file must agree with, batches in, outputs of
+            all of them out; None for files that no Brevitas model stands behind.
         seconds: time by stage.
     """
 
     artifact: Artifact
-    predict: Callable[[Any], npt.NDArray[np.float32]] | None = None
+    predict: Callable[[Sequence[Any]], npt.NDArray[np.float32]] | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
 
 

@@ -38,22 +38,30 @@ class WeightEncoding:
         values: int8 array, shape of the float weight, output channels first.
         scale: float32, shape (1,) per tensor or (channels,) per output channel.
         bits: 8 or 4; with 4 every value lies in -8..7.
-        bias: float32 bias (channels,), bias correction included.
+        bias: int32 (channels,), real = bias * bias_scale; bias correction included.
+        bias_scale: float32, shape of `scale`: input scale times weight scale, the unit of
+            the integer accumulator, so that adding the bias needs no rescaling.
     """
 
     values: npt.NDArray[np.int8]
     scale: npt.NDArray[np.float32]
     bits: int
-    bias: npt.NDArray[np.float32]
+    bias: npt.NDArray[np.int32]
+    bias_scale: npt.NDArray[np.float32]
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.scale).all() and (self.scale > 0).all()):
             raise NumericError("a weight scale is not a finite positive number")
-        if not np.isfinite(self.bias).all():
-            raise NumericError("a bias is not finite")
+        if not (np.isfinite(self.bias_scale).all() and (self.bias_scale > 0).all()):
+            raise NumericError("a bias scale is not a finite positive number")
         limit = 2 ** (self.bits - 1)
         if self.values.size and not (-limit <= self.values.min() <= self.values.max() < limit):
             raise NumericError(f"a weight is off the {self.bits}-bit grid")
+
+    @property
+    def real_bias(self) -> npt.NDArray[np.float32]:
+        """The bias that the runtime adds, float32 (channels,)."""
+        return (self.bias * self.bias_scale).astype(np.float32)
 
     @property
     def is_per_channel(self) -> bool:

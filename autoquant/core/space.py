@@ -101,6 +101,11 @@ class SearchSpace:
         named |= {name: tuple(map(_to_text, values)) for name, values in self.options.items()}
         return {name: choices for name, choices in named.items() if len(choices) > 1}
 
+    @staticmethod
+    def is_layer(parameter: str) -> bool:
+        """Whether a parameter decides on a layer."""
+        return parameter.startswith(_LAYER_PREFIX)
+
     @property
     def size(self) -> int:
         """Number of distinct recipes."""

@@ -14,7 +14,7 @@ from autoquant.export.packing import packed_tensor
 __all__ = ["WEIGHT_SUFFIX", "write_qdq"]
 
 WEIGHT_SUFFIX = "_quantized"
-_BIAS_LIMIT = 2**31 - 1
+_LAYERS = ("Conv", "Gemm")
 
 
 def write_qdq(
@@ -57,6 +57,8 @@ class _Writer:
             weight = self.encodings.weights.get(node.name.partition("#")[0])
             if weight is not None:
                 nodes += self._quantize_layer(node, weight)
+            elif node.op_type in _LAYERS:
+                nodes += self._keep_float(node)
             nodes.append(node)
             for name in list(node.output):
                 nodes += self._requantize(name, name, renamed)
@@ -116,11 +118,38 @@ class _Writer:
         scale = weight.scale if weight.is_per_channel else weight.scale.reshape(())
         tail = "" if node.name == layer else node.name.removeprefix(layer)
         nodes = self._dequantize_weight(f"{layer}.weight{tail}", layer, weight, scale)
-        bias_scale = (weight.scale * np.float32(encoding.scale)).astype(np.float32)
-        nodes.append(self._dequantize_bias(f"{layer}.bias{tail}", weight.bias, bias_scale))
+        nodes.append(self._dequantize_bias(f"{layer}.bias{tail}", weight))
         del node.input[1:]
         node.input.extend([nodes[-2].output[0], nodes[-1].output[0]])
         return nodes
+
+    def _keep_float(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+        """Give an excluded layer a dequantizer of its own, with one scale for each channel.
+
+        The scales are all the same, so nothing is computed otherwise. But ONNX Runtime
+        (WeightBiasQuantization) quantizes the float weights of a layer that stands between a
+        per-tensor dequantizer and a quantizer, per tensor and without a word.
+        """
+        source = node.input[0].removesuffix("_dequantized")
+        encoding = self._encoding_of(source)
+        weight = self.parameters.get(node.input[1])
+        if encoding is None or weight is None or node.input[0] == source:
+            return []
+        groups = next((item.i for item in node.attribute if item.name == "group"), 1)
+        channels = weight.dims[1] * groups
+        name = f"{node.name}.input"
+        self._add(f"{name}_scale", np.full(channels, encoding.scale, dtype=np.float32))
+        self._add(f"{name}_zero_point", np.full(channels, encoding.zero_point, dtype=np.uint8))
+        node.input[0] = f"{name}_dequantized"
+        return [
+            helper.make_node(
+                "DequantizeLinear",
+                [f"{source}_q", f"{name}_scale", f"{name}_zero_point"],
+                [node.input[0]],
+                name=f"{name}/dequantize",
+                axis=1,
+            )
+        ]
 
     def _dequantize_weight(
         self, name: str, layer: str, weight: WeightEncoding, scale: npt.NDArray[np.float32]
@@ -151,23 +180,18 @@ class _Writer:
         _set_axis(nodes[-1], scale)
         return nodes
 
-    def _dequantize_bias(
-        self, name: str, bias: npt.NDArray[np.float32], scale: npt.NDArray[np.float32]
-    ) -> onnx.NodeProto:
-        """Bias as int32 at the product of input and weight scale, which needs no rescaling."""
-        values = np.round(bias.astype(np.float64) / scale.astype(np.float64))
-        values = np.clip(values, -_BIAS_LIMIT, _BIAS_LIMIT).astype(np.int32)
-        shaped = scale if scale.size > 1 else scale.reshape(())
-        self._add(name + WEIGHT_SUFFIX, values)
-        self._add(f"{name}_scale", shaped)
-        self._add(f"{name}_zero_point", np.zeros(shaped.shape, dtype=np.int32))
+    def _dequantize_bias(self, name: str, weight: WeightEncoding) -> onnx.NodeProto:
+        # The zero point may be left out here; a Gemm whose weight lacks one is not fused.
+        scale = weight.bias_scale if weight.is_per_channel else weight.bias_scale.reshape(())
+        self._add(name + WEIGHT_SUFFIX, weight.bias)
+        self._add(f"{name}_scale", scale)
         node = helper.make_node(
             "DequantizeLinear",
-            [name + WEIGHT_SUFFIX, f"{name}_scale", f"{name}_zero_point"],
+            [name + WEIGHT_SUFFIX, f"{name}_scale"],
             [f"{name}_dequantized"],
             name=f"{name}/dequantize",
         )
-        _set_axis(node, shaped)
+        _set_axis(node, scale)
         return node
 
     def _add(self, name: str, values: npt.NDArray[np.generic]) -> None:

@@ -122,7 +122,7 @@ def _is_carrier(node: Node) -> bool:
 
 def _pads_with_zero(node: Node) -> bool:
     if node.target is _ATEN.constant_pad_nd.default:
-        return len(node.args) < 3 or node.args[2] == 0
+        return len(node.args) < 3 or bool(node.args[2] == 0)
     mode = node.args[2] if len(node.args) > 2 else "constant"
     value = node.args[3] if len(node.args) > 3 else None
     return mode == "constant" and bool(value in (None, 0, 0.0))

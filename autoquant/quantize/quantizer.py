@@ -1,10 +1,11 @@
 """`Quantizer`: a recipe onto a float graph."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from brevitas.export.inference.manager import quant_inference_mode
 from brevitas.graph.calibrate import bias_correction_mode
 from brevitas.nn import QuantIdentity
 from torch.fx import Graph, GraphModule, Node
@@ -19,7 +20,13 @@ from autoquant.quantize.activations import calibrate, encoding_of
 from autoquant.quantize.layers import LayerNodes, find_layers
 from autoquant.quantize.placement import Placement, place
 from autoquant.quantize.sampling import call, sample_activations
-from autoquant.quantize.weights import QuantLayer, WeightChoice, build_layer, encode_weight
+from autoquant.quantize.weights import (
+    QuantLayer,
+    WeightChoice,
+    build_layer,
+    encode_weight,
+    with_real_bias,
+)
 
 __all__ = ["QuantizedModel", "Quantizer"]
 
@@ -38,13 +45,14 @@ class QuantizedModel:
     module: GraphModule
     encodings: Encodings
 
-    def predict(self, inputs: Any) -> torch.Tensor:
-        """Outputs for one batch, (n, ...)."""
-        with torch.no_grad():
-            outputs = call(self.module, inputs)
-        result = outputs[0] if isinstance(outputs, (tuple, list)) else outputs
-        assert isinstance(result, torch.Tensor)
-        return result
+    def predict(self, batches: Sequence[Any]) -> torch.Tensor:
+        """Outputs for some batches, joined, (n, ...)."""
+        # Brevitas' inference mode computes the same, bit for bit, without working out every
+        # scale again. Its first pass only fills caches, so it gets one sample.
+        with torch.no_grad(), quant_inference_mode(self.module, cache_quant_weight=True):
+            call(self.module, _first_sample(batches[0]))
+            outputs = [_first_output(call(self.module, batch)) for batch in batches]
+        return torch.cat(outputs)
 
 
 class Quantizer:
@@ -88,8 +96,11 @@ class Quantizer:
         activations = self._calibrated(placement.sites, options)
         choices = {name: WeightChoice.of(bits, options) for name, bits in widths.items()}
         layers = {name: self._prepared(choice, options)[name] for name, choice in choices.items()}
-        module = self._assemble(layers, activations)
-        return QuantizedModel(module, self._encode(placement, activations, layers, choices))
+        encodings = self._encode(placement, activations, layers, choices)
+        deployed = {
+            name: with_real_bias(layer, encodings.weights[name]) for name, layer in layers.items()
+        }
+        return QuantizedModel(self._assemble(deployed, activations), encodings)
 
     def _check(self, recipe: Recipe) -> PtqOptions:
         if recipe.options is None:
@@ -209,6 +220,18 @@ class Quantizer:
             origin = placement.carriers.get(source.name, source.name)
             weights[name] = encode_weight(layer, choices[name], grids[origin].scale)
         return Encodings(weights, grids, placement.carriers)
+
+
+def _first_sample(inputs: Any) -> Any:
+    if isinstance(inputs, Mapping):
+        return {name: value[:1] for name, value in inputs.items()}
+    return inputs[:1]
+
+
+def _first_output(outputs: Any) -> torch.Tensor:
+    first = outputs[0] if isinstance(outputs, (tuple, list)) else outputs
+    assert isinstance(first, torch.Tensor)
+    return first
 
 
 def _without(model: GraphModule, names: list[str]) -> GraphModule:

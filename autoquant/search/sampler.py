@@ -16,9 +16,11 @@ __all__ = ["SAMPLERS", "SamplerName", "UniqueSampler", "build_sampler"]
 SamplerName = Literal["tpe", "nsga2", "random"]
 SAMPLERS: tuple[SamplerName, ...] = ("tpe", "nsga2", "random")
 
+_STARTUP = 12
 _SAMPLER_TRIES = 5
 _RANDOM_TRIES = 200
 _ENUMERABLE = 20_000
+_UNEVEN = 0.5
 
 
 def build_sampler(
@@ -38,10 +40,10 @@ def build_sampler(
     inner: BaseSampler
     match name:
         case "tpe":
-            inner = TPESampler(seed=seed, multivariate=True, n_startup_trials=12)
+            inner = TPESampler(seed=seed, multivariate=True, n_startup_trials=_STARTUP)
         case "nsga2":
             # Optuna's population of 50 would be most of a small budget.
-            inner = NSGAIISampler(seed=seed, population_size=12)
+            inner = NSGAIISampler(seed=seed, population_size=_STARTUP)
         case "random":
             inner = RandomSampler(seed=seed)
     return UniqueSampler(inner, space, seen, seed)
@@ -116,12 +118,32 @@ class UniqueSampler(BaseSampler):
 
     def _propose(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, str]:
         drawn = self.inner.sample_relative(study, trial, self.distributions)
+        if not drawn and not isinstance(self.inner, RandomSampler):
+            drawn = self._draw_mixture()
         return {
             name: drawn[name]
             if name in drawn
             else self.inner.sample_independent(study, trial, name, distribution)
             for name, distribution in self.distributions.items()
         }
+
+    def _draw_mixture(self) -> dict[str, str]:
+        """Layer choices for a start: first how much of each choice, then which layers.
+
+        Drawn layer by layer, networks of many layers would all come out the same, a third
+        of each choice. The shares follow a symmetric Dirichlet distribution that favours
+        uneven mixtures.
+        """
+        shares: dict[str, float] = {}
+        drawn = {}
+        for name, choices in self.space.parameters.items():
+            if self.space.is_layer(name):
+                weights = [
+                    shares.setdefault(choice, self.random.gammavariate(_UNEVEN, 1.0) + 1e-9)
+                    for choice in choices
+                ]
+                drawn[name] = self.random.choices(choices, weights)[0]
+        return drawn
 
     def _is_new(self, parameters: dict[str, str], seen: frozenset[str]) -> bool:
         return self.space.decode(parameters).digest not in seen

@@ -1,0 +1,58 @@
+"""Searches without a network: the shipped fake backend, put together for tests."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from autoquant.backends.fake import FakeBackend, FakeBuilder, FakeData
+from autoquant.backends.latency import LatencyProtocol
+from autoquant.core.space import LayerRule, SearchSpace, expand_layers
+from autoquant.evaluate import EvaluationOptions, Evaluator
+from autoquant.search.record import Record, StudyHeader
+from autoquant.search.storage import Location, create_record
+from autoquant.search.study import Event, Study
+
+QUICK = LatencyProtocol(warmup_s=0.0, block_s=0.0, min_blocks=3, max_s=0.0)
+DEFINITION = {"version": 1, "task": "fake", "objectives": ["accuracy", "latency", "size"]}
+
+
+def fake_evaluator(layers: int = 8) -> Evaluator:
+    return Evaluator(
+        FakeBuilder(layers),
+        FakeBackend(),
+        FakeData(1000),
+        FakeData(500),
+        options=EvaluationOptions(latency=QUICK),
+    )
+
+
+def fake_space(layers: int = 8, exclude: bool = True) -> SearchSpace:
+    names = [f"conv{index}" for index in range(layers)]
+    rule = LayerRule((8, 4), (False, True) if exclude else (False,))
+    return SearchSpace(
+        expand_layers({"*": rule}, names),
+        {"calibration": ("minmax", "mse"), "activation_symmetry": ("asymmetric", "symmetric")},
+    )
+
+
+def fake_record(
+    location: Location, sampler: str = "random", seed: int = 0, trials: int = 20
+) -> Record:
+    location.create_folder()
+    return create_record(location, StudyHeader(DEFINITION, seed, sampler, trials=trials))
+
+
+def fake_study(
+    results: Path,
+    record: Record | None = None,
+    space: SearchSpace | None = None,
+    on_event: Callable[[Event], None] | None = None,
+    evaluator: Evaluator | None = None,
+) -> Study:
+    location = Location(results, "fake")
+    return Study(
+        record or fake_record(location),
+        space or fake_space(),
+        evaluator or fake_evaluator(),
+        location.artifacts,
+        on_event=on_event,
+    )

@@ -1,0 +1,102 @@
+"""Small networks for tests, each with one thing that goes wrong easily."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from autoquant.core.task import Task
+
+
+class Residual(nn.Module):
+    """Convolutions, batch norm, a residual add, ReLU6, pooling and a classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.body = nn.Conv2d(8, 8, 3, padding=1)
+        self.down = nn.Conv2d(8, 16, 3, stride=2, padding=1)
+        self.fc = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.stem(x)))
+        x = F.relu(self.body(x) + x)
+        x = F.relu6(self.down(x))
+        return self.fc(F.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+class OwnConv(nn.Conv2d):
+    """A subclass, which replacing modules by exact class would miss."""
+
+
+class Subclassed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = OwnConv(3, 4, 3, groups=1)
+        self.fc = nn.Linear(4 * 36, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(F.max_pool2d(F.relu(self.conv(x)), 1).flatten(1))
+
+
+class ZeroChannel(Residual):
+    """One channel of a layer is all zeros, with a bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.no_grad():
+            self.body.weight[0].zero_()
+            self.body.bias[0] = 1.5
+
+
+class Branching(nn.Module):
+    """Control flow that depends on the data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.sum() > 0:
+            return self.fc(x)
+        return self.fc(-x)
+
+
+class Data:
+    """Seeded noise with labels."""
+
+    def __init__(self, count: int, shape: tuple[int, ...] = (3, 8, 8), seed: int = 0) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.x = torch.randn(count, *shape, generator=generator)
+        self.y = torch.randint(5, (count,), generator=generator)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.x[index], int(self.y[index])
+
+
+def seeded(kind: type[nn.Module]) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = kind()
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_()
+                module.running_var.uniform_(0.5, 2.0)
+                module.weight.data.normal_(1.0, 0.2)
+        return model.eval()
+
+
+def make_task(kind: type[nn.Module] = Residual, **changes) -> Task:
+    values = {
+        "model": seeded(kind),
+        "example_input": torch.zeros(1, 3, 8, 8),
+        "calibration": Data(64),
+        "search": Data(128, seed=1),
+        "report": Data(32, seed=2),
+        "metric": "agreement",
+        "name": "test",
+    }
+    return Task(**(values | changes))

@@ -1,0 +1,99 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autoquant.core.recipe import PtqOptions, Recipe
+from autoquant.core.space import LayerRule, SearchSpace, baselines, expand_layers
+from autoquant.errors import SpaceError
+
+LAYERS = ["conv1", "layer1.0.conv1", "layer1.0.conv2", "fc"]
+
+choices = st.sampled_from([("8",), ("4",), ("8", "4"), ("8", "4", "float"), ("8", "float")])
+spaces = st.builds(
+    SearchSpace,
+    st.fixed_dictionaries({name: choices for name in LAYERS}),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "calibration": st.just(("minmax", "mse")),
+            "bias_correction": st.just((True, False)),
+            "calibration_images": st.just((64, 512)),
+        },
+    ),
+)
+
+
+@given(spaces, st.data())
+def test_encode_is_the_inverse_of_decode(space: SearchSpace, data: st.DataObject) -> None:
+    parameters = {
+        name: data.draw(st.sampled_from(values)) for name, values in space.parameters.items()
+    }
+    recipe = space.decode(parameters)
+    assert recipe in space
+    assert space.decode(space.encode(recipe)) == recipe
+    assert Recipe.from_json(recipe.to_json()) == recipe
+
+
+@given(spaces)
+def test_size_counts_distinct_recipes(space: SearchSpace) -> None:
+    recipes = {space.decode(parameters).digest for parameters in space.enumerate()}
+    assert len(recipes) == space.size
+
+
+def test_last_matching_rule_wins_key_by_key() -> None:
+    rules = {
+        "*": LayerRule((8, 4), (False, True)),
+        "layer1.*": LayerRule(exclude=(False,)),
+        "conv1": LayerRule((8,)),
+    }
+    expanded = expand_layers(rules, LAYERS)
+    assert expanded["conv1"] == ("8", "float")
+    assert expanded["layer1.0.conv1"] == ("8", "4")
+    assert expanded["fc"] == ("8", "4", "float")
+
+
+def test_pattern_that_matches_nothing_names_the_layers() -> None:
+    with pytest.raises(SpaceError, match=r"'fc9' matches no layer; there are conv1, .*fc"):
+        expand_layers({"*": LayerRule((8,)), "fc9": LayerRule((4,))}, LAYERS)
+
+
+def test_long_lists_of_layers_are_shortened() -> None:
+    with pytest.raises(SpaceError, match=r"100 in all") as caught:
+        expand_layers({"nope": LayerRule((8,))}, [f"layer{index}" for index in range(100)])
+    assert len(str(caught.value)) < 200
+
+
+def test_empty_space_is_an_error() -> None:
+    with pytest.raises(SpaceError, match="no quantizable layer"):
+        SearchSpace({})
+    with pytest.raises(SpaceError, match="'calibration' has no allowed value"):
+        SearchSpace({"a": ("8",)}, {"calibration": ()})
+    with pytest.raises(SpaceError, match="'a' has no choice left"):
+        expand_layers({"*": LayerRule((), (False,))}, ["a"])
+
+
+def test_parameters_hold_open_decisions_alone() -> None:
+    space = SearchSpace({"a": ("8",), "b": ("8", "4")}, {"calibration": ("mse",)})
+    assert space.parameters == {"layer.b": ("8", "4")}
+    assert space.decode({"layer.b": "4"}).layers == {"a": 8, "b": 4}
+
+
+def test_decode_refuses_what_is_not_allowed() -> None:
+    space = SearchSpace({"a": ("8", "4")})
+    with pytest.raises(SpaceError, match=r"layer\.a"):
+        space.decode({})
+    with pytest.raises(SpaceError, match="'float' is no choice"):
+        space.decode({"layer.a": "float"})
+
+
+def test_encode_refuses_foreign_recipes() -> None:
+    space = SearchSpace({"a": ("8", "4")})
+    assert Recipe(method="fp32") not in space
+    assert Recipe(method="ort-static") not in space
+    assert Recipe.uniform(["b"], 8) not in space
+    assert Recipe.uniform(["a"], 8, PtqOptions(calibration="mse")) not in space
+
+
+def test_baselines_are_the_five_of_every_study() -> None:
+    assert list(baselines(LAYERS)) == ["fp32", "w8a8", "w4a8", "ort-static", "ort-dynamic"]
+    assert baselines(LAYERS)["w4a8"].layers == dict.fromkeys(LAYERS, 4)

@@ -1,0 +1,235 @@
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from autoquant.core.artifact import Artifact
+from autoquant.core.pareto import find_front
+from autoquant.core.recipe import Recipe
+from autoquant.core.space import SearchSpace
+from autoquant.core.trial import Measurement
+from autoquant.errors import ParityError, StudyError
+from autoquant.evaluate import Evaluator
+from autoquant.search.sampler import SAMPLERS
+from autoquant.search.storage import Location, load_record
+from autoquant.search.study import Budget, Event
+from tests.fakes import fake_evaluator, fake_record, fake_space, fake_study
+
+OBJECTIVES = ["accuracy", "latency", "size"]
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_study_has_exactly_the_trials_asked_for(tmp_path: Path, sampler: str) -> None:
+    study = fake_study(tmp_path)
+    study.run(Budget(40), sampler)
+    trials = study.record.trials()
+    assert len(trials) == 40
+    assert len({trial.digest for trial in trials}) == 40
+    assert [trial.name for trial in trials[:5]] == [
+        "fp32", "w8a8", "w4a8", "ort-static", "ort-dynamic"
+    ]  # fmt: skip
+
+
+def test_front_is_that_of_all_trials_and_reported_once(tmp_path: Path) -> None:
+    study = fake_study(tmp_path)
+    members = study.run(Budget(30), "random")
+    expected = find_front(study.record.trials(), OBJECTIVES)
+    assert [trial.digest for trial in members] == [trial.digest for trial in expected]
+    assert all(trial.report_accuracy is not None for trial in members)
+    off = {trial.digest for trial in study.record.trials()} - {item.digest for item in members}
+    assert all(
+        trial.report_accuracy is None for trial in study.record.trials() if trial.digest in off
+    )
+
+
+def test_files_of_the_front_alone_are_kept(tmp_path: Path) -> None:
+    study = fake_study(tmp_path)
+    members = study.run(Budget(30), "random")
+    kept = {path.stem for path in study.artifacts.glob("*.onnx")}
+    assert kept == {trial.digest for trial in members}
+    assert not [path for path in study.artifacts.iterdir() if path.suffix != ".onnx"]
+
+
+def test_keep_all_keeps_every_file(tmp_path: Path) -> None:
+    study = fake_study(tmp_path)
+    study.keep = "all"
+    study.run(Budget(12), "random")
+    assert len(list(study.artifacts.glob("*.onnx"))) == 12
+
+
+def test_resume_goes_on_without_repeating(tmp_path: Path) -> None:
+    fake_study(tmp_path).run(Budget(9), "tpe")
+    record = load_record(Location(tmp_path, "fake"))
+    fake_study(tmp_path, record).run(Budget(25), "tpe")
+    trials = load_record(Location(tmp_path, "fake")).trials()
+    assert len(trials) == len({trial.digest for trial in trials}) == 25
+
+
+def test_resume_of_a_full_study_does_nothing(tmp_path: Path) -> None:
+    fake_study(tmp_path).run(Budget(9), "random")
+    before = Location(tmp_path, "fake").journal.read_bytes()
+    record = load_record(Location(tmp_path, "fake"))
+    fake_study(tmp_path, record).run(Budget(9), "random")
+    assert Location(tmp_path, "fake").journal.read_bytes() == before
+
+
+class Interrupted(BaseException):
+    """Stands for the end of the process."""
+
+
+class Dying(Evaluator):
+    """Dies in the middle of the evaluations it is told to die in."""
+
+    def arm(self, random_: random.Random) -> None:
+        self.random = random_
+
+    def evaluate(self, recipe: Recipe) -> tuple[Measurement, Artifact]:
+        if self.random.random() < 0.4:
+            raise Interrupted
+        return super().evaluate(recipe)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_interrupted_trials_are_tried_again_and_none_is_counted_twice(tmp_path, seed) -> None:
+    dice = random.Random(seed)
+    fake_record(Location(tmp_path, "fake"))
+    begun: list[str] = []
+    for _ in range(200):
+        evaluator = fake_evaluator()
+        evaluator.__class__ = Dying
+        evaluator.arm(dice)
+        record = load_record(Location(tmp_path, "fake"), is_driver=True)
+        study = fake_study(tmp_path, record, evaluator=evaluator)
+        study.on_event = lambda event: begun.append(event.message) if event.kind == "begin" else 0
+        try:
+            study.run(Budget(25), "tpe")
+            break
+        except Interrupted:
+            continue
+    trials = load_record(Location(tmp_path, "fake")).trials()
+    assert len(trials) == len({trial.digest for trial in trials}) == 25
+    finished = {trial.name or trial.digest for trial in trials}
+    assert set(begun) == finished, "whatever began was finished in the end"
+
+
+def test_a_process_killed_between_record_and_state_loses_nothing(tmp_path: Path) -> None:
+    study = fake_study(tmp_path)
+    study.run(Budget(6), "random")
+    # the last line of the journal that closes trial 5 is taken away
+    journal = Location(tmp_path, "fake").journal
+    lines = journal.read_bytes().splitlines(keepends=True)
+    closing = max(
+        index for index, line in enumerate(lines)
+        if json.loads(line).get("trial_id") == 5 and json.loads(line).get("state") == 1
+    )  # fmt: skip
+    journal.write_bytes(b"".join(lines[:closing]))
+    record = load_record(Location(tmp_path, "fake"), is_driver=True)
+    assert len(record.trials()) == 5
+    assert record.recover() == 0
+    assert len(record.trials()) == 6
+
+
+class Failing(Evaluator):
+    """Fails on every recipe with 4-bit weights, in two ways."""
+
+    def evaluate(self, recipe: Recipe) -> tuple[Measurement, Artifact]:
+        if recipe.layers.get("conv0") == 4:
+            raise ParityError("top-1 agreement 0.5")
+        if recipe.layers.get("conv1") == 4:
+            raise RuntimeError("the runtime crashed")
+        return super().evaluate(recipe)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_failed_trials_are_recorded_with_their_reason(tmp_path: Path, sampler: str) -> None:
+    evaluator = fake_evaluator()
+    evaluator.__class__ = Failing
+    study = fake_study(tmp_path, evaluator=evaluator)
+    members = study.run(Budget(40), sampler)
+    trials = study.record.trials()
+    assert len(trials) == 40
+    errors = {trial.error for trial in trials if trial.state == "failed"}
+    assert errors == {"top-1 agreement 0.5", "RuntimeError: the runtime crashed"}
+    assert all(trial.accuracy is None for trial in trials if trial.state == "failed")
+    assert all(trial.state == "complete" for trial in members)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_small_space_is_walked_through_and_then_said_to_be_done(tmp_path, sampler) -> None:
+    space = fake_space(layers=2)
+    events: list[Event] = []
+    study = fake_study(tmp_path, space=space, evaluator=fake_evaluator(2), on_event=events.append)
+    study.run(Budget(1000), sampler)
+    digests = {trial.digest for trial in study.record.trials()}
+    assert space.size == 33
+    assert {space.decode(item).digest for item in space.enumerate()} <= digests
+    assert any(event.kind == "exhausted" for event in events)
+
+
+def test_space_of_one_recipe_is_done_after_it(tmp_path: Path) -> None:
+    space = SearchSpace({"conv0": ("8",), "conv1": ("4",)})
+    study = fake_study(tmp_path, space=space, evaluator=fake_evaluator(2))
+    study.run(Budget(50), "tpe")
+    assert len(study.record.trials()) == 6
+
+
+def test_timeout_ends_the_search_and_still_closes_it(tmp_path: Path) -> None:
+    study = fake_study(tmp_path)
+    members = study.run(Budget(10_000, timeout_s=0.5), "random")
+    assert 0 < len(study.record.trials()) < 10_000
+    assert all(trial.report_accuracy is not None for trial in members)
+
+
+def test_events_tell_the_story(tmp_path: Path) -> None:
+    events: list[Event] = []
+    fake_study(tmp_path, on_event=events.append).run(Budget(8), "random")
+    ends = [event for event in events if event.kind == "end"]
+    assert [event.done for event in ends] == list(range(1, 9))
+    assert all(event.front for event in ends)
+    assert {event.kind for event in events} == {"begin", "end", "report"}
+
+
+def test_study_written_by_version_1_still_loads(tmp_path: Path) -> None:
+    folder = tmp_path / "study-v1"
+    folder.mkdir()
+    (folder / "journal.log").write_bytes((GOLDEN / "study-v1.journal").read_bytes())
+    trials = load_record(Location(tmp_path, "study-v1")).trials()
+    expected = json.loads((GOLDEN / "study-v1.json").read_text())
+    assert [trial.to_dict() for trial in trials] == expected
+
+
+def test_study_of_a_newer_format_is_refused(tmp_path: Path) -> None:
+    record = fake_record(Location(tmp_path, "fake"))
+    record.study.set_user_attr("format", 99)
+    with pytest.raises(StudyError, match="newer than 1: update autoquant"):
+        load_record(Location(tmp_path, "fake"))
+
+
+def test_study_of_somebody_else_is_refused(tmp_path: Path) -> None:
+    record = fake_record(Location(tmp_path, "fake"))
+    record.study.set_user_attr("format", None)
+    with pytest.raises(StudyError, match="not written by autoquant"):
+        load_record(Location(tmp_path, "fake"))
+
+
+def test_damaged_record_of_a_trial_is_named(tmp_path: Path) -> None:
+    fake_study(tmp_path).run(Budget(3), "random")
+    journal = Location(tmp_path, "fake").journal
+    journal.write_text(journal.read_text().replace('"state":"complete"', '"state":"splendid"'))
+    with pytest.raises(StudyError, match="trial 0 is damaged at 'state'"):
+        load_record(Location(tmp_path, "fake")).trials()
+
+
+def test_mixtures_of_the_start_are_uneven(tmp_path: Path) -> None:
+    """Uniform draws over 40 layers would never give a network of mostly 4 bits."""
+    space = fake_space(layers=40)
+    study = fake_study(tmp_path, space=space, evaluator=fake_evaluator(40))
+    study.run(Budget(16), "tpe")
+    shares = [
+        sum(bits == 4 for bits in trial.recipe.layers.values()) / 40
+        for trial in study.record.trials()
+        if trial.name is None
+    ]
+    assert max(shares) - min(shares) > 0.4
