@@ -13,8 +13,9 @@ __all__ = ["COLUMNS", "describe_recipe", "describe_trade", "pareto_figure", "tri
 
 COLUMNS = ("#", "recipe", "accuracy", "drop", "report", "latency", "x float", "size", "integer")
 
-_INK, _FAINT, _ACCENT, _BASELINE = "#1b1f24", "#a9b1ba", "#0b6bcb", "#b4540a"
-_LABELS = {
+_INK, _ACCENT, _BASELINE = "#1b1f24", "#0b6bcb", "#b4540a"
+_SHORT: dict[Objective, str] = {"accuracy": "top-1 %", "latency": "x float", "size": "MB"}
+_LABELS: dict[Objective, str] = {
     "accuracy": "Top-1 accuracy on the search split (%)",
     "latency": "Latency, as a multiple of float (lower is faster)",
     "size": "File size (MB)",
@@ -106,17 +107,17 @@ def pareto_figure(
         title: what the reader is to take away.
     """
     complete = [trial for trial in trials if trial.state == "complete"]
-    members = sorted(front, key=lambda trial: _value(trial, x))
-    plain = [trial for trial in complete if trial.name is None]
     baselines = [trial for trial in complete if trial.name is not None]
+    color = next(name for name in _LABELS if name not in (x, y))
     figure = go.Figure()
-    figure.add_trace(_points_of(plain, x, y, "trial", _FAINT, 7, "circle"))
-    figure.add_trace(_points_of(members, x, y, "on the front", _ACCENT, 10, "circle-open", 2.5))
-    figure.add_trace(_points_of(baselines, x, y, "baseline", _BASELINE, 10, "diamond"))
-    for trial in baselines:
+    figure.add_trace(_all_points(complete, x, y, color))
+    figure.add_trace(_ring(front, x, y, "on the front", "circle-open", _ACCENT))
+    figure.add_trace(_ring(baselines, x, y, "baseline", "diamond-open", _BASELINE))
+    for trial, shift in zip(baselines, _label_shifts(baselines, complete, x, y), strict=True):
         figure.add_annotation(
-            x=_value(trial, x), y=_value(trial, y), text=trial.name, showarrow=False,
-            xshift=8, yshift=12, font={"size": 13, "color": _BASELINE},
+            x=_value(trial, x), y=_value(trial, y), text=trial.name, ax=shift[0], ay=shift[1],
+            arrowwidth=1, arrowcolor=_BASELINE, arrowhead=0, standoff=7,
+            font={"size": 13, "color": _BASELINE}, bgcolor="rgba(255,255,255,0.8)",
         )  # fmt: skip
     figure.update_layout(
         title={"text": title, "x": 0.02, "font": {"size": 18}},
@@ -130,6 +131,19 @@ def pareto_figure(
     return figure
 
 
+def _label_shifts(
+    named: Sequence[Trial], everything: Sequence[Trial], x: Objective, y: Objective
+) -> list[tuple[int, int]]:
+    """Where the names of the baselines stand beside their points, in pixels, without overlap."""
+    widest = max((_value(trial, x) for trial in everything), default=1.0) or 1.0
+    order = sorted(named, key=lambda trial: -_value(trial, y))
+    shifts = {}
+    for rank, trial in enumerate(order):
+        is_right = _value(trial, x) > 0.7 * widest
+        shifts[trial.digest] = (-50 if is_right else 75, 26 * rank - 13 * (len(order) - 1))
+    return [shifts[trial.digest] for trial in named]
+
+
 def _value(trial: Trial, objective: Objective) -> float:
     """An objective in the unit of its axis."""
     match objective:
@@ -141,25 +155,32 @@ def _value(trial: Trial, objective: Objective) -> float:
             return (trial.size_bytes or 0) / 1e6
 
 
-def _points_of(
-    trials: Sequence[Trial],
-    x: Objective,
-    y: Objective,
-    name: str,
-    color: str,
-    size: int,
-    symbol: str,
-    width: float = 0.0,
+def _all_points(trials: Sequence[Trial], x: Objective, y: Objective, color: Objective) -> Any:
+    values = [_value(trial, color) for trial in trials]
+    # one very slow baseline must not take the whole scale
+    top = sorted(values)[int(0.9 * (len(values) - 1))] if values else 1.0
+    return go.Scatter(
+        x=[_value(trial, x) for trial in trials],
+        y=[_value(trial, y) for trial in trials],
+        mode="markers",
+        name="trial",
+        text=[f"trial {trial.number}: {describe_recipe(trial.recipe)}" for trial in trials],
+        hovertemplate="%{text}<br>%{y:.2f}, %{x:.3f}<extra></extra>",
+        marker={
+            "color": values, "size": 8, "colorscale": "Cividis", "cmin": min(values, default=0),
+            "cmax": top, "colorbar": {"title": {"text": f"{_SHORT[color]}<br>(scale ends<br>at 90 %)"}, "thickness": 14},
+        },
+    )  # fmt: skip
+
+
+def _ring(
+    trials: Sequence[Trial], x: Objective, y: Objective, name: str, symbol: str, color: str
 ) -> Any:
     return go.Scatter(
         x=[_value(trial, x) for trial in trials],
         y=[_value(trial, y) for trial in trials],
         mode="markers",
         name=name,
-        text=[f"trial {trial.number}: {describe_recipe(trial.recipe)}" for trial in trials],
-        hovertemplate="%{text}<br>%{y:.2f}, %{x:.3f}<extra></extra>",
-        marker={
-            "color": color, "size": size, "symbol": symbol,
-            "line": {"width": width, "color": color},
-        },
-    )  # fmt: skip
+        hoverinfo="skip",
+        marker={"color": color, "size": 14, "symbol": symbol, "line": {"width": 2}},
+    )

@@ -20,7 +20,7 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def data_folder() -> Path:
     """The folder of real data, or a skip."""
     folder = os.environ.get("AUTOQUANT_DATA")

@@ -1,0 +1,104 @@
+"""Claims on real networks and real images."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from autoquant.build import build_evaluator
+from autoquant.core.recipe import PtqOptions, Recipe
+from autoquant.core.space import baselines
+from autoquant.evaluate import EvaluationOptions, Evaluator
+from autoquant.tasks import load_task
+
+FLOAT_TOP1 = {"cifar10-resnet20": 0.9173, "cifar10-resnet44": 0.9310, "cifar10-resnet8": 0.8719}
+
+
+def evaluator_of(name: str) -> Evaluator:
+    return build_evaluator(load_task(name), options=EvaluationOptions(latency=None))
+
+
+@pytest.fixture(scope="module")
+def resnet20(data_folder: Path) -> Evaluator:
+    return evaluator_of("cifar10-resnet20")
+
+
+def both_halves(evaluator: Evaluator, recipe: Recipe) -> tuple[float, float]:
+    """Accuracy and drop over search and report split together, which are of one size."""
+    measurement, artifact = evaluator.evaluate(recipe)
+    figures = evaluator.report(artifact)
+    return (
+        (measurement.accuracy + figures.report_accuracy) / 2,
+        (measurement.accuracy_drop + figures.report_accuracy_drop) / 2,
+    )
+
+
+@pytest.mark.parametrize("name", list(FLOAT_TOP1))
+def test_float_accuracy_is_the_published_one(data_folder, name: str) -> None:
+    accuracy, drop = both_halves(evaluator_of(name), Recipe(method="fp32"))
+    assert accuracy == pytest.approx(FLOAT_TOP1[name], abs=1e-4)
+    assert drop == 0.0
+
+
+def test_w8a8_loses_at_most_two_tenths(resnet20: Evaluator) -> None:
+    recipe = baselines([layer.name for layer in resnet20.layers])["w8a8"]
+    assert both_halves(resnet20, recipe)[1] <= 0.002
+
+
+def test_w4a8_loses_at_most_one_and_a_half(resnet20: Evaluator) -> None:
+    recipe = baselines([layer.name for layer in resnet20.layers])["w4a8"]
+    assert both_halves(resnet20, recipe)[1] <= 0.015
+
+
+def test_integer_coverage_is_that_of_the_runtimes_own_quantizer(resnet20: Evaluator) -> None:
+    names = [layer.name for layer in resnet20.layers]
+    ours, _ = resnet20.evaluate(Recipe.uniform(names, 8))
+    theirs, _ = resnet20.evaluate(Recipe(method="ort-static"))
+    assert ours.integer_coverage >= theirs.integer_coverage == 1.0
+    assert ours.parity.top1_agreement >= 0.99
+
+
+def test_excluded_layers_are_float_on_the_runtime(resnet20: Evaluator) -> None:
+    """ONNX Runtime would quantize them behind our back; see `export.qdq`."""
+    names = [layer.name for layer in resnet20.layers]
+    excluded = ["layer1.0.conv1", "layer2.0.conv2", "linear"]
+    recipe = Recipe.quantized({name: None if name in excluded else 8 for name in names})
+    measurement, _ = resnet20.evaluate(recipe)
+    assert measurement.float_layers == tuple(excluded)
+
+
+def test_bias_correction_helps_four_bits(resnet20: Evaluator) -> None:
+    names = [layer.name for layer in resnet20.layers]
+    drops = [
+        both_halves(resnet20, Recipe.uniform(names, 4, PtqOptions(bias_correction=on)))[1]
+        for on in (False, True)
+    ]
+    assert drops[1] < drops[0]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_packed_file_is_bit_identical(resnet20: Evaluator, seed: int) -> None:
+    from autoquant.core.artifact import Artifact
+    from autoquant.export.qdq import write_qdq
+
+    random = np.random.default_rng(seed)
+    names = [layer.name for layer in resnet20.layers]
+    recipe = Recipe.quantized({name: (4, 8, None)[random.integers(3)] for name in names})
+    encodings = resnet20.builder.quantizer.quantize(recipe).encodings
+    outputs = []
+    for pack in (True, False):
+        model = write_qdq(resnet20.builder._graph.model, encodings, pack=pack)
+        session = resnet20.backend.load(Artifact(model.SerializeToString(), {}, {}), 1)
+        outputs.append(session.predict(resnet20.search.batches[0]))
+    assert (outputs[0] == outputs[1]).all()
+
+
+def test_size_follows_the_bits(resnet20: Evaluator) -> None:
+    names = [layer.name for layer in resnet20.layers]
+    half = {name: 4 if index % 2 else 8 for index, name in enumerate(names)}
+    sizes = [
+        resnet20.evaluate(recipe)[0].size_bytes
+        for recipe in (Recipe.uniform(names, 4), Recipe.quantized(half), Recipe.uniform(names, 8))
+    ]
+    assert sizes == sorted(sizes)
+    assert sizes[0] / sizes[2] < 0.62

@@ -1,0 +1,388 @@
+"""The command line as a process: output, exit status, bad input."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from autoquant.search.study import Budget
+from tests.fakes import fake_study
+
+ROOT = Path(__file__).resolve().parents[1]
+TRIAL_KEYS = {
+    "number", "state", "digest", "recipe", "accuracy", "accuracy_drop", "accuracy_ci",
+    "report_accuracy", "report_accuracy_drop", "latency_ms", "latency_ratio",
+    "latency_ratio_ci", "size_bytes", "integer_coverage", "float_layers", "parity", "seconds",
+    "seed",
+}  # fmt: skip
+
+
+def autoquant(*arguments: str | Path, cwd: Path, **environment: str):
+    return subprocess.run(
+        [sys.executable, "-m", "autoquant", *map(str, arguments)],
+        cwd=cwd, capture_output=True, text=True, env={**os.environ, **environment}, timeout=300,
+    )  # fmt: skip
+
+
+def refused(result, *words: str, status: int = 2) -> None:
+    """One line on standard error that holds these words; nothing on standard output."""
+    assert result.returncode == status, result.stderr
+    lines = [line for line in result.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: ")
+    assert all(word in lines[0] for word in words), lines[0]
+    assert "Traceback" not in result.stderr
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory) -> Path:
+    """A folder in which a short search on the digits has run."""
+    folder = tmp_path_factory.mktemp("digits")
+    result = autoquant("search", "digits", "--trials", "9", "--format", "json", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    (folder / "search.json").write_text(result.stdout)
+    (folder / "search.err").write_text(result.stderr)
+    exported = autoquant("export", "digits", "--knee", "-o", "model.onnx", cwd=folder)
+    assert exported.returncode == 0, exported.stderr
+    return folder
+
+
+def test_search_prints_one_json_document_alone(digits: Path) -> None:
+    document = json.loads((digits / "search.json").read_text())
+    assert set(document) == {"study", "task", "objectives", "reference", "trials"}
+    assert document["reference"]["name"] == "fp32"
+    assert sum(trial.get("knee", False) for trial in document["trials"]) == 1
+    for trial in document["trials"]:
+        assert set(trial) >= TRIAL_KEYS
+        assert trial["report_accuracy"] is not None
+    assert "[9/9]" in (digits / "search.err").read_text()
+    assert "Warning" not in (digits / "search.err").read_text()
+
+
+def test_trials_in_every_format(digits: Path) -> None:
+    loaded = json.loads(autoquant("trials", "digits", "--format", "json", cwd=digits).stdout)
+    assert len(loaded["trials"]) == 9
+    rows = list(csv.DictReader(io.StringIO(
+        autoquant("trials", "digits", "--format", "csv", cwd=digits).stdout
+    )))  # fmt: skip
+    assert [row["digest"] for row in rows] == [trial["digest"] for trial in loaded["trials"]]
+    table = autoquant("trials", "digits", cwd=digits).stdout
+    assert "ort-dynamic" in table
+    assert len(table.splitlines()) == 10
+
+
+def test_front_filters_and_says_no_when_nothing_is_left(digits: Path) -> None:
+    found = autoquant("front", "digits", "--objectives", "size", "--format", "json", cwd=digits)
+    assert len(json.loads(found.stdout)["trials"]) == 1
+    none = autoquant("front", "digits", "--max-size-mb", "0.000001", cwd=digits)
+    assert none.returncode == 1
+    assert "nearest" in none.stderr
+    refused(autoquant("front", "digits", "--objectives", "speed", cwd=digits), "accuracy, latency")
+
+
+def test_exported_file_predicts_as_its_record_says(digits: Path) -> None:
+    """The file alone, in plain ONNX Runtime, on data read by other code than ours."""
+    from sklearn.datasets import load_digits
+
+    document = json.loads((digits / "search.json").read_text())
+    knee = next(trial for trial in document["trials"] if trial.get("knee"))
+    bunch = load_digits()
+    order = np.random.default_rng(0).permutation(1797)[1000:1400]
+    session = ort.InferenceSession(digits / "model.onnx", providers=["CPUExecutionProvider"])
+    inputs = (bunch.images[order][:, None] / 16).astype(np.float32)
+    outputs = session.run(None, {session.get_inputs()[0].name: inputs})[0]
+    assert (outputs.argmax(1) == bunch.target[order]).mean() == pytest.approx(knee["accuracy"])
+    assert (digits / "model.onnx").stat().st_size == knee["size_bytes"]
+
+
+def test_verify_replays_the_passport(digits: Path) -> None:
+    result = autoquant("verify", "model.onnx", "--format", "json", cwd=digits)
+    loaded = json.loads(result.stdout)
+    wrong = [check for check in loaded["checks"] if check["agrees"] is False]
+    # a busy machine may move the ratio; nothing else may differ
+    assert {check["name"] for check in wrong} <= {"latency ratio"}
+    assert loaded["ok"] == (not wrong)
+    assert result.returncode == (1 if wrong else 0)
+    assert {"graph", "weights", "accuracy", "report accuracy", "size (bytes)",
+            "integer coverage"} <= {check["name"] for check in loaded["checks"]}  # fmt: skip
+    assert len(loaded["layers"]) == 7
+
+
+def test_verify_of_a_changed_file_says_what_differs(digits: Path, tmp_path: Path) -> None:
+    import onnx
+
+    model = onnx.load(digits / "model.onnx")
+    target = next(item for item in model.graph.initializer if "weight_quantized" in item.name)
+    target.raw_data = bytes(len(target.raw_data))
+    onnx.save(model, tmp_path / "changed.onnx")
+    result = autoquant("verify", tmp_path / "changed.onnx", cwd=digits)
+    assert result.returncode == 1
+    assert "graph" in result.stderr.splitlines()[-1]
+
+
+def test_export_by_number_and_by_constraint(digits: Path, tmp_path: Path) -> None:
+    for choice in (["--trial", "4"], ["--smallest", "--max-drop", "0.05"], ["--fastest"]):
+        path = tmp_path / "out.onnx"
+        result = autoquant("export", "digits", *choice, "-o", path, cwd=digits)
+        assert result.returncode == 0, result.stderr
+        assert path.stat().st_size > 10_000
+        path.unlink()
+    trials = json.loads(autoquant("trials", "digits", "--format", "json", cwd=digits).stdout)
+    off = next(trial["number"] for trial in trials["trials"] if trial["name"] == "ort-dynamic")
+    rebuilt = autoquant("export", "digits", "--trial", str(off), "-o", path, cwd=digits)
+    assert rebuilt.returncode == 0, rebuilt.stderr
+    none = autoquant("export", "digits", "--fastest", "--max-drop", "-1", "-o", path, cwd=digits)
+    refused(none, "no trial on the front is within the constraint", status=1)
+
+
+def test_resume_grows_a_study(digits: Path) -> None:
+    result = autoquant("resume", "digits", "--trials", "11", cwd=digits)
+    assert result.returncode == 0, result.stderr
+    listed = json.loads(autoquant("studies", "--format", "json", cwd=digits).stdout)["studies"]
+    assert [(row["study"], row["trials"], row["state"]) for row in listed] == [
+        ("digits", 11, "done")
+    ]
+
+
+def test_quantize_measures_both_splits(tmp_path: Path) -> None:
+    result = autoquant("quantize", "digits", "--recipe", "w8a8", "-o", "m.onnx",
+                       "--format", "json", cwd=tmp_path)  # fmt: skip
+    trial = json.loads(result.stdout)
+    assert set(trial) >= TRIAL_KEYS
+    assert trial["report_accuracy"] >= 0.98
+    assert trial["integer_coverage"] == 1.0
+    assert (tmp_path / "m.onnx").stat().st_size == trial["size_bytes"]
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(json.dumps(trial["recipe"]))
+    again = autoquant("quantize", "digits", "--recipe", recipe, "-o", "n.onnx",
+                      "--format", "json", cwd=tmp_path)  # fmt: skip
+    repeated = json.loads(again.stdout)
+    assert (repeated["digest"], repeated["accuracy"]) == (trial["digest"], trial["accuracy"])
+
+
+def test_bench_of_a_file_against_itself(digits: Path) -> None:
+    loaded = json.loads(
+        autoquant(
+            "bench", "model.onnx", "--vs", "model.onnx", "--format", "json", cwd=digits
+        ).stdout
+    )
+    assert set(loaded) == {"latency_ms", "latency_ms_ci", "vs_latency_ms", "vs_latency_ms_ci",
+                           "ratio", "ratio_ci", "samples", "stable"}  # fmt: skip
+    alone = json.loads(autoquant("bench", "model.onnx", "--format", "json", cwd=digits).stdout)
+    assert alone["ratio"] is None
+    assert alone["latency_ms"] > 0
+
+
+def test_every_command_has_help_with_an_example(tmp_path: Path) -> None:
+    from autoquant.cli import app
+
+    names = [command.callback.__name__ for command in app.registered_commands]
+    assert len(names) == 11
+    for name in names:
+        text = autoquant(name, "--help", cwd=tmp_path).stdout
+        assert "Example" in text
+        assert f"autoquant {name}" in text
+
+
+SPACE = "version: 1\ntask: digits\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (SPACE + "colour: red\n", ["unknown key 'colour'"]),
+        (SPACE + "budget: {trials: many}\n", ["budget.trials"]),
+        ("version: 1\ntask: nonsense\n", ["unknown task 'nonsense'", "digits"]),
+        (SPACE + 'layers: {"fc9": {weight_bits: [8]}}\n', ["'fc9' matches no layer", "stem.0"]),
+        (SPACE + "quantizer: {calibration: []}\n", ["'calibration' has no allowed value"]),
+        ("version: [1\n", ["not YAML"]),
+        ("- 1\n", ["mapping"]),
+    ],
+)
+def test_bad_spaces_are_refused_and_nothing_is_written(tmp_path, text, words) -> None:
+    (tmp_path / "bad.yaml").write_text(text)
+    refused(autoquant("search", "bad.yaml", cwd=tmp_path), *words)
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["search", "nonsense"], ["no search space 'nonsense'", "digits"]),
+        (["search", "digits", "--trials", "0"], ["--trials"]),
+        (["search", "digits", "--trials", "x"], ["--trials"]),
+        (["search", "digits", "--timeout", "soon"], ["write 90s"]),
+        (["search", "digits", "--sampler", "magic"], ["tpe"]),
+        (["search", "digits", "--study", "../x"], ["no study name"]),
+        (["search", "digits", "--tasks-from", "no.py"], ["no file 'no.py'"]),
+        (["resume", "nothing"], ["no study 'nothing'", "none yet"]),
+        (["front", "nothing"], ["no study 'nothing'"]),
+        (["export", "nothing", "--knee", "-o", "m.onnx"], ["no study 'nothing'"]),
+        (["export", "nothing", "-o", "m.onnx"], ["name one of --trial"]),
+        (["quantize", "digits", "--recipe", "w9", "-o", "m.onnx"], ["'w9'", "w8a8"]),
+        (["quantize", "nothing", "-o", "m.onnx"], ["unknown task 'nothing'"]),
+        (["quantize", "digits", "-o", "no/such/m.onnx"], ["no folder"]),
+        (["quantize", "digits", "-o", "."], ["is a folder"]),
+        (["verify", "no.onnx"], ["cannot read 'no.onnx'"]),
+        (["bench", "no.onnx"], ["cannot read 'no.onnx'"]),
+        (["nonsense"], ["nonsense"]),
+        (["trials"], ["study"]),
+        (["bench", "a.onnx", "--threads", "0"], ["--threads"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value[0], str) else "",
+)
+def test_bad_usage_is_one_line_and_status_2(tmp_path, arguments, words) -> None:
+    refused(autoquant(*arguments, cwd=tmp_path), *words)
+    assert not any(tmp_path.iterdir())
+
+
+def test_truncated_and_foreign_files(digits: Path, tmp_path: Path) -> None:
+    import onnx
+
+    content = (digits / "model.onnx").read_bytes()
+    (tmp_path / "short.onnx").write_bytes(content[: len(content) // 2])
+    (tmp_path / "text.onnx").write_text("this is no model")
+    (tmp_path / "empty.onnx").write_bytes(b"")
+    for name in ("short.onnx", "text.onnx", "empty.onnx"):
+        refused(autoquant("verify", name, cwd=tmp_path), name, "not a whole ONNX file")
+        refused(autoquant("bench", name, cwd=tmp_path), name)
+    model = onnx.load_from_string(content)
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "foreign.onnx")
+    refused(autoquant("verify", "foreign.onnx", cwd=tmp_path), "no passport", "bench")
+    assert autoquant("bench", "foreign.onnx", cwd=tmp_path).returncode == 0
+
+
+def test_missing_data_names_the_variable(tmp_path: Path) -> None:
+    command = ["quantize", "cifar10-resnet20", "-o", "m.onnx"]
+    unset = autoquant(*command, cwd=tmp_path, AUTOQUANT_DATA="")
+    refused(unset, "set AUTOQUANT_DATA", "cifar10_resnet20.pt")
+    empty = autoquant(*command, cwd=tmp_path, AUTOQUANT_DATA=str(tmp_path))
+    refused(empty, str(tmp_path), "cifar10_resnet20.pt")
+
+
+def test_weights_that_are_no_state_dict_are_never_unpickled(tmp_path: Path) -> None:
+    import pickle
+
+    class Bomb:
+        def __reduce__(self):
+            return (Path(tmp_path / "exploded").touch, ())
+
+    path = tmp_path / "cifar10_resnet20.pt"
+    for content in (pickle.dumps(Bomb()), b"junk", b""):
+        path.write_bytes(content)
+        result = autoquant("quantize", "cifar10-resnet20", "-o", "m.onnx", cwd=tmp_path,
+                           AUTOQUANT_DATA=str(tmp_path))  # fmt: skip
+        refused(result, "cifar10_resnet20.pt", "state_dict()")
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_study_that_exists_with_another_space(tmp_path: Path) -> None:
+    fake_study(tmp_path / "results").run(Budget(6), "random")
+    result = autoquant("search", "digits", "--study", "fake", cwd=tmp_path)
+    refused(result, "exists with another search space", "resume fake", "--study")
+
+
+def test_results_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "results").write_text("in the way")
+    refused(autoquant("search", "digits", cwd=tmp_path), "cannot write to", "--results")
+
+
+TASK_FILE = """
+import torch
+from autoquant import Task, register_task
+
+class Data:
+    def __len__(self): return 40
+    def __getitem__(self, i):
+        generator = torch.Generator().manual_seed(i)
+        return torch.randn(3, 6, 6, generator=generator), i % 4
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 8, 3)
+        self.fc = torch.nn.Linear(128, 4)
+    def forward(self, x):
+        BODY
+        return self.fc(self.conv(x).relu().flatten(1))
+
+@register_task("mine")
+def mine():
+    torch.manual_seed(0)
+    data = Data()
+    return Task(model=Net(), example_input=torch.zeros(1, 3, 6, 6), calibration=data,
+                search=data, report=REPORT, metric="agreement")
+"""
+
+
+def write_task(folder: Path, body: str = "pass", report: str = "None") -> None:
+    text = TASK_FILE.replace("BODY", body).replace("REPORT", report)
+    (folder / "mine.py").write_text(text)
+
+
+def test_own_task_from_a_file(tmp_path: Path) -> None:
+    write_task(tmp_path)
+    (tmp_path / "mine.yaml").write_text("version: 1\ntask: mine\nbudget: {trials: 8}\n")
+    found = autoquant("search", "mine.yaml", "--tasks-from", "mine.py", cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    assert "mine" in autoquant("tasks", "--tasks-from", "mine.py", cwd=tmp_path).stdout
+    export = autoquant("export", "mine", "--knee", "-o", "m.onnx", cwd=tmp_path)
+    assert export.returncode == 0, export.stderr
+    refused(autoquant("verify", "m.onnx", cwd=tmp_path), "unknown task 'mine'", "--tasks-from")
+    verified = autoquant("verify", "m.onnx", "--tasks-from", "mine.py", cwd=tmp_path)
+    assert "NO" not in verified.stdout.replace("latency ratio", "").split("latency")[0]
+
+
+def test_model_that_cannot_be_traced_names_the_line(tmp_path: Path) -> None:
+    write_task(tmp_path, "if x.sum() > 0: x = -x")
+    result = autoquant("quantize", "mine", "--tasks-from", "mine.py", "-o", "m.onnx", cwd=tmp_path)
+    refused(result, "cannot be traced", "mine.py, line")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("import nonexistent_module\n", ["line 1", "ModuleNotFoundError"]),
+        ("x = = 1\n", ["SyntaxError"]),
+        ("from autoquant import register_task\n@register_task('digits')\ndef f(): ...\n",
+         ["'digits' is built in"]),
+    ],
+)  # fmt: skip
+def test_broken_task_files_name_the_line(tmp_path, text, words) -> None:
+    (tmp_path / "broken.py").write_text(text)
+    refused(autoquant("tasks", "--tasks-from", "broken.py", cwd=tmp_path), "broken.py"
+            if "built in" not in words[0] else "digits", *words)  # fmt: skip
+
+
+def test_task_that_returns_something_else(tmp_path: Path) -> None:
+    (tmp_path / "odd.py").write_text(
+        "from autoquant import register_task\n@register_task('odd')\ndef odd(): return 3\n"
+    )
+    result = autoquant("quantize", "odd", "--tasks-from", "odd.py", "-o", "m.onnx", cwd=tmp_path)
+    refused(result, "returned no autoquant.Task")
+
+
+def test_two_searches_on_one_study_exclude_each_other(tmp_path: Path) -> None:
+    from autoquant.search.storage import Location, hold_driver_lock
+
+    fake_study(tmp_path / "results").run(Budget(6), "random")
+    location = Location(tmp_path / "results", "fake")
+    with hold_driver_lock(location):
+        listed = autoquant("studies", "--format", "json", cwd=tmp_path)
+        assert json.loads(listed.stdout)["studies"][0]["state"] == "running"
+
+
+def test_every_command_is_documented_in_the_readme() -> None:
+    from autoquant.cli import app
+
+    readme = (ROOT / "README.md").read_text()
+    for command in app.registered_commands:
+        assert f"autoquant {command.callback.__name__}" in readme

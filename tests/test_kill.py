@@ -1,0 +1,74 @@
+"""`kill -9` at random moments of a real search, each followed by `resume`."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from autoquant.search.storage import Location, load_record
+
+KILLS = 10
+TRIALS = 24
+
+
+def start(*arguments: str, cwd: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "autoquant", *arguments],
+        cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def has_begun(folder: Path) -> bool:
+    return (folder / "results" / "digits" / "journal.log").exists()
+
+
+def test_killed_search_ends_whole(tmp_path: Path) -> None:
+    dice = random.Random(0)
+    command = ("search", "digits", "--trials", str(TRIALS))
+    begun: set[str] = set()
+    for kill in range(KILLS):
+        process = start(*command, cwd=tmp_path)
+        while not has_begun(tmp_path) and process.poll() is None:
+            time.sleep(0.05)
+        # from before the first trial of this run (start-up takes seconds) to some trials in
+        time.sleep(dice.uniform(0.0, 1.5) if kill == 0 else dice.uniform(2.0, 9.0))
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        begun |= recipes_begun(tmp_path)
+        command = ("resume", "digits")
+    finished_before = {trial.digest for trial in record(tmp_path).trials()}
+    process = start("resume", "digits", cwd=tmp_path)
+    assert process.wait(timeout=300) == 0
+    trials = record(tmp_path).trials()
+    digests = [trial.digest for trial in trials]
+    assert len(digests) == len(set(digests)) == TRIALS
+    assert finished_before <= set(digests), "a finished trial was lost"
+    assert begun <= set(digests), "a trial that was running was not tried again"
+    assert {trial.state for trial in trials} == {"complete"}
+    front = {path.stem for path in (tmp_path / "results/digits/artifacts").glob("*.onnx")}
+    assert front == {trial.digest for trial in trials if trial.report_accuracy is not None}
+
+
+def record(folder: Path):
+    return load_record(Location(folder / "results", "digits"))
+
+
+def recipes_begun(folder: Path) -> set[str]:
+    """Digests of what was running when the process died, read off the journal itself."""
+    from autoquant.core.recipe import Recipe
+
+    lines = (folder / "results" / "digits" / "journal.log").read_bytes().splitlines()
+    found = set()
+    for line in lines:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        attributes = entry.get("user_attr") or {}
+        if isinstance(attributes, dict) and "recipe" in attributes:
+            found.add(Recipe.model_validate(attributes["recipe"]).digest)
+    return found
