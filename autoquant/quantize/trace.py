@@ -5,8 +5,10 @@ Works on the operators that were executed instead of on module classes, so subcl
 """
 
 import copy
+import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -53,10 +55,21 @@ def _export(model: torch.nn.Module, example_input: Any) -> ExportedProgram:
     if isinstance(model, GraphModule):
         shapes = _by_placeholder(model, args, kwargs, batch)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _quiet_logs():
             return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
     except Exception as error:
         raise TraceError(f"the model cannot be traced: {_explain(error)}") from error
+
+
+@contextmanager
+def _quiet_logs() -> Iterator[None]:
+    """torch prints whole graphs when a capture fails; one line of ours says why."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _as_arguments(example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

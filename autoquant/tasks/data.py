@@ -1,6 +1,7 @@
 """Where data lies, and arrays as data sets."""
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,9 @@ def load_state_dict(path: Path) -> dict[str, torch.Tensor]:
         TaskError: not a state dict.
     """
     try:
-        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises four unrelated classes here
         raise TaskError(
             f"{path} is not a file of weights alone; save model.state_dict() and try again"

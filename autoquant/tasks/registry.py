@@ -89,6 +89,7 @@ def load_task_file(path: Path) -> None:
     """
     if not path.is_file():
         raise TaskError(f"--tasks-from: there is no file '{path}'")
+    path = path.resolve()
     spec = importlib.util.spec_from_file_location(f"autoquant_tasks_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise TaskError(f"--tasks-from: '{path}' is not a Python file")
