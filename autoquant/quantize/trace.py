@@ -5,10 +5,11 @@ Works on the operators that were executed instead of on module classes, so subcl
 """
 
 import copy
+import io
 import logging
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 import torch
@@ -63,11 +64,12 @@ def _export(model: torch.nn.Module, example_input: Any) -> ExportedProgram:
 
 @contextmanager
 def _quiet_logs() -> Iterator[None]:
-    """torch prints whole graphs when a capture fails; one line of ours says why."""
+    """Keep torch from printing whole graphs when a capture fails; one line says why."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        yield
+        with redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):
+            yield
     finally:
         logging.disable(before)
 
