@@ -167,8 +167,9 @@ def _all_points(trials: Sequence[Trial], x: Objective, y: Objective, color: Obje
         text=[f"trial {trial.number}: {describe_recipe(trial.recipe)}" for trial in trials],
         hovertemplate="%{text}<br>%{y:.2f}, %{x:.3f}<extra></extra>",
         marker={
-            "color": values, "size": 8, "colorscale": "Cividis", "cmin": min(values, default=0),
-            "cmax": top, "colorbar": {"title": {"text": f"{_SHORT[color]}<br>(cut)"}, "thickness": 14},
+            "color": values, "size": 8, "colorscale": "Cividis",
+            "cmin": min(values, default=0), "cmax": top,
+            "colorbar": {"title": {"text": f"{_SHORT[color]}<br>(cut)"}, "thickness": 14},
         },
     )  # fmt: skip
 
