@@ -100,3 +100,51 @@ def make_task(kind: type[nn.Module] = Residual, **changes) -> Task:
         "name": "test",
     }
     return Task(**(values | changes))
+
+
+class ConvHead(nn.Module):
+    """Ends in a convolution, so the graph's output itself is quantized."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3)
+        self.head = nn.Conv2d(8, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.first(x)))
+
+
+class Shared(nn.Module):
+    """One layer runs twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, padding=1)
+        self.body = nn.Conv2d(4, 4, 3, padding=1)
+        self.fc = nn.Linear(4 * 64, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x))
+        x = F.relu(self.body(F.relu(self.body(x))))
+        return self.fc(x.flatten(1))
+
+
+class Pair(nn.Module):
+    """Two named inputs, concatenated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = nn.Conv2d(3, 4, 3, padding="same")
+        self.right = nn.Conv2d(3, 4, 3, padding=1, bias=False)
+        self.mix = nn.Conv2d(8, 5, 3, stride=2, groups=1)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        x = torch.cat([F.relu(self.left(a)), F.relu(self.right(b))], dim=1)
+        return F.adaptive_avg_pool2d(self.mix(x), 1).flatten(1)
+
+
+class PairData(Data):
+    """As `Data`, two named inputs."""
+
+    def __getitem__(self, index: int) -> tuple[dict[str, Tensor], int]:
+        return {"a": self.x[index], "b": self.x[index].flip(0)}, int(self.y[index])

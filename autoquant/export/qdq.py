@@ -44,24 +44,23 @@ class _Writer:
         self.pack = pack
         self.parameters = {tensor.name: tensor for tensor in self.graph.initializer}
         self.added: list[onnx.TensorProto] = []
-        self.dropped: set[str] = set()
 
     def write(self) -> onnx.ModelProto:
         self._check()
         nodes: list[onnx.NodeProto] = []
         renamed: dict[str, str] = {}
         for value in self.graph.input:
-            nodes += self._requantize(value.name, value.name, renamed)
+            nodes += self._requantize(value.name, renamed)
         for node in self.graph.node:
             node.input[:] = [renamed.get(name, name) for name in node.input]
-            weight = self.encodings.weights.get(node.name.partition("#")[0])
+            weight = self.encodings.weights.get(node.name)
             if weight is not None:
                 nodes += self._quantize_layer(node, weight)
             elif node.op_type in _LAYERS:
                 nodes += self._keep_float(node)
             nodes.append(node)
             for name in list(node.output):
-                nodes += self._requantize(name, name, renamed)
+                nodes += self._requantize(name, renamed)
         del self.graph.node[:]
         self.graph.node.extend(nodes)
         self._restore_outputs(renamed)
@@ -69,7 +68,7 @@ class _Writer:
         return self.model
 
     def _check(self) -> None:
-        names = {node.name.partition("#")[0] for node in self.graph.node}
+        names = {node.name for node in self.graph.node}
         values = {name for node in self.graph.node for name in node.output}
         values |= {value.name for value in self.graph.input}
         missing = [name for name in self.encodings.weights if name not in names]
@@ -77,7 +76,7 @@ class _Writer:
         if missing:
             raise RecipeError(f"'{missing[0]}' is quantized but not in the exported graph")
 
-    def _requantize(self, name: str, source: str, renamed: dict[str, str]) -> list[onnx.NodeProto]:
+    def _requantize(self, name: str, renamed: dict[str, str]) -> list[onnx.NodeProto]:
         """Q and DQ behind a value; its later readers read the DQ."""
         encoding = self._encoding_of(name)
         if encoding is None:
@@ -86,7 +85,7 @@ class _Writer:
         renamed[name] = f"{name}_dequantized"
         return [
             helper.make_node(
-                "QuantizeLinear", [source, scale, zero], [f"{name}_q"], name=f"{name}/quantize"
+                "QuantizeLinear", [name, scale, zero], [f"{name}_q"], name=f"{name}/quantize"
             ),
             helper.make_node(
                 "DequantizeLinear",
@@ -109,16 +108,13 @@ class _Writer:
         return names
 
     def _quantize_layer(self, node: onnx.NodeProto, weight: WeightEncoding) -> list[onnx.NodeProto]:
-        layer = node.name.partition("#")[0]
         source = node.input[0].removesuffix("_dequantized")
         encoding = self._encoding_of(source)
         if encoding is None:
-            raise RecipeError(f"layer '{layer}' is quantized but its input '{source}' is not")
-        self.dropped.update(name for name in node.input[1:3])
+            raise RecipeError(f"layer '{node.name}' is quantized but its input '{source}' is not")
         scale = weight.scale if weight.is_per_channel else weight.scale.reshape(())
-        tail = "" if node.name == layer else node.name.removeprefix(layer)
-        nodes = self._dequantize_weight(f"{layer}.weight{tail}", layer, weight, scale)
-        nodes.append(self._dequantize_bias(f"{layer}.bias{tail}", weight))
+        nodes = self._dequantize_weight(f"{node.name}.weight", weight, scale)
+        nodes.append(self._dequantize_bias(f"{node.name}.bias", weight))
         del node.input[1:]
         node.input.extend([nodes[-2].output[0], nodes[-1].output[0]])
         return nodes
@@ -152,7 +148,7 @@ class _Writer:
         ]
 
     def _dequantize_weight(
-        self, name: str, layer: str, weight: WeightEncoding, scale: npt.NDArray[np.float32]
+        self, name: str, weight: WeightEncoding, scale: npt.NDArray[np.float32]
     ) -> list[onnx.NodeProto]:
         stored = name + WEIGHT_SUFFIX
         nodes = []

@@ -36,7 +36,7 @@ def read_precisions(model: onnx.ModelProto) -> dict[str, str]:
         if node.op_type in _LAYER_KINDS:
             source = _trace_weight(node.input[_LAYER_KINDS[node.op_type]], makers)
             if source in kinds:
-                layer = node.name.removesuffix("_quant").partition("#")[0]
+                layer = node.name.removesuffix("_quant")
                 found[layer] = _NAMES.get(kinds[source], "other")
     return found
 

@@ -17,7 +17,7 @@ from autoquant.core.recipe import PtqOptions, Recipe
 from autoquant.core.task import Dataset
 from autoquant.errors import RecipeError
 from autoquant.quantize.activations import calibrate, encoding_of
-from autoquant.quantize.layers import LayerNodes, find_layers
+from autoquant.quantize.layers import LayerNode, find_layers
 from autoquant.quantize.placement import Placement, place
 from autoquant.quantize.sampling import call, sample_activations
 from autoquant.quantize.weights import (
@@ -72,7 +72,7 @@ class Quantizer:
         self.module = module
         self.calibration = calibration
         self.seed = seed
-        self._found: Mapping[str, LayerNodes] = find_layers(module)
+        self._found: Mapping[str, LayerNode] = find_layers(module)
         self._samples: dict[int, dict[str, torch.Tensor]] = {}
         self._activations: dict[tuple[Any, ...], QuantIdentity] = {}
         self._layers: dict[tuple[Any, ...], dict[str, QuantLayer]] = {}
@@ -91,7 +91,7 @@ class Quantizer:
         """
         options = self._check(recipe)
         widths = {name: bits for name, bits in recipe.layers.items() if bits is not None}
-        nodes = {node for name in widths for node in self._found[name].nodes}
+        nodes = {self._found[name].node for name in widths}
         placement = place(self.module.graph, nodes)
         activations = self._calibrated(placement.sites, options)
         choices = {name: WeightChoice.of(bits, options) for name, bits in widths.items()}
@@ -153,7 +153,7 @@ class Quantizer:
         return self._layers[key]
 
     def _build(self, name: str, choice: WeightChoice) -> QuantLayer:
-        node = self._found[name].nodes[0]
+        node = self._found[name].node
         weight, bias = node.args[1], node.args[2] if len(node.args) > 2 else None
         assert isinstance(weight, Node)
         return build_layer(
@@ -166,12 +166,11 @@ class Quantizer:
     def _correct_biases(self, layers: Mapping[str, QuantLayer], options: PtqOptions) -> None:
         # Brevitas hands the float output on, so each layer's correction depends on that
         # layer alone: one pass corrects all of them, for whatever mixture a recipe makes.
-        reused = [name for name in layers if len(self._found[name].nodes) > 1]
         model = self._assemble(layers, {})
         batches = input_batches(
             self.calibration, self.calibration_images(options), _BATCH, torch.stack
         )
-        with torch.no_grad(), bias_correction_mode(_without(model, reused)):
+        with torch.no_grad(), bias_correction_mode(model):
             for batch in batches:
                 call(model, batch)
         for layer in layers.values():
@@ -181,7 +180,7 @@ class Quantizer:
         self, layers: Mapping[str, QuantLayer], activations: Mapping[str, QuantIdentity]
     ) -> GraphModule:
         """The graph with quantized layers in place of operators and quantizers behind values."""
-        replaced = {node: name for name in layers for node in self._found[name].nodes}
+        replaced = {self._found[name].node: name for name in layers}
         root = torch.nn.Module()
         root.layers = torch.nn.ModuleList(layers.values())
         root.activations = torch.nn.ModuleList(activations.values())
@@ -215,7 +214,7 @@ class Quantizer:
         grids = {name: encoding_of(quantizer) for name, quantizer in activations.items()}
         weights = {}
         for name, layer in layers.items():
-            source = self._found[name].nodes[0].args[0]
+            source = self._found[name].node.args[0]
             assert isinstance(source, Node)
             origin = placement.carriers.get(source.name, source.name)
             weights[name] = encode_weight(layer, choices[name], grids[origin].scale)
@@ -232,15 +231,6 @@ def _first_output(outputs: Any) -> torch.Tensor:
     first = outputs[0] if isinstance(outputs, (tuple, list)) else outputs
     assert isinstance(first, torch.Tensor)
     return first
-
-
-def _without(model: GraphModule, names: list[str]) -> GraphModule:
-    """Bias correction refuses a layer that runs twice: say so with its name."""
-    if names:
-        raise RecipeError(
-            f"layer '{names[0]}' is used twice; set bias_correction: [false] in the search space"
-        )
-    return model
 
 
 def _attach(root: torch.nn.Module, source: torch.nn.Module, target: str) -> None:

@@ -1,0 +1,70 @@
+"""Small networks, each with one difficulty: built, run, compared, layer by layer."""
+
+import numpy as np
+import pytest
+import torch
+
+from autoquant.build import TaskBuilder, build_evaluator
+from autoquant.core.recipe import PtqOptions, Recipe
+from autoquant.core.space import baselines
+from autoquant.evaluate import EvaluationOptions
+from tests.networks import ConvHead, Data, Pair, PairData, Residual, Shared, Subclassed, make_task
+
+OPTIONS = EvaluationOptions(latency=None)
+PAIR = {
+    "example_input": {"a": torch.zeros(1, 3, 8, 8), "b": torch.zeros(1, 3, 8, 8)},
+    "calibration": PairData(64),
+    "search": PairData(128, seed=1),
+    "report": PairData(32, seed=2),
+}
+NETWORKS = [(Residual, {}), (Subclassed, {}), (ConvHead, {}), (Shared, {}), (Pair, PAIR)]
+
+
+def metric(outputs: np.ndarray, targets: np.ndarray) -> float:
+    return float(-np.square(outputs).mean())
+
+
+@pytest.mark.parametrize(("kind", "changes"), NETWORKS, ids=lambda v: getattr(v, "__name__", ""))
+def test_every_baseline_builds_runs_and_is_executed_in_integers(kind, changes) -> None:
+    evaluator = build_evaluator(make_task(kind, metric=metric, **changes), options=OPTIONS)
+    names = [layer.name for layer in evaluator.layers]
+    for name, recipe in baselines(names).items():
+        measurement, artifact = evaluator.evaluate(recipe)
+        assert artifact.passport["digest"] == recipe.digest
+        if name in ("w8a8", "w4a8"):
+            assert measurement.integer_coverage == 1.0
+            assert measurement.parity.top1_agreement >= 0.98
+
+
+@pytest.mark.parametrize("symmetry", ["asymmetric", "symmetric"])
+@pytest.mark.parametrize(("kind", "changes"), NETWORKS, ids=lambda v: getattr(v, "__name__", ""))
+def test_random_recipes_agree_with_the_brevitas_model(kind, changes, symmetry) -> None:
+    evaluator = build_evaluator(make_task(kind, metric=metric, **changes), options=OPTIONS)
+    names = [layer.name for layer in evaluator.layers]
+    random = np.random.default_rng(3)
+    for granularity in ("per_channel", "per_tensor"):
+        options = PtqOptions(activation_symmetry=symmetry, weight_granularity=granularity)
+        widths = {name: (8, 4, None)[random.integers(3)] for name in names} | {names[0]: 8}
+        recipe = Recipe.quantized(widths, options)
+        candidate = evaluator.builder.build(recipe)
+        batches = evaluator.search.batches
+        promised = candidate.predict(batches)
+        session = evaluator.backend.load(candidate.artifact, 1)
+        measured = np.concatenate([session.predict(batch) for batch in batches])
+        noise = np.square(promised - measured).sum()
+        assert 10 * np.log10(np.square(promised).sum() / max(noise, 1e-30)) > 35
+        float_layers = evaluator.evaluate(recipe)[0].float_layers
+        assert set(float_layers) == recipe.excluded
+
+
+def test_layers_that_run_twice_stay_float() -> None:
+    builder = TaskBuilder(make_task(Shared))
+    assert [layer.name for layer in builder.layers] == ["stem", "fc"]
+    model = builder.build(Recipe.uniform(["stem", "fc"], 8)).artifact
+    assert {name for name, kind in model.precisions.items() if kind == "int8"} == {"stem", "fc"}
+
+
+def test_single_calibration_image_works() -> None:
+    builder = TaskBuilder(make_task(Residual, calibration=Data(1)))
+    names = [layer.name for layer in builder.layers]
+    assert builder.build(Recipe.uniform(names, 8)).artifact.size_bytes > 0
