@@ -23,11 +23,11 @@ def evaluator() -> Evaluator:
 
 
 def test_a_file_that_disagrees_with_the_brevitas_model_fails(evaluator: Evaluator) -> None:
-    """The real file of one recipe, held against the real model of another."""
+    """A file whose classifier has its biases in the wrong order."""
     honest = evaluator.builder.build(Recipe.uniform(LAYERS, 8))
     encodings = evaluator.builder.quantizer.quantize(Recipe.uniform(LAYERS, 8)).encodings
     wrong = dict(encodings.weights)
-    wrong["fc"] = dataclasses.replace(wrong["fc"], values=wrong["fc"].values[::-1].copy())
+    wrong["fc"] = dataclasses.replace(wrong["fc"], bias=wrong["fc"].bias[::-1].copy())
     model = write_qdq(evaluator.builder._graph.model, dataclasses.replace(encodings, weights=wrong))
     swapped = Artifact(model.SerializeToString(), read_precisions(model), {})
     evaluator.measure(honest)
