@@ -164,7 +164,12 @@ def _check_figures(
         )
     checks.append(_check_exact("size (bytes)", stored.size_bytes, measured.size_bytes, True))
     checks.append(
-        _check_exact("integer coverage", stored.integer_coverage, measured.integer_coverage, same)
+        _check_exact(
+            "integer coverage",
+            f"{stored.integer_coverage:.4f}",
+            f"{measured.integer_coverage:.4f}",
+            same,
+        )
     )
     if stored.latency_ratio is not None:
         checks.append(_check_latency(stored, measured, same))

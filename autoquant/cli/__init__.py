@@ -1,5 +1,6 @@
 """The command line. Commands are thin; exit statuses are decided here alone."""
 
+import inspect
 import sys
 
 import typer
@@ -12,6 +13,12 @@ from autoquant.errors import InputError, NegativeAnswer, TrialError
 __all__ = ["app", "main"]
 
 _DONE, _NO, _BAD_INPUT, _INTERRUPTED = 0, 1, 2, 130
+
+
+def _keep_lines(text: str) -> str:
+    """Help whose examples stay one a line: a paragraph after backspace is not wrapped."""
+    return text.replace("\nExample", "\n\b\nExample")
+
 
 app = typer.Typer(
     name="autoquant",
@@ -34,7 +41,7 @@ for command in (
     catalog.tasks,
     catalog.spaces,
 ):
-    app.command()(command)
+    app.command(help=_keep_lines(inspect.getdoc(command) or ""))(command)
 
 
 def main() -> None:

@@ -44,7 +44,7 @@ def run_study(launch: Launch, kind: str) -> None:
     config = parse_space(dict(header.definition), f"study '{location.name}'")
     if launch.tasks_from is not None:
         load_task_file(launch.tasks_from)
-    with STDERR.status(f"loading task {header.task}"):
+    with STDERR.status(f"loading task {header.task} (a first use may take half a minute)"):
         task = load_task(header.task)
         options = EvaluationOptions(header.threads, header.batch)
         evaluator = build_evaluator(task, header.seed, options)
