@@ -18,7 +18,7 @@ from autoquant.core.batching import input_batches
 from autoquant.core.layer import Layer
 from autoquant.core.recipe import Recipe
 from autoquant.core.task import Dataset, Task
-from autoquant.errors import InputError, TrialError
+from autoquant.errors import InputError, TaskError, TrialError
 from autoquant.evaluate import EvaluationOptions, Evaluator
 from autoquant.export.float_graph import export_float
 from autoquant.export.ort_quantizer import quantize_with_ort_dynamic, quantize_with_ort_static
@@ -66,6 +66,11 @@ class TaskBuilder:
         self.conditions = dict(conditions or {})
         self._graph = export_float(trace(task.model, task.example_input))
         self.quantizer = Quantizer(self._graph.module, task.calibration, seed)
+        if not self.layers:
+            raise TaskError(
+                f"task '{task.name}': the model has no layer that can be quantized (a "
+                "convolution, or a linear layer over two dimensions, that runs once)"
+            )
 
     @property
     def layers(self) -> list[Layer]:

@@ -114,6 +114,13 @@ class ConvHead(nn.Module):
         return self.head(F.relu(self.first(x)))
 
 
+class Builtin(nn.Sequential):
+    """Its input is called `input`, a name that torch.fx dodges."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5))
+
+
 class Shared(nn.Module):
     """One layer runs twice."""
 

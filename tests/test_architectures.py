@@ -8,7 +8,17 @@ from autoquant.build import TaskBuilder, build_evaluator
 from autoquant.core.recipe import PtqOptions, Recipe
 from autoquant.core.space import baselines
 from autoquant.evaluate import EvaluationOptions
-from tests.networks import ConvHead, Data, Pair, PairData, Residual, Shared, Subclassed, make_task
+from tests.networks import (
+    Builtin,
+    ConvHead,
+    Data,
+    Pair,
+    PairData,
+    Residual,
+    Shared,
+    Subclassed,
+    make_task,
+)
 
 OPTIONS = EvaluationOptions(latency=None)
 PAIR = {
@@ -17,7 +27,14 @@ PAIR = {
     "search": PairData(128, seed=1),
     "report": PairData(32, seed=2),
 }
-NETWORKS = [(Residual, {}), (Subclassed, {}), (ConvHead, {}), (Shared, {}), (Pair, PAIR)]
+NETWORKS = [
+    (Residual, {}),
+    (Subclassed, {}),
+    (ConvHead, {}),
+    (Builtin, {}),
+    (Shared, {}),
+    (Pair, PAIR),
+]
 
 
 def metric(outputs: np.ndarray, targets: np.ndarray) -> float:

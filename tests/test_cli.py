@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -362,12 +363,44 @@ def test_broken_task_files_name_the_line(tmp_path, text, words) -> None:
             if "built in" not in words[0] else "digits", *words)  # fmt: skip
 
 
-def test_task_that_returns_something_else(tmp_path: Path) -> None:
-    (tmp_path / "odd.py").write_text(
-        "from autoquant import register_task\n@register_task('odd')\ndef odd(): return 3\n"
-    )
-    result = autoquant("quantize", "odd", "--tasks-from", "odd.py", "-o", "m.onnx", cwd=tmp_path)
-    refused(result, "returned no autoquant.Task")
+@pytest.mark.parametrize(
+    ("body", "words", "status"),
+    [
+        ("raise KeyError('weights')", ["task 'mine' failed", "KeyError"], 2),
+        ("return 3", ["returned no autoquant.Task"], 2),
+        ("return Task(**common | {'calibration': []})", ["must not be empty"], 2),
+        ("return Task(**common | {'model': torch.nn.ReLU()})", ["no layer that can"], 2),
+        ("return Task(**common | {'metric': 'top3'})", ["top1, top5, agreement"], 1),
+        ("return Task(**common | {'model': torch.nn.Conv2d(3, 4, 3)})", ["(n, classes)"], 1),
+        ("return Task(**common | {'metric': lambda o, t: 1 / 0})", ["ZeroDivisionError"], 1),
+    ],
+)
+def test_tasks_that_do_not_hold_together(tmp_path, body, words, status) -> None:
+    write_task(tmp_path)
+    text = (tmp_path / "mine.py").read_text()
+    text = text.replace("    return Task(", "    common = dict(").replace('"agreement"', '"top1"')
+    (tmp_path / "mine.py").write_text(f"{text}    {body}\n")
+    result = autoquant("quantize", "mine", "--tasks-from", "mine.py", "-o", "m.onnx", cwd=tmp_path)
+    refused(result, *words, status=status)
+    assert not (tmp_path / "m.onnx").exists()
+
+
+def test_interrupt_keeps_what_is_finished(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "autoquant", "search", "digits", "--trials", "5000"]
+    # a parent that ignores the signal would hand that on
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+            next(line for line in process.stderr if line.startswith("[7/5000]"))
+            process.send_signal(signal.SIGINT)
+            rest = list(process.stderr)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert process.returncode == 130
+    assert "kept" in rest[-1]
+    listed = json.loads(autoquant("studies", "--format", "json", cwd=tmp_path).stdout)["studies"]
+    assert listed[0]["state"] == "stopped"
+    assert listed[0]["trials"] >= 7
 
 
 def test_two_searches_on_one_study_exclude_each_other(tmp_path: Path) -> None:

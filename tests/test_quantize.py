@@ -119,8 +119,7 @@ def test_nan_in_weights_names_the_layer() -> None:
     task = make_task(Residual)
     with torch.no_grad():
         task.model.body.weight[0, 0, 0, 0] = float("inf")
-    # the inputs are sane, the activation behind the layer is not
-    with pytest.raises(NumericError):
+    with pytest.raises(NumericError, match="layer 'body' has weights that are not finite"):
         TaskBuilder(task).build(Recipe.uniform(LAYERS, 8))
 
 

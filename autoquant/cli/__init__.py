@@ -1,6 +1,7 @@
 """The command line. Commands are thin; exit statuses are decided here alone."""
 
 import inspect
+import os
 import sys
 
 import typer
@@ -51,7 +52,10 @@ def main() -> None:
 
 def _run() -> int:
     try:
-        app(sys.argv[1:] or ["--help"], standalone_mode=False)
+        status = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+        # typer turns Ctrl-C into a returned status when it is not to exit by itself
+        if status == _INTERRUPTED:
+            raise KeyboardInterrupt
     except TyperException as error:
         return _complain(error.format_message(), _BAD_INPUT)
     except InputError as error:
@@ -62,6 +66,11 @@ def _run() -> int:
         return _complain("interrupted; everything finished so far is kept", _INTERRUPTED)
     except OSError as error:
         return _complain(f"{error.filename or ''}: {error.strerror or error}", _BAD_INPUT)
+    except Exception as error:  # a fault of ours: still one line, and how to see the rest
+        if os.environ.get("AUTOQUANT_DEBUG"):
+            raise
+        what = f"{type(error).__name__}: {error}"
+        return _complain(f"unexpected {what} (AUTOQUANT_DEBUG=1 shows where)", _NO)
     return _DONE
 
 

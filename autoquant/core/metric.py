@@ -1,6 +1,7 @@
 """Accuracy: the built-in metrics and their intervals."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,8 @@ def measure_accuracy(
     Raises:
         TrialError: the metric is not a finite number, or an unknown name.
     """
+    if metric in ("top1", "top5"):
+        _check_classes(metric, outputs, targets)
     match metric:
         case "top1":
             value = top_k(outputs, targets, 1)
@@ -53,10 +56,31 @@ def measure_accuracy(
         case str():
             raise TrialError(f"unknown metric '{metric}'; there are top1, top5, agreement")
         case _:
-            value = float(metric(outputs, targets))
+            value = _call(metric, outputs, targets)
     if not math.isfinite(value):
         raise TrialError(f"the metric is {value}; it must return a finite number")
     return value
+
+
+def _check_classes(
+    metric: Metric, outputs: npt.NDArray[np.float32], targets: npt.NDArray[Any]
+) -> None:
+    if outputs.ndim != 2 or targets.ndim != 1:
+        raise TrialError(
+            f"metric {metric} needs outputs (n, classes) and targets (n,), not "
+            f"{outputs.shape} and {targets.shape}; give the task a metric of its own"
+        )
+
+
+def _call(
+    metric: Callable[[npt.NDArray[np.float32], npt.NDArray[Any]], float],
+    outputs: npt.NDArray[np.float32],
+    targets: npt.NDArray[Any],
+) -> float:
+    try:
+        return float(metric(outputs, targets))
+    except Exception as error:  # whatever the user's own function raises
+        raise TrialError(f"the metric failed: {type(error).__name__}: {error}") from error
 
 
 def wilson_interval(successes_share: float, n: int) -> tuple[float, float]:

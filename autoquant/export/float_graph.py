@@ -49,7 +49,19 @@ def export_float(program: ExportedProgram) -> FloatGraph:
         assert translated.exported_program is not None
         module = translated.exported_program.module(check_guards=False)
     assert isinstance(module, GraphModule)
-    return FloatGraph(_strip(translated.model_proto), module)
+    model = _strip(translated.model_proto)
+    _align_inputs(module, model)
+    return FloatGraph(model, module)
+
+
+def _align_inputs(module: GraphModule, model: onnx.ModelProto) -> None:
+    """Give the graph's inputs their ONNX names.
+
+    torch.fx dodges Python's built-in names (`input` becomes `input_1`), ONNX does not.
+    """
+    placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
+    for node, value in zip(placeholders, model.graph.input, strict=True):
+        node.name = value.name
 
 
 def _strip(model: onnx.ModelProto) -> onnx.ModelProto:

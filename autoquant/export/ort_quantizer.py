@@ -2,6 +2,7 @@
 
 import logging
 import tempfile
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -51,16 +52,18 @@ def quantize_with_ort_static(model: onnx.ModelProto, batches: Iterable[Any]) -> 
     with tempfile.TemporaryDirectory() as folder:
         source, target = _prepare(model, Path(folder)), Path(folder) / "static.onnx"
         try:
-            quantize_static(
-                source,
-                target,
-                _Reader(feeds),
-                quant_format=QuantFormat.QDQ,
-                per_channel=True,
-                weight_type=QuantType.QInt8,
-                activation_type=QuantType.QUInt8,
-                calibrate_method=CalibrationMethod.MinMax,
-            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                quantize_static(
+                    source,
+                    target,
+                    _Reader(feeds),
+                    quant_format=QuantFormat.QDQ,
+                    per_channel=True,
+                    weight_type=QuantType.QInt8,
+                    activation_type=QuantType.QUInt8,
+                    calibrate_method=CalibrationMethod.MinMax,
+                )
         except Exception as error:
             raise TrialError(f"quantize_static failed: {_first_line(error)}") from error
         return onnx.load(target)

@@ -93,9 +93,9 @@ class Quantizer:
         widths = {name: bits for name, bits in recipe.layers.items() if bits is not None}
         nodes = {self._found[name].node for name in widths}
         placement = place(self.module.graph, nodes)
-        activations = self._calibrated(placement.sites, options)
         choices = {name: WeightChoice.of(bits, options) for name, bits in widths.items()}
         layers = {name: self._prepared(choice, options)[name] for name, choice in choices.items()}
+        activations = self._calibrated(placement.sites, options)
         encodings = self._encode(placement, activations, layers, choices)
         deployed = {
             name: with_real_bias(layer, encodings.weights[name]) for name, layer in layers.items()

@@ -149,8 +149,8 @@ def list_studies(results: Path, url: str | None = None) -> list[str]:
     if url is not None:
         storage = open_storage(Location(results, "any", url))
         return sorted(optuna.get_all_study_names(storage))
-    if not results.is_dir():
-        return []
+    if results.exists() and not results.is_dir():
+        raise StorageError(f"--results {results}: is a file; name a folder")
     return sorted(path.parent.name for path in results.glob(f"*/{_JOURNAL}"))
 
 

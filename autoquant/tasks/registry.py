@@ -65,7 +65,12 @@ def load_task(name: str) -> Task:
             f"unknown task '{name}'; there are {', '.join(task_names())} "
             "(your own: --tasks-from FILE.py)"
         )
-    task = _FACTORIES[name]()
+    try:
+        task = _FACTORIES[name]()
+    except AutoquantError:
+        raise
+    except Exception as error:  # whatever the user's own code raises
+        raise TaskError(f"task '{name}' failed: {type(error).__name__}: {error}") from error
     if not isinstance(task, Task):
         raise TaskError(f"task '{name}': its function returned no autoquant.Task")
     if not (len(task.calibration) and len(task.search)):
