@@ -131,6 +131,28 @@ def test_a_process_killed_between_record_and_state_loses_nothing(tmp_path: Path)
     assert len(record.trials()) == 6
 
 
+def test_a_process_killed_while_it_begins_leaves_no_half_study(tmp_path: Path) -> None:
+    location = Location(tmp_path, "fake")
+    location.create_folder()
+    location.journal.with_suffix(".new").write_text('{"op_code": 0, "half')
+    assert not location.exists()
+    fake_study(tmp_path).run(Budget(6), "random")
+    assert len(load_record(location).trials()) == 6
+
+
+def test_a_queued_trial_killed_half_way_keeps_its_parameters(tmp_path: Path) -> None:
+    record = fake_record(Location(tmp_path, "fake"))
+    space = fake_space()
+    recipe = Recipe.uniform(list(space.layers), 4)
+    record.enqueue(recipe, space.encode(recipe), "w4a8")
+    handle = record.study.ask()  # dies after the first of ten parameters
+    handle.suggest_categorical("layer.conv0", space.parameters["layer.conv0"])
+    assert record.recover() == 1
+    asked = record.ask(space)
+    assert asked.recipe == recipe
+    assert space.decode(asked.handle.params) == recipe
+
+
 class Failing(Evaluator):
     """Fails on every recipe with 4-bit weights, in two ways."""
 

@@ -225,7 +225,9 @@ class Record:
         if recipe.digest in self.waiting_digests():
             return
         is_inside = frozen.user_attrs.get("in_space", True)
-        parameters = {name: str(value) for name, value in frozen.params.items()}
+        # a trial that was queued may have died before all its parameters were written
+        known = frozen.system_attrs.get("fixed_params", frozen.params)
+        parameters = {name: str(value) for name, value in known.items()}
         self.enqueue(recipe, parameters if is_inside else None, frozen.user_attrs.get("name"))
 
     def _close(self, trial: Trial) -> None:

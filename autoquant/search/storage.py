@@ -115,14 +115,17 @@ def open_storage(
     try:
         if location.url is not None:
             return RDBStorage(location.url)
-        path = _readable_journal(location.journal, warn, is_driver)
-        return JournalStorage(JournalFileBackend(str(path), lock_obj=cast(Any, FileLock(path))))
+        return _open_journal(_readable_journal(location.journal, warn, is_driver))
     except OSError as error:
         raise StorageError(f"cannot open '{location.journal}': {error.strerror}") from error
     except Exception as error:  # SQLAlchemy and its drivers
         shown = re.sub(r"//([^:/@]+):[^@]*@", r"//\1:***@", str(location.url or location.journal))
         reason = type(error).__name__
         raise StorageError(f"cannot open storage '{shown}': {reason}") from None
+
+
+def _open_journal(path: Path) -> JournalStorage:
+    return JournalStorage(JournalFileBackend(str(path), lock_obj=cast(Any, FileLock(path))))
 
 
 def _readable_journal(journal: Path, warn: Warn | None, is_driver: bool) -> Path:
@@ -191,5 +194,15 @@ def load_record(location: Location, *, warn: Warn | None = None, is_driver: bool
 
 
 def create_record(location: Location, header: StudyHeader) -> Record:
-    """Begin a study; its folder must exist."""
-    return Record.create(open_storage(location), location.name, header)
+    """Begin a study; its folder must exist.
+
+    A journal appears under its name only when the study's header is in it, so a process that
+    dies here leaves nothing that looks like a study.
+    """
+    if location.url is not None:
+        return Record.create(open_storage(location), location.name, header)
+    beginning = location.journal.with_suffix(".new")
+    beginning.unlink(missing_ok=True)
+    Record.create(_open_journal(beginning), location.name, header)
+    beginning.replace(location.journal)
+    return load_record(location)
