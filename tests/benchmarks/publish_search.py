@@ -2,8 +2,8 @@
 
 Run after a search, from the repository's root:
 
-    autoquant search search_spaces/cifar10-resnet20.yaml --results /tmp/published
-    python tests/benchmarks/publish_search.py /tmp/published cifar10-resnet20 \
+    autoquant search search_spaces/cifar10-resnet20.yaml --results ../published
+    python tests/benchmarks/publish_search.py ../published cifar10-resnet20 \
         results/published/resnet20-search
 
 The figure needs the extra `figures` and a Chromium or Chrome (BROWSER_PATH names it).
