@@ -1,22 +1,28 @@
-"""Timing of any ONNX files. Imports neither torch nor Brevitas nor onnx."""
+"""Timing of ONNX files. Needs ONNX Runtime and numpy alone: it runs on an edge box."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
-from autoquant.backends.latency import LatencyProtocol, compare
-from autoquant.backends.onnxruntime import OrtBackend, OrtSession
-from autoquant.core.artifact import Artifact
-from autoquant.errors import ArtifactError
+from autoquant.backends.latency import Comparison, LatencyProtocol, compare
+from autoquant.backends.machine import describe_machine
+from autoquant.backends.memory import measure_peak_bytes
+from autoquant.backends.onnxruntime import OrtSession, open_session
+from autoquant.backends.profile import profile_nodes
+from autoquant.backends.quiet import QuietPlace
+from autoquant.core.check import Check, Verification, check_latency, describe_machine_change
+from autoquant.errors import ArtifactError, AutoquantError
 
-__all__ = ["bench_files"]
+__all__ = ["bench_files", "verify_latency"]
 
-_PROTOCOL = LatencyProtocol(warmup_s=0.3, max_s=10.0)
+_PROTOCOL = LatencyProtocol(warmup_s=0.5, min_slices=12, max_s=5.0, pause_s=0.1)
+_PASSPORT = "autoquant.passport"
 
 
 def bench_files(
     contents: Mapping[str, bytes], first: str, threads: int = 1, batch: int = 1
 ) -> dict[str, Any]:
-    """Time one file, or two alternately.
+    """Time one file, or two alternately, and say where the time goes.
 
     Args:
         contents: bytes by name, one or two.
@@ -26,15 +32,15 @@ def bench_files(
 
     Returns:
         `latency_ms`, `ratio` and the like; what concerns a second file is None without one.
+        `operators` lists, for each kernel, nodes and milliseconds in each file.
 
     Raises:
         ArtifactError: a file that ONNX Runtime cannot load or run; names it.
     """
-    runs = {name: _runner(name, content, threads, batch) for name, content in contents.items()}
     others = [name for name in contents if name != first]
     other = others[0] if others else first
-    result = compare(runs[first], runs[other], _PROTOCOL)
     is_pair = bool(others)
+    result = _compare(contents, first, other, threads, batch)
     return {
         "latency_ms": result.latency_ms,
         "latency_ms_ci": result.latency_ms_ci,
@@ -44,17 +50,114 @@ def bench_files(
         "ratio_ci": result.ratio_ci if is_pair else None,
         "samples": result.samples,
         "stable": result.stable,
+        **dict(zip(("p50_ms", "p90_ms", "p99_ms"), result.percentiles_ms, strict=True)),
+        "peak_memory_bytes": {
+            name: measure_peak_bytes(content, threads) for name, content in contents.items()
+        },
+        "operators": _tabulate_operators(contents, threads, batch),
     }
+
+
+def verify_latency(
+    name: str, content: bytes, reference: tuple[str, bytes] | None = None
+) -> Verification:
+    """Time a file that autoquant exported and compare with its passport.
+
+    Args:
+        name: what to call the file.
+        content: its bytes.
+        reference: name and bytes of the float model's file; without it there is no ratio,
+            and milliseconds are all that can be compared.
+
+    Raises:
+        ArtifactError: no passport, no latency in it, or a reference of other weights.
+    """
+    passport = _read_passport(name, content)
+    stored = passport.get("measurement") or {}
+    if not stored.get("latency_ratio"):
+        raise ArtifactError(f"{name}: the passport holds no latency to replay")
+    conditions = passport["conditions"]
+    threads, batch = int(conditions["threads"]), int(conditions["batch"])
+    contents = {name: content}
+    other = name
+    if reference is not None:
+        other, contents[reference[0]] = reference
+        _check_reference(other, contents[other], passport)
+    result = _compare(contents, name, other, threads, batch)
+    change = describe_machine_change(passport["machine"], describe_machine())
+    checks = [_check_machine(change), _check_milliseconds(stored, result, change is None)]
+    if reference is not None:
+        ratio = check_latency(
+            stored, result.ratio, result.ratio_ci, result.reference_ms, change is None
+        )
+        checks.append(ratio)
+    return Verification(checks, [])
+
+
+def _compare(
+    contents: Mapping[str, bytes], first: str, other: str, threads: int, batch: int
+) -> Comparison:
+    with QuietPlace(threads).turn():
+        runs = {name: _runner(name, content, threads, batch) for name, content in contents.items()}
+        return compare(runs[first], runs[other], _PROTOCOL)
 
 
 def _runner(name: str, content: bytes, threads: int, batch: int) -> Any:
     try:
-        session: OrtSession = OrtBackend().load(Artifact(content, {}, {}), threads)
+        session: OrtSession = open_session(content, threads)
         inputs = session.random_inputs(batch)
         session.time_once(inputs)
+    except AutoquantError as error:
+        raise ArtifactError(f"{name}: {error}") from error
+    return lambda: session.time_once(inputs)
+
+
+def _tabulate_operators(
+    contents: Mapping[str, bytes], threads: int, batch: int
+) -> list[dict[str, Any]]:
+    """Nodes and milliseconds by kernel and file, the most expensive kernels first."""
+    rows: dict[str, dict[str, dict[str, float]]] = {}
+    for name, content in contents.items():
+        for node in profile_nodes(content, threads=threads, batch=batch):
+            cell = rows.setdefault(node.kernel, {}).setdefault(name, {"nodes": 0, "ms": 0.0})
+            cell["nodes"] += 1
+            cell["ms"] += node.ms
+    ordered = sorted(rows.items(), key=lambda row: -max(cell["ms"] for cell in row[1].values()))
+    return [{"kernel": kernel, "files": cells} for kernel, cells in ordered]
+
+
+def _read_passport(name: str, content: bytes) -> dict[str, Any]:
+    try:
+        metadata = open_session(content, 1).session.get_modelmeta().custom_metadata_map
     except ArtifactError as error:
         raise ArtifactError(f"{name}: {error}") from error
-    except Exception as error:  # the runtime raises a class of its own for each status code
-        first = str(error).strip().splitlines()[0]
-        raise ArtifactError(f"{name}: ONNX Runtime cannot run it: {first}") from error
-    return lambda: session.time_once(inputs)
+    if _PASSPORT not in metadata:
+        raise ArtifactError(f"{name} carries no passport: it was not exported by autoquant")
+    try:
+        passport = json.loads(metadata[_PASSPORT])
+        return {**passport, "conditions": passport["conditions"], "machine": passport["machine"]}
+    except (ValueError, TypeError, KeyError) as error:
+        raise ArtifactError(f"{name}: the passport in this file is damaged") from error
+
+
+def _check_reference(name: str, content: bytes, passport: Mapping[str, Any]) -> None:
+    """The float file must hold the weights that the quantized one was made of."""
+    other = _read_passport(name, content)
+    if other.get("recipe", {}).get("method") != "fp32":
+        raise ArtifactError(f"{name} is not a float file: make one with --recipe fp32")
+    if other.get("weights_sha256") != passport.get("weights_sha256"):
+        raise ArtifactError(f"{name} holds other weights than the file that is to be verified")
+
+
+def _check_machine(change: str | None) -> Check:
+    if change is None:
+        return Check("machine", "the same", "the same", True)
+    return Check("machine", "another", change, None, "latencies are expected to move")
+
+
+def _check_milliseconds(stored: Mapping[str, Any], result: Comparison, same: bool) -> Check:
+    """Milliseconds are shown; they drift, so they decide nothing."""
+    note = "drifts; the ratio decides" if same else "moves with the processor"
+    low, high = result.latency_ms_ci
+    here = f"{result.latency_ms:.4g} ({low:.4g} to {high:.4g})"
+    return Check("latency (ms)", f"{stored['latency_ms']:.4g}", here, None, note)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import onnx
 import torch
 
+from autoquant.backends.latency import PROTOCOL_VERSION
 from autoquant.backends.machine import available_cores, package_versions
 from autoquant.backends.onnxruntime import OrtBackend
 from autoquant.core.artifact import Artifact, Candidate
@@ -41,7 +42,12 @@ def build_evaluator(
     """An evaluator of a task on ONNX Runtime."""
     options = options or EvaluationOptions()
     torch.set_num_threads(available_cores())
-    builder = TaskBuilder(task, seed, {"threads": options.threads, "batch": options.batch})
+    conditions = {
+        "threads": options.threads,
+        "batch": options.batch,
+        "latency_protocol": PROTOCOL_VERSION,
+    }
+    builder = TaskBuilder(task, seed, conditions)
     return Evaluator(builder, OrtBackend(), task.search, task.report, task.metric, options)
 
 

@@ -13,6 +13,7 @@ AutoquantError
 ├── TrialError            one candidate failed; recorded, the search goes on
 │   ├── ParityError       the exported file disagrees with the quantized model
 │   └── NumericError      a scale or a weight that is not finite
+├── Rejection             a candidate that cannot enter the front; carries what was seen
 └── NegativeAnswer        it ran, and the answer is no; exit status 1
 ```
 
@@ -20,6 +21,8 @@ An exception of a dependency is translated at its one door: torch.export in
 `quantize.trace`, Brevitas in `quantize`, ONNX in `export`, ONNX Runtime in
 `backends`, Optuna in `search.storage`.
 """
+
+from typing import Any
 
 __all__ = [
     "ArtifactError",
@@ -29,6 +32,7 @@ __all__ = [
     "NumericError",
     "ParityError",
     "RecipeError",
+    "Rejection",
     "SpaceError",
     "StorageError",
     "StudyError",
@@ -84,6 +88,18 @@ class ParityError(TrialError):
 
 class NumericError(TrialError):
     """A scale, a zero point or a weight that is not finite."""
+
+
+class Rejection(AutoquantError):
+    """A candidate was turned away before it was fully measured.
+
+    Attributes:
+        measurement: a `Measurement` of what was seen.
+    """
+
+    def __init__(self, reason: str, measurement: Any) -> None:
+        super().__init__(reason)
+        self.measurement = measurement
 
 
 class NegativeAnswer(AutoquantError):

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,23 +12,44 @@ import numpy as np
 import numpy.typing as npt
 
 from autoquant.backends.base import Backend, Session
-from autoquant.backends.latency import LatencyProtocol, compare
+from autoquant.backends.latency import Comparison, LatencyProtocol, Race
 from autoquant.backends.machine import available_cores
+from autoquant.backends.quiet import QuietPlace
 from autoquant.core.artifact import Artifact, Builder, Candidate
-from autoquant.core.batching import batches
+from autoquant.core.evidence import Evidence
+from autoquant.core.gate import Gate, Glimpse
 from autoquant.core.layer import Layer
-from autoquant.core.metric import agreement, measure_accuracy, wilson_interval
+from autoquant.core.metric import (
+    accuracy_interval,
+    agreement,
+    drop_interval,
+    find_evidence,
+    find_hits,
+    measure_accuracy,
+)
 from autoquant.core.recipe import Recipe
+from autoquant.core.split import Split
 from autoquant.core.task import Dataset, Metric
-from autoquant.core.trial import Measurement, Parity, ReportFigures
-from autoquant.errors import ParityError, TrialError
+from autoquant.core.trial import (
+    LatencyFigures,
+    Measurement,
+    Parity,
+    Partial,
+    ReportFigures,
+    Timing,
+)
+from autoquant.errors import ParityError, Rejection, TrialError
 
-__all__ = ["MIN_AGREEMENT", "EvaluationOptions", "Evaluator", "Split"]
+__all__ = ["FRONT_PROTOCOL", "MIN_AGREEMENT", "EvaluationOptions", "Evaluator"]
 
 MIN_AGREEMENT = 0.98
 _PARITY_SAMPLES = 1000
-_BATCH_VALUES = 2**22  # input values a batch: 16 MB of float32
-_MAX_BATCH = 125
+_SHORT_SLICES = 2
+
+# The front is timed once, beside itself, with more patience than a trial gets.
+FRONT_PROTOCOL = LatencyProtocol(slice_s=0.2, min_slices=10, max_s=4.0, pause_s=0.1)
+
+Outputs = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -39,44 +60,13 @@ class EvaluationOptions:
         threads: threads of the timed runs; accuracy uses every core.
         batch: batch size of the timed runs.
         latency: how long to time; None measures no latency.
+        front_latency: how long to time a front, for each member.
     """
 
     threads: int = 1
     batch: int = 1
     latency: LatencyProtocol | None = field(default_factory=LatencyProtocol)
-
-
-class Split:
-    """A data set as stacked batches, read once."""
-
-    def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
-        first, _ = dataset[0]
-        values = first.values() if isinstance(first, dict) else [first]
-        per_sample = max(1, sum(int(np.prod(np.shape(value))) for value in values))
-        self.batch_size = max(1, min(_MAX_BATCH, _BATCH_VALUES // per_sample))
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    @cached_property
-    def batches(self) -> list[Any]:
-        """Stacked inputs, arrays or named arrays."""
-        return [inputs for inputs, _ in self._pairs]
-
-    @cached_property
-    def targets(self) -> npt.NDArray[Any]:
-        """(n, ...) targets."""
-        return np.array([np.asarray(target) for _, targets in self._pairs for target in targets])
-
-    @cached_property
-    def _pairs(self) -> list[tuple[Any, list[Any]]]:
-        every = range(len(self.dataset))
-        return list(batches(self.dataset, every, self.batch_size, _stack))
-
-
-def _stack(values: Any) -> npt.NDArray[Any]:
-    return np.stack([np.asarray(value) for value in values])
+    front_latency: LatencyProtocol = FRONT_PROTOCOL
 
 
 class Evaluator:
@@ -89,6 +79,7 @@ class Evaluator:
         report: data that the front is reported on, or None.
         metric: how outputs become accuracy.
         options: threads, batch size and patience of the timing.
+        place: where timings take their turns.
     """
 
     def __init__(
@@ -99,11 +90,13 @@ class Evaluator:
         report: Dataset | None = None,
         metric: Metric = "top1",
         options: EvaluationOptions | None = None,
+        place: QuietPlace | None = None,
     ) -> None:
         self.builder = builder
         self.backend = backend
         self.metric = metric
         self.options = options or EvaluationOptions()
+        self.place = place or QuietPlace(self.options.threads)
         self.search = Split(search)
         self.report_split = Split(report) if report is not None and len(report) else None
 
@@ -112,36 +105,27 @@ class Evaluator:
         """The task's quantizable layers."""
         return self.builder.layers
 
-    def evaluate(self, recipe: Recipe) -> tuple[Measurement, Artifact]:
+    def evaluate(self, recipe: Recipe, gate: Gate | None = None) -> tuple[Measurement, Artifact]:
         """Build, check and measure one recipe on the search split.
 
+        Args:
+            recipe: what to build.
+            gate: what the candidate must get past; None measures it in full.
+
         Raises:
+            Rejection: it certainly cannot get past the gate; carries what was seen.
             ParityError: the file does not compute what the quantized model does.
             TrialError: any other reason why this recipe has no figures.
         """
-        candidate = self.builder.build(recipe)
-        return self.measure(candidate)
+        self.place.make_room()
+        return self.measure(self.builder.build(recipe), gate)
 
-    def measure(self, candidate: Candidate) -> tuple[Measurement, Artifact]:
+    def measure(
+        self, candidate: Candidate, gate: Gate | None = None
+    ) -> tuple[Measurement, Artifact]:
         """Measure a built candidate; see `evaluate`."""
-        artifact, seconds = candidate.artifact, dict(candidate.seconds)
-        session = self.backend.load(artifact, available_cores())
-        with _timed(seconds, "accuracy"):
-            outputs = self._predict(session, self.search)
-        with _timed(seconds, "parity"):
-            parity = self._check_parity(candidate, outputs)
-        integer = self._find_integer_layers(artifact)
-        with _timed(seconds, "latency"):
-            timing = self._time(artifact)
-        measurement = Measurement(
-            **self._accuracy(outputs),
-            **timing,
-            size_bytes=artifact.size_bytes,
-            integer_coverage=self._coverage(integer),
-            float_layers=tuple(layer.name for layer in self.layers if layer.name not in integer),
-            parity=parity,
-            seconds={stage: round(value, 4) for stage, value in seconds.items()},
-        )
+        artifact = candidate.artifact
+        measurement = _Examination(self, candidate, gate).run()
         return measurement, self.builder.seal(artifact, measurement.model_dump(mode="json"))
 
     def report(self, artifact: Artifact) -> ReportFigures | None:
@@ -149,48 +133,253 @@ class Evaluator:
         if self.report_split is None:
             return None
         session = self.backend.load(artifact, available_cores())
-        outputs = self._predict(session, self.report_split)
-        reference = self._float_report
-        targets = self.report_split.targets
+        outputs = self.predict(session, self.report_split.batches)
+        figures = self.judge(outputs, self.report_split, self._float_report)
+        return ReportFigures(
+            report_accuracy=figures["accuracy"],
+            report_accuracy_ci=figures["accuracy_ci"],
+            report_accuracy_drop=figures["accuracy_drop"],
+            report_accuracy_drop_ci=figures["accuracy_drop_ci"],
+        )
+
+    def time_together(self, artifacts: Mapping[str, Artifact], session: str) -> Any:
+        """Time files in turns with each other and the float model.
+
+        Args:
+            artifacts: by name.
+            session: what to call this occasion.
+
+        Returns:
+            `LatencyFigures` by name; empty where no latency is measured.
+        """
+        if self.options.latency is None or not artifacts:
+            return {}
+        with self.place.turn():
+            sessions = [
+                self.backend.load(item, self.options.threads) for item in artifacts.values()
+            ]
+            race = self.race(sessions, self.options.front_latency)
+            results = race.finish()
+        return {
+            name: LatencyFigures(
+                **timing_fields(result, session),
+                peak_memory_bytes=self.backend.measure_memory(artifact, self.options.threads),
+            )
+            for (name, artifact), result in zip(artifacts.items(), results, strict=True)
+        }
+
+    def race(self, sessions: Sequence[Session], protocol: LatencyProtocol) -> Race:
+        """Sessions against the float model, on the same inputs."""
+        inputs = self._timed_inputs
+        runs = [_Runner(session, inputs) for session in sessions]
+        return Race(runs, _Runner(self._float_session, inputs), protocol)
+
+    def predict(self, session: Session, batches: Sequence[Any]) -> Outputs:
+        """Outputs of many batches, (n, ...)."""
+        return np.concatenate([session.predict(batch) for batch in batches])
+
+    def judge(self, outputs: Outputs, split: Split, reference: Outputs) -> dict[str, Any]:
+        """Accuracy and drop of outputs for a whole split, with intervals and evidence."""
+        targets = split.targets
         value = measure_accuracy(self.metric, outputs, targets, reference)
         base = measure_accuracy(self.metric, reference, targets, reference)
-        return ReportFigures(report_accuracy=value, report_accuracy_drop=base - value)
+        evidence = find_evidence(self.metric, outputs, targets, reference)
+        return {
+            "accuracy": value,
+            "accuracy_ci": accuracy_interval(value, evidence),
+            "accuracy_drop": base - value,
+            "accuracy_drop_ci": drop_interval(self._evidence_of(split), evidence, base - value),
+            "evidence": evidence,
+        }
+
+    @cached_property
+    def float_outputs(self) -> Outputs:
+        """What the float model answers on the search split."""
+        return self._predict_float(self.search)
+
+    def find_integer_layers(self, artifact: Artifact) -> frozenset[str]:
+        """Layers that the runtime executes in integers.
+
+        Raises:
+            TrialError: one of them is stored as float.
+        """
+        integer = self.backend.find_integer_layers(artifact, [layer.name for layer in self.layers])
+        rogue = sorted(name for name in integer if artifact.precisions.get(name) == "float32")
+        if rogue:
+            raise TrialError(
+                f"layer '{rogue[0]}' is stored as float but the runtime executes it in integers: "
+                "its figures would not be those of this recipe"
+            )
+        return integer
 
     @cached_property
     def _float(self) -> Artifact:
         return self.builder.build(Recipe(method="fp32")).artifact
 
     @cached_property
-    def _float_search(self) -> npt.NDArray[np.float32]:
-        return self._predict(self.backend.load(self._float, available_cores()), self.search)
+    def _float_report(self) -> Outputs:
+        assert self.report_split is not None
+        return self._predict_float(self.report_split)
+
+    def _predict_float(self, split: Split) -> Outputs:
+        return self.predict(self.backend.load(self._float, available_cores()), split.batches)
+
+    def _evidence_of(self, split: Split) -> Evidence:
+        """Of the float model."""
+        if split is self.search:
+            return self._float_evidence
+        reference = self._float_report
+        return find_evidence(self.metric, reference, split.targets, reference)
 
     @cached_property
-    def _float_report(self) -> npt.NDArray[np.float32]:
-        assert self.report_split is not None
-        return self._predict(self.backend.load(self._float, available_cores()), self.report_split)
+    def _float_evidence(self) -> Evidence:
+        reference = self.float_outputs
+        return find_evidence(self.metric, reference, self.search.targets, reference)
 
     @cached_property
     def _float_session(self) -> Session:
         return self.backend.load(self._float, self.options.threads)
 
-    def _predict(self, session: Session, split: Split) -> npt.NDArray[np.float32]:
-        return np.concatenate([session.predict(batch) for batch in split.batches])
+    @cached_property
+    def _timed_inputs(self) -> Any:
+        return self.search.first_inputs(self.options.batch)
 
-    def _accuracy(self, outputs: npt.NDArray[np.float32]) -> dict[str, Any]:
-        targets, reference = self.search.targets, self._float_search
-        value = measure_accuracy(self.metric, outputs, targets, reference)
-        base = measure_accuracy(self.metric, reference, targets, reference)
-        is_share = isinstance(self.metric, str)
-        interval = wilson_interval(value, len(targets)) if is_share else None
-        return {"accuracy": value, "accuracy_drop": base - value, "accuracy_ci": interval}
 
-    def _check_parity(
-        self, candidate: Candidate, outputs: npt.NDArray[np.float32]
-    ) -> Parity | None:
-        if candidate.predict is None:
+@dataclass(frozen=True)
+class _Runner:
+    """One timed run of a session."""
+
+    session: Session
+    inputs: Any
+
+    def __call__(self) -> float:
+        return self.session.time_once(self.inputs)
+
+
+class _Examination:
+    """One candidate's way through the stages.
+
+    Cheap figures come first: size, two slices of timing, accuracy in growing chunks; after
+    each chunk the gate may turn the candidate away. Slices of timing lie between the chunks,
+    because a burst of noise outlasts slices that follow each other.
+    """
+
+    def __init__(self, evaluator: Evaluator, candidate: Candidate, gate: Gate | None) -> None:
+        self.evaluator = evaluator
+        self.candidate = candidate
+        self.gate = gate
+        self.seconds = dict(candidate.seconds)
+        self.outputs: Outputs | None = None
+
+    def run(self) -> Measurement:
+        evaluator, artifact = self.evaluator, self.candidate.artifact
+        reference = evaluator.float_outputs
+        self._begin_race()
+        self._time(_SHORT_SLICES)
+        self._predict(reference)
+        assert self.outputs is not None
+        with _timed(self.seconds, "accuracy"):
+            figures = evaluator.judge(self.outputs, evaluator.search, reference)
+        with _timed(self.seconds, "parity"):
+            parity = self._check_parity(self.outputs)
+        integer = evaluator.find_integer_layers(artifact)
+        return Measurement(
+            **figures,
+            **self._finish_timing(),
+            size_bytes=artifact.size_bytes,
+            integer_coverage=self._coverage(integer),
+            float_layers=tuple(
+                layer.name for layer in evaluator.layers if layer.name not in integer
+            ),
+            parity=parity,
+            seconds=self._rounded_seconds(),
+        )
+
+    def _begin_race(self) -> None:
+        protocol = self.evaluator.options.latency
+        self.race: Race | None = None
+        if protocol is not None:
+            # loaded where it will run: the threads of a session keep their cores
+            with self.evaluator.place.turn():
+                threads = self.evaluator.options.threads
+                session = self.evaluator.backend.load(self.candidate.artifact, threads)
+                self.race = self.evaluator.race([session], protocol)
+
+    def _time(self, slices: int) -> None:
+        if self.race is None:
+            return
+        with self._turn(), _timed(self.seconds, "latency"):
+            for _ in range(slices):
+                if not self.race.is_over():
+                    self.race.run_slice()
+
+    def _finish_timing(self) -> dict[str, Any]:
+        if self.race is None:
+            return {}
+        with self._turn(), _timed(self.seconds, "latency"):
+            return timing_fields(self.race.finish()[0])
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        start = time.perf_counter()
+        with self.evaluator.place.turn():
+            self.seconds["waiting"] = self.seconds.get("waiting", 0.0) + time.perf_counter() - start
+            yield
+
+    def _predict(self, reference: Outputs) -> None:
+        evaluator = self.evaluator
+        session = evaluator.backend.load(self.candidate.artifact, available_cores())
+        for chunk in evaluator.search.chunks():
+            with _timed(self.seconds, "accuracy"):
+                found = evaluator.predict(session, chunk)
+            self.outputs = found if self.outputs is None else np.concatenate([self.outputs, found])
+            self._pass_gate(reference)
+            self._time(1)
+
+    def _pass_gate(self, reference: Outputs) -> None:
+        """Raises `Rejection` if the candidate is hopeless."""
+        assert self.outputs is not None
+        if self.gate is None:
+            return
+        evaluator, total = self.evaluator, len(self.evaluator.search)
+        targets = evaluator.search.targets
+        hits = find_hits(evaluator.metric, self.outputs, targets, reference)
+        float_hits = find_hits(evaluator.metric, reference, targets, reference)
+        if hits is None or float_hits is None:
+            return
+        float_hits = float_hits[: len(hits)]
+        so_far = None if self.race is None else self.race.results()[0]
+        seen = Measurement() if so_far is None else Measurement(**timing_fields(so_far))
+        glimpse = Glimpse(
+            hits, float_hits, total, self.candidate.artifact.size_bytes,
+            seen.latency_ratio, seen.latency_sd,
+        )  # fmt: skip
+        reason = self.gate.find_reason(glimpse)
+        if reason is not None:
+            raise Rejection(reason, self._partial(glimpse, seen, reason))
+
+    def _partial(self, glimpse: Glimpse, seen: Measurement, reason: str) -> Measurement:
+        """What was seen of a rejected candidate."""
+        accuracy, base = float(glimpse.hits.mean()), float(glimpse.float_hits.mean())
+        partial = Partial(
+            reason=reason,
+            samples=len(glimpse.hits),
+            of_samples=glimpse.total,
+            accuracy=accuracy,
+            accuracy_drop=base - accuracy,
+            latency_ratio=seen.latency_ratio,
+            latency_ratio_ci=seen.latency_ratio_ci,
+        )
+        return Measurement(
+            partial=partial, size_bytes=glimpse.size_bytes, seconds=self._rounded_seconds()
+        )
+
+    def _check_parity(self, outputs: Outputs) -> Parity | None:
+        if self.candidate.predict is None:
             return None
-        count = math.ceil(_PARITY_SAMPLES / self.search.batch_size)
-        promised = candidate.predict(self.search.batches[:count])
+        search = self.evaluator.search
+        count = math.ceil(_PARITY_SAMPLES / search.batch_size)
+        promised = self.candidate.predict(search.batches[:count])
         measured = outputs[: len(promised)]
         if not (np.isfinite(promised).all() and np.isfinite(measured).all()):
             raise TrialError("the quantized model's outputs are not finite")
@@ -206,42 +395,34 @@ class Evaluator:
             )
         return parity
 
-    def _time(self, artifact: Artifact) -> dict[str, Any]:
-        protocol = self.options.latency
-        if protocol is None:
-            return {}
-        session = self.backend.load(artifact, self.options.threads)
-        inputs = self._timed_inputs
-        reference = self._float_session
-        result = compare(
-            lambda: session.time_once(inputs), lambda: reference.time_once(inputs), protocol
-        )
-        return {
-            "latency_ms": result.latency_ms,
-            "latency_ratio": result.ratio,
-            "latency_ratio_ci": result.ratio_ci,
-        }
-
-    @cached_property
-    def _timed_inputs(self) -> Any:
-        chosen = [index % len(self.search) for index in range(self.options.batch)]
-        inputs, _ = next(batches(self.search.dataset, chosen, self.options.batch, _stack))
-        return inputs
-
-    def _find_integer_layers(self, artifact: Artifact) -> frozenset[str]:
-        integer = self.backend.find_integer_layers(artifact, [layer.name for layer in self.layers])
-        rogue = sorted(name for name in integer if artifact.precisions.get(name) == "float32")
-        if rogue:
-            raise TrialError(
-                f"layer '{rogue[0]}' is stored as float but the runtime executes it in integers: "
-                "its figures would not be those of this recipe"
-            )
-        return integer
-
     def _coverage(self, integer: frozenset[str]) -> float:
-        total = sum(layer.macs for layer in self.layers)
-        covered = sum(layer.macs for layer in self.layers if layer.name in integer)
+        layers = self.evaluator.layers
+        total = sum(layer.macs for layer in layers)
+        covered = sum(layer.macs for layer in layers if layer.name in integer)
         return covered / total if total else 0.0
+
+    def _rounded_seconds(self) -> dict[str, float]:
+        return {stage: round(value, 4) for stage, value in self.seconds.items()}
+
+
+def timing_fields(result: Comparison, session: str | None = None) -> dict[str, Any]:
+    """A comparison with the float model, as fields of a measurement."""
+    p50, p90, p99 = result.percentiles_ms
+    return {
+        "latency_ms": result.latency_ms,
+        "latency_ms_ci": result.latency_ms_ci,
+        "latency_ratio": result.ratio,
+        "latency_ratio_ci": result.ratio_ci,
+        "timing": Timing(
+            reference_ms=result.reference_ms,
+            p50_ms=p50,
+            p90_ms=p90,
+            p99_ms=p99,
+            samples=result.samples,
+            stable=result.stable,
+            session=session,
+        ),
+    }
 
 
 @contextmanager

@@ -7,11 +7,22 @@ from typing import Any
 import plotly.graph_objects as go
 
 from autoquant.core.recipe import Recipe, method_label
+from autoquant.core.recommend import Recommendation
 from autoquant.core.trial import Objective, Trial
 
-__all__ = ["COLUMNS", "describe_recipe", "describe_trade", "pareto_figure", "trial_row"]
+__all__ = [
+    "COLUMNS",
+    "describe_drift",
+    "describe_recipe",
+    "describe_recommendation",
+    "describe_trade",
+    "pareto_figure",
+    "trial_row",
+]
 
-COLUMNS = ("#", "recipe", "accuracy", "drop", "report", "latency", "x float", "size", "integer")
+COLUMNS = (
+    "#", "recipe", "accuracy", "drop", "report", "latency", "x float", "size", "integer", "on front"
+)  # fmt: skip
 
 _INK, _ACCENT, _BASELINE = "#1b1f24", "#0b6bcb", "#b4540a"
 _SHORT: dict[Objective, str] = {"accuracy": "top-1 %", "latency": "x float", "size": "MB"}
@@ -40,12 +51,13 @@ def trial_row(trial: Trial) -> list[str]:
         f"{trial.number}{marks}",
         describe_recipe(trial.recipe, trial.name),
         _percent(trial.accuracy),
-        _points(trial.accuracy_drop),
+        _drop(trial),
         _percent(trial.report_accuracy),
         "-" if trial.latency_ms is None else f"{trial.latency_ms:.3g} ms",
         _ratio(trial),
         "-" if trial.size_bytes is None else _megabytes(trial.size_bytes),
         "-" if trial.integer_coverage is None else f"{trial.integer_coverage:.0%}",
+        "-" if trial.front_probability is None else f"{trial.front_probability:.0%}",
     ]
 
 
@@ -56,16 +68,68 @@ def describe_trade(trial: Trial, reference: Trial) -> str:
     assert reference.size_bytes is not None
     points = trial.accuracy_drop * 100
     if abs(points) < 0.005:
-        change = "As accurate as float"
+        change = "as accurate as float"
     else:
         change = f"{abs(points):.2f} points {'below' if points > 0 else 'above'} float"
-    parts = [change]
+    parts = [change + ("" if _is_significant(trial) else " (within chance)")]
     if trial.latency_ratio:
-        faster = 1 / trial.latency_ratio
-        slower = trial.latency_ratio
-        parts.append(f"{faster:.2g}x faster" if faster >= 1 else f"{slower:.2g}x slower")
-    parts.append(f"{trial.size_bytes / reference.size_bytes:.0%} of the size")
+        parts.append(_describe_speed(trial))
+    parts.append(_describe_share(trial.size_bytes / reference.size_bytes))
     return ", ".join(parts)
+
+
+def describe_recommendation(choice: Recommendation, reference: Trial) -> str:
+    """A recommendation and its reason, in one sentence."""
+    kind = f"{choice.kind} {choice.condition}".strip()
+    sentence = f"{kind}: trial {choice.trial.number}, {describe_trade(choice.trial, reference)}"
+    following = choice.next_faster
+    if following is None or following.accuracy_drop is None or choice.trial.accuracy_drop is None:
+        return f"{sentence}; nothing on the front is faster."
+    loss = (following.accuracy_drop - choice.trial.accuracy_drop) * 100
+    change = f"loses {loss:.2f} points" if loss >= 0 else f"gains {-loss:.2f} points"
+    return f"{sentence}; next faster {change} (trial {following.number})."
+
+
+def describe_drift(trials: Sequence[Trial]) -> str | None:
+    """How much the float model's own time changed over a study; None if it was not timed."""
+    times = [trial.timing.reference_ms for trial in trials if trial.timing is not None]
+    if not times:
+        return None
+    middle = sorted(times)[len(times) // 2]
+    low, high = min(times) / middle - 1, max(times) / middle - 1
+    return f"float reference {middle:.3g} ms, {low:+.0%} to {high:+.0%} over the study"
+
+
+def _is_significant(trial: Trial) -> bool:
+    if trial.accuracy_drop_ci is None:
+        return True
+    low, high = trial.accuracy_drop_ci
+    return low > 0 or high < 0
+
+
+def _describe_speed(trial: Trial) -> str:
+    assert trial.latency_ratio is not None
+    low, high = trial.latency_ratio_ci or (trial.latency_ratio, trial.latency_ratio)
+    if low <= 1 <= high:
+        return "as fast as float"
+    if trial.latency_ratio < 1:
+        return f"{1 / trial.latency_ratio:.2g}x faster"
+    return f"{trial.latency_ratio:.2g}x slower"
+
+
+def _describe_share(share: float) -> str:
+    words = {1: "the same size", 0.5: "half the size", 0.25: "one quarter of the size"}
+    return next(
+        (text for value, text in words.items() if abs(share / value - 1) < 0.02),
+        f"{share:.0%} of the size",
+    )
+
+
+def _drop(trial: Trial) -> str:
+    if trial.accuracy_drop is None or trial.accuracy_drop_ci is None:
+        return _points(trial.accuracy_drop)
+    low, high = trial.accuracy_drop_ci
+    return f"{_points(trial.accuracy_drop)} ±{(high - low) * 50:.2f}"
 
 
 def _percent(value: float | None) -> str:

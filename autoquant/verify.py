@@ -1,13 +1,13 @@
 """Replay of a passport: does a file still do what it says it was measured to do?"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 
 from autoquant.build import TaskBuilder, build_evaluator
 from autoquant.core.artifact import Artifact, Candidate
+from autoquant.core.check import Check, Verification, check_latency, describe_machine_change
 from autoquant.core.recipe import Recipe
 from autoquant.core.trial import Measurement
 from autoquant.errors import ArtifactError, ParityError
@@ -16,59 +16,12 @@ from autoquant.export.passport import graph_digest, load_model
 from autoquant.export.readback import read_artifact
 from autoquant.tasks import load_task
 
-__all__ = ["Check", "Verification", "read_verifiable", "verify_artifact"]
+__all__ = ["read_verifiable", "verify_artifact"]
 
-# Two measured ratios agree if their intervals touch, or if they lie this close.
-_LATENCY_TOLERANCE = 0.05
-# The float model itself runs this much faster or slower than when the passport was written:
-# the machine is in another state (frequency, neighbours), and a ratio may have moved with it.
-_DRIFT = 0.05
 # Accuracies of one file may differ on another processor: float kernels round otherwise.
 _ACCURACY_TOLERANCE = 0.002
-
-
-@dataclass(frozen=True)
-class Check:
-    """One figure of the passport against the same figure here.
-
-    Attributes:
-        name: which figure.
-        stored: what the passport says, as text.
-        measured: what was found, as text.
-        agrees: the verdict; None where the machine, or its state, differs and the figure may
-            move.
-    """
-
-    name: str
-    stored: str
-    measured: str
-    agrees: bool | None
-
-    @property
-    def verdict(self) -> str:
-        """In a word, for a table."""
-        return {True: "yes", False: "NO", None: "other conditions"}[self.agrees]
-
-
-@dataclass(frozen=True)
-class Verification:
-    """Every check, and what runs each layer."""
-
-    checks: list[Check]
-    layers: list[dict[str, Any]]
-
-    @property
-    def ok(self) -> bool:
-        """No check disagrees."""
-        return all(check.agrees is not False for check in self.checks)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready values."""
-        return {
-            "ok": self.ok,
-            "checks": [vars(check) for check in self.checks],
-            "layers": self.layers,
-        }
+_ROUNDS = "float operators round otherwise on another processor"
+_MOVES = "latencies are expected to move, accuracies by rounding alone"
 
 
 def read_verifiable(content: bytes, name: str) -> Artifact:
@@ -146,8 +99,11 @@ def _check_figures(
         measured, _ = evaluator.measure(candidate)
     except ParityError as error:
         return [Check("parity", f">= {MIN_AGREEMENT}", str(error), False)]
-    same = artifact.passport["machine"] == rebuilt.artifact.passport["machine"]
-    checks = [_check_accuracy("accuracy", stored.accuracy, measured.accuracy, same)]
+    here = rebuilt.artifact.passport["machine"]
+    change = describe_machine_change(artifact.passport["machine"], here)
+    same = change is None
+    checks = [] if same else [Check("machine", "another", str(change), None, _MOVES)]
+    checks += [_check_accuracy("accuracy", stored.accuracy, measured.accuracy, same)]
     if stored.report_accuracy is not None:
         figures = evaluator.report(artifact)
         value = None if figures is None else figures.report_accuracy
@@ -176,40 +132,32 @@ def _check_figures(
     return checks
 
 
+def _check_latency(stored: Measurement, measured: Measurement, same: bool) -> Check:
+    assert measured.latency_ratio is not None
+    assert measured.latency_ratio_ci is not None
+    assert measured.timing is not None
+    return check_latency(
+        stored.model_dump(mode="json"),
+        measured.latency_ratio,
+        measured.latency_ratio_ci,
+        measured.timing.reference_ms,
+        same,
+    )
+
+
 def _check_accuracy(name: str, stored: float | None, here: float | None, same: bool) -> Check:
     if stored is None or here is None:
         return Check(name, str(stored), str(here), stored == here)
     tolerance = 0.0 if same else _ACCURACY_TOLERANCE
     agrees = abs(stored - here) <= tolerance
-    return Check(name, f"{stored:.4%}", f"{here:.4%}", agrees if same or agrees else None)
+    verdict = agrees if same or agrees else None
+    return Check(name, f"{stored:.4%}", f"{here:.4%}", verdict, "" if agrees else _ROUNDS)
 
 
 def _check_exact(name: str, stored: object, here: object, same: bool) -> Check:
     agrees = stored == here
-    return Check(name, str(stored), str(here), agrees if same or agrees else None)
-
-
-def _check_latency(stored: Measurement, measured: Measurement, same: bool) -> Check:
-    assert stored.latency_ratio is not None
-    assert measured.latency_ratio is not None
-    is_comparable = same and abs(_reference_ms(measured) / _reference_ms(stored) - 1) <= _DRIFT
-    low, high = stored.latency_ratio_ci or (stored.latency_ratio, stored.latency_ratio)
-    here_low, here_high = measured.latency_ratio_ci or (0.0, 0.0)
-    touches = here_low <= high and low <= here_high
-    is_near = abs(measured.latency_ratio / stored.latency_ratio - 1) <= _LATENCY_TOLERANCE
-    return Check(
-        "latency ratio",
-        f"{stored.latency_ratio:.3f} ({low:.3f} to {high:.3f})",
-        f"{measured.latency_ratio:.3f} ({here_low:.3f} to {here_high:.3f})",
-        True if touches or is_near else False if is_comparable else None,
-    )
-
-
-def _reference_ms(measurement: Measurement) -> float:
-    """Latency of the float model beside which a file was timed."""
-    assert measurement.latency_ms is not None
-    assert measurement.latency_ratio is not None
-    return measurement.latency_ms / measurement.latency_ratio
+    verdict = agrees if same or agrees else None
+    return Check(name, str(stored), str(here), verdict, "" if agrees else "another processor")
 
 
 def _describe_layers(artifact: Artifact, evaluator: Evaluator) -> list[dict[str, Any]]:

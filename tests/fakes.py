@@ -11,7 +11,7 @@ from autoquant.search.record import Record, StudyHeader
 from autoquant.search.storage import Location, create_record
 from autoquant.search.study import Event, Study
 
-QUICK = LatencyProtocol(warmup_s=0.0, block_s=0.0, min_blocks=3, max_s=0.0)
+QUICK = LatencyProtocol(warmup_s=0.0, block_s=0.0, slice_s=0.0, min_slices=3, max_s=0.0)
 DEFINITION = {"version": 1, "task": "fake", "objectives": ["accuracy", "latency", "size"]}
 
 
@@ -21,7 +21,7 @@ def fake_evaluator(layers: int = 8) -> Evaluator:
         FakeBackend(),
         FakeData(1000),
         FakeData(500),
-        options=EvaluationOptions(latency=QUICK),
+        options=EvaluationOptions(latency=QUICK, front_latency=QUICK),
     )
 
 

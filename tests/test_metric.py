@@ -3,17 +3,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoquant.core.metric import agreement, measure_accuracy, top_k, wilson_interval
+from autoquant.core.metric import agreement, measure_accuracy, top_k_hits, wilson_interval
 from autoquant.errors import TrialError
 
 OUTPUTS = np.array([[0.1, 0.9, 0.0], [0.8, 0.15, 0.05], [0.2, 0.3, 0.5]], dtype=np.float32)
 TARGETS = np.array([1, 1, 2])
 
 
-def test_top_k_counts_hits() -> None:
-    assert top_k(OUTPUTS, TARGETS, 1) == pytest.approx(2 / 3)
-    assert top_k(OUTPUTS, TARGETS, 2) == 1.0
-    assert top_k(OUTPUTS, TARGETS, 5) == 1.0
+def test_top_k_hits_counts_hits() -> None:
+    assert top_k_hits(OUTPUTS, TARGETS, 1).mean() == pytest.approx(2 / 3)
+    assert top_k_hits(OUTPUTS, TARGETS, 2).all()
+    assert top_k_hits(OUTPUTS, TARGETS, 5).all()
 
 
 def test_agreement_compares_classes() -> None:

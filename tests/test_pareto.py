@@ -4,9 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from autoquant.core.front import find_front
 from autoquant.core.pareto import (
     Bounds,
-    find_front,
     find_knee,
     is_nondominated,
     pick_fastest,

@@ -50,6 +50,13 @@ class Backend(Protocol):
         """Which of the named layers the runtime executes in integer kernels."""
         ...
 
+    def measure_memory(self, artifact: Artifact, threads: int) -> int | None:
+        """Most bytes of memory that a process needs more once it has loaded and run the file.
+
+        None where the system does not tell.
+        """
+        ...
+
     def fingerprint(self) -> dict[str, Any]:
         """What timings depend on: processor, flags, versions."""
         ...

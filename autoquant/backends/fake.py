@@ -78,6 +78,10 @@ class FakeBackend:
         """Every layer that is not stored as float."""
         return frozenset(name for name in layers if artifact.precisions[name] != "float32")
 
+    def measure_memory(self, artifact: Artifact, threads: int) -> int | None:
+        """Twice the file; nothing runs."""
+        return 2 * artifact.size_bytes
+
     def fingerprint(self) -> dict[str, Any]:
         """Says that this is no machine."""
         return {"machine": {"cpu": "fake"}, "versions": {}}

@@ -1,5 +1,6 @@
 """Facts on the machine that a timing depends on."""
 
+import math
 import os
 import platform
 from functools import cache
@@ -7,20 +8,87 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["available_cores", "describe_machine", "package_versions"]
+__all__ = [
+    "available_cores",
+    "describe_machine",
+    "explain_oversubscription",
+    "has_integer_dot_product",
+    "package_versions",
+]
 
 # Flags that decide which integer kernels run.
 _RELEVANT = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
+_DOT_PRODUCT = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
+_CGROUP = Path("/sys/fs/cgroup")
+_CPU = Path("/sys/devices/system/cpu")
 
 
 def available_cores() -> int:
-    """Cores that this process may use."""
+    """Cores that this process may use: its affinity, or a smaller quota of its cgroup."""
+    quota = _cgroup_cores()
+    return _affinity() if quota is None else max(1, min(_affinity(), math.floor(quota)))
+
+
+def explain_oversubscription(threads: int) -> str | None:
+    """What is wrong with timing so many threads here; None if nothing is."""
+    if threads <= available_cores():
+        return None
+    quota = _cgroup_cores()
+    limits = [f"{_affinity()} cores"]
+    if quota is not None:
+        limits.append(f"a cgroup limit of {quota:g} cores")
+    return (
+        f"{threads} threads are to be timed, but this process may use {' and '.join(limits)}: "
+        "the threads will wait for each other and latencies will not be those of "
+        f"{threads} cores (use --threads {available_cores()})"
+    )
+
+
+def _affinity() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _cgroup_cores() -> float | None:
+    """The smallest quota on the way to this process's cgroup, in cores (versions 2 and 1)."""
+    quotas = [_read_quota(folder) for folder in _cgroup_folders()]
+    known = [quota for quota in quotas if quota is not None]
+    return min(known, default=None)
+
+
+def _cgroup_folders() -> list[Path]:
+    try:
+        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    own = [line.split(":", 2)[2].strip("/") for line in lines if line.startswith("0::")]
+    folders = [_CGROUP, _CGROUP / "cpu"]
+    for path in own:
+        parts = [part for part in path.split("/") if part not in ("", "..")]
+        folders += [_CGROUP.joinpath(*parts[: end + 1]) for end in range(len(parts))]
+    return folders
+
+
+def _read_quota(folder: Path) -> float | None:
+    newer = _read(folder / "cpu.max")
+    older = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
+    quota, period = newer.split() if newer else older
+    try:
+        cores = float(quota or "max") / float(period or "max")
+    except ValueError:  # `max` is no limit
+        return None
+    return cores if cores > 0 else None
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8").strip() or None
+    except OSError:
+        return None
 
 
 @cache
 def describe_machine() -> dict[str, Any]:
-    """Processor model, its integer instructions, cores and operating system."""
+    """Processor model, its integer instructions, cores, system, governor and turbo."""
     fields = _cpuinfo()
     flags = (fields.get("flags") or fields.get("Features") or "").split()
     return {
@@ -29,15 +97,35 @@ def describe_machine() -> dict[str, Any]:
         "flags": [flag for flag in _RELEVANT if flag in flags],
         "cores": available_cores(),
         "system": platform.system(),
+        "governor": _read(_CPU / "cpu0" / "cpufreq" / "scaling_governor"),
+        "turbo": _turbo(),
     }
 
 
+def has_integer_dot_product() -> bool:
+    """Whether sums of 8-bit products are exact here.
+
+    Without such an instruction (VNNI on x86-64) products of unsigned activations and signed
+    weights are added in 16 bits and saturate. A machine whose flags are unknown counts as
+    having it.
+    """
+    machine = describe_machine()
+    is_known = machine["architecture"] in ("x86_64", "AMD64") and bool(machine["flags"])
+    return not is_known or bool(_DOT_PRODUCT & set(machine["flags"]))
+
+
+def _turbo() -> bool | None:
+    """Whether the clock may exceed its nominal frequency; None where nothing tells."""
+    disabled = _read(_CPU / "intel_pstate" / "no_turbo")
+    boost = _read(_CPU / "cpufreq" / "boost")
+    if disabled is not None:
+        return disabled == "0"
+    return None if boost is None else boost == "1"
+
+
 def _cpuinfo() -> dict[str, str]:
-    path = Path("/proc/cpuinfo")
-    if not path.exists():
-        return {}
-    first = path.read_text(encoding="utf-8", errors="replace").split("\n\n")[0]
-    pairs = (line.partition(":") for line in first.splitlines())
+    text = _read(Path("/proc/cpuinfo")) or ""
+    pairs = (line.partition(":") for line in text.split("\n\n")[0].splitlines())
     return {key.strip(): value.strip() for key, _, value in pairs}
 
 

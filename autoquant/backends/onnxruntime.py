@@ -12,10 +12,11 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from autoquant.backends.machine import describe_machine, package_versions
+from autoquant.backends.memory import measure_peak_bytes
 from autoquant.core.artifact import Artifact
-from autoquant.errors import ArtifactError
+from autoquant.errors import ArtifactError, TrialError
 
-__all__ = ["OrtBackend", "OrtSession"]
+__all__ = ["OrtBackend", "OrtSession", "open_session"]
 
 _PROVIDERS = ["CPUExecutionProvider"]
 _INTEGER_KERNELS = frozenset(
@@ -41,14 +42,20 @@ class OrtSession:
 
     def predict(self, inputs: Any) -> npt.NDArray[np.float32]:
         """First output for one batch."""
-        return np.asarray(self.session.run(None, self._feed(inputs))[0])
+        return np.asarray(self._run(self._feed(inputs))[0])
 
     def time_once(self, inputs: Any) -> float:
         """Seconds of one run."""
         feed = self._feed(inputs)
         start = time.perf_counter()
-        self.session.run(None, feed)
+        self._run(feed)
         return time.perf_counter() - start
+
+    def _run(self, feed: dict[str, npt.NDArray[Any]]) -> list[Any]:
+        try:
+            return list(self.session.run(None, feed))
+        except Exception as error:  # the runtime raises a class of its own for each status code
+            raise TrialError(f"ONNX Runtime cannot run it: {_first_line(error)}") from error
 
     def _feed(self, inputs: Any) -> dict[str, npt.NDArray[Any]]:
         if isinstance(inputs, Mapping):
@@ -71,6 +78,17 @@ def _random(value: ort.NodeArg, batch: int, generator: np.random.Generator) -> n
     raise ArtifactError(f"input '{value.name}' is of type {value.type}; float and int are timed")
 
 
+def open_session(content: bytes, threads: int, profile_prefix: str | None = None) -> OrtSession:
+    """Load the bytes of a file; see `OrtBackend.load`.
+
+    Args:
+        content: the file.
+        threads: threads within one operator.
+        profile_prefix: where the runtime's profiler is to write; None for no profile.
+    """
+    return OrtSession(_open(content, threads, profile_prefix=profile_prefix))
+
+
 class OrtBackend:
     """Runs ONNX files on the CPU."""
 
@@ -82,7 +100,11 @@ class OrtBackend:
         Raises:
             ArtifactError: ONNX Runtime cannot load it; gives its reason.
         """
-        return OrtSession(_open(artifact.content, threads))
+        return open_session(artifact.content, threads)
+
+    def measure_memory(self, artifact: Artifact, threads: int) -> int | None:
+        """Growth of a fresh process that loads and runs the file."""
+        return measure_peak_bytes(artifact.content, threads)
 
     def find_integer_layers(self, artifact: Artifact, layers: Sequence[str]) -> frozenset[str]:
         """Layers that the optimized graph executes in integer kernels."""
@@ -108,7 +130,12 @@ class OrtBackend:
             return [(node.name, node.op_type) for node in nodes]
 
 
-def _open(content: bytes, threads: int, optimized_path: Path | None = None) -> ort.InferenceSession:
+def _open(
+    content: bytes,
+    threads: int,
+    optimized_path: Path | None = None,
+    profile_prefix: str | None = None,
+) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -116,8 +143,15 @@ def _open(content: bytes, threads: int, optimized_path: Path | None = None) -> o
     if optimized_path is not None:
         options.optimized_model_filepath = str(optimized_path)
         options.log_severity_level = _ERRORS_ONLY + 1
+    if profile_prefix is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = profile_prefix
     try:
         return ort.InferenceSession(content, options, providers=_PROVIDERS)
     except Exception as error:  # the runtime raises a class of its own for each status code
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        reason = _first_line(error)
         raise ArtifactError(f"ONNX Runtime cannot load this file: {reason}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else repr(error)

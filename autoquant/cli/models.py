@@ -1,7 +1,7 @@
 """Commands on single models: quantize, verify, bench."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,11 +13,19 @@ from autoquant.cli.options import (
     TasksFromOption,
     ThreadsOption,
 )
-from autoquant.cli.output import STDERR, check_output, print_json, print_rows, print_trials
+from autoquant.cli.output import (
+    STDERR,
+    check_output,
+    print_json,
+    print_rows,
+    print_trials,
+    warn_of_oversubscription,
+)
+from autoquant.core.check import Verification
 from autoquant.core.recipe import Recipe
 from autoquant.core.space import baselines
 from autoquant.core.trial import Trial
-from autoquant.errors import ArtifactError, NegativeAnswer, RecipeError
+from autoquant.errors import ArtifactError, InputError, NegativeAnswer, RecipeError
 
 
 def quantize(
@@ -41,23 +49,26 @@ def quantize(
       autoquant quantize my-model --recipe recipe.json --tasks-from my_tasks.py -o model.onnx
     """
     from autoquant.build import build_evaluator
-    from autoquant.evaluate import EvaluationOptions
+    from autoquant.evaluate import FRONT_PROTOCOL, EvaluationOptions
     from autoquant.tasks import load_task, load_task_file
 
     check_output(output)
+    warn_of_oversubscription(threads)
     wanted = _read_recipe(recipe)
     if tasks_from is not None:
         load_task_file(tasks_from)
     with STDERR.status(f"loading task {task}") as status:
         loaded = load_task(task)
-        evaluator = build_evaluator(loaded, seed, EvaluationOptions(threads, batch))
+        options = EvaluationOptions(threads, batch, latency=FRONT_PROTOCOL)
+        evaluator = build_evaluator(loaded, seed, options)
         chosen = wanted or baselines([layer.name for layer in evaluator.layers])[recipe]
         status.update(f"quantizing by {recipe} and measuring")
         measurement, artifact = evaluator.evaluate(chosen)
         figures = evaluator.report(artifact)
-    if figures is not None:
-        measurement = measurement.model_copy(update=figures.model_dump())
-        artifact = evaluator.builder.seal(artifact, measurement.model_dump(mode="json"))
+        memory = evaluator.backend.measure_memory(artifact, threads)
+    later = {"peak_memory_bytes": memory, **(figures.model_dump() if figures else {})}
+    measurement = measurement.model_copy(update=later)
+    artifact = evaluator.builder.seal(artifact, measurement.model_dump(mode="json"))
     output.write_bytes(artifact.content)
     trial = Trial(
         **measurement.model_dump(), number=0, state="complete", digest=chosen.digest,
@@ -94,24 +105,31 @@ def _explain_float_layers(trial: Trial) -> None:
 
 def verify(
     model: Annotated[Path, typer.Argument(help="ONNX file that autoquant exported.")],
+    latency: Annotated[
+        bool, typer.Option("--latency", help="Latency alone; needs onnxruntime and numpy only.")
+    ] = False,
+    versus: Annotated[
+        Path | None,
+        typer.Option("--vs", help="With --latency: the float model's file, for the ratio."),
+    ] = None,
     tasks_from: TasksFromOption = None,
     format_: FormatOption = "table",
 ) -> None:
     """Replay a file's passport on this machine: parity, accuracy, latency.
 
-    Exit status 1 if a figure does not agree.
+    On another machine than the passport's, figures that are expected to move are measured
+    again and shown, and decide nothing. Exit status 1 if a figure does not agree.
 
-    Example:
+    Examples:
       autoquant verify model.onnx
+      autoquant verify model.onnx --latency --vs float.onnx
     """
-    from autoquant.tasks import load_task_file
-    from autoquant.verify import read_verifiable, verify_artifact
-
-    artifact = read_verifiable(_read(model), str(model))
-    if tasks_from is not None:
-        load_task_file(tasks_from)
+    if versus is not None and not latency:
+        raise InputError("--vs belongs to --latency; without it the float model is built anew")
     with STDERR.status("replaying the passport"):
-        verification = verify_artifact(artifact)
+        verification = (
+            _verify_latency(model, versus) if latency else _verify_everything(model, tasks_from)
+        )
     if format_ == "json":
         print_json(verification.to_dict())
     else:
@@ -124,6 +142,24 @@ def verify(
         failed = ", ".join(check.name for check in verification.checks if check.agrees is False)
         raise NegativeAnswer(f"{model} does not hold what its passport says: {failed}")
     STDERR.print(f"{model} holds what its passport says")
+
+
+def _verify_everything(model: Path, tasks_from: Path | None) -> Verification:
+    content = _read(model)
+    from autoquant.tasks import load_task_file
+    from autoquant.verify import read_verifiable, verify_artifact
+
+    artifact = read_verifiable(content, str(model))
+    if tasks_from is not None:
+        load_task_file(tasks_from)
+    return verify_artifact(artifact)
+
+
+def _verify_latency(model: Path, versus: Path | None) -> Verification:
+    from autoquant.bench import verify_latency
+
+    reference = None if versus is None else (str(versus), _read(versus))
+    return verify_latency(str(model), _read(model), reference)
 
 
 def bench(
@@ -145,26 +181,57 @@ def bench(
     """
     from autoquant.bench import bench_files
 
+    warn_of_oversubscription(threads)
     contents = {str(path): _read(path) for path in (model, versus) if path is not None}
     with STDERR.status("timing"):
         result = bench_files(contents, str(model), threads, batch)
     if format_ == "json":
         print_json(result)
         return
-    rows = [[str(model), *_milliseconds(result, "latency_ms")]]
+    rows = [[str(model), *_milliseconds(result, "latency_ms"), *_memory(result, model)]]
     if versus is not None:
-        rows.append([str(versus), *_milliseconds(result, "vs_latency_ms")])
-    print_rows(["file", "ms", "95 % interval"], rows, format_)
-    if versus is not None and format_ == "table":
+        other = [*_milliseconds(result, "vs_latency_ms"), *_memory(result, versus)]
+        rows.append([str(versus), *other])
+    print_rows(["file", "ms", "95 % interval", "peak memory"], rows, format_)
+    if format_ != "table":
+        return
+    typer.echo()
+    columns = ["kernel", *(f"{path}" for path in (model, versus) if path is not None)]
+    print_rows(columns, _operator_rows(result, columns[1:]), "table")
+    if versus is not None:
         low, high = result["ratio_ci"]
-        STDERR.print(f"ratio {result['ratio']:.3f} ({low:.3f} to {high:.3f})")
+        STDERR.print(f"\nratio {result['ratio']:.3f} ({low:.3f} to {high:.3f})")
     if not result["stable"]:
         STDERR.print("the machine is too noisy for an interval of 2 %: close other programs")
 
 
-def _milliseconds(result: dict[str, object], key: str) -> list[str]:
-    low, high = result[f"{key}_ci"]  # type: ignore[misc]
-    return [f"{result[key]:.4f}", f"{low:.4f} to {high:.4f}"]  # type: ignore[has-type]
+def _milliseconds(result: dict[str, Any], key: str) -> list[str]:
+    low, high = result[f"{key}_ci"]
+    return [f"{result[key]:.4f}", f"{low:.4f} to {high:.4f}"]
+
+
+def _memory(result: dict[str, Any], path: Path) -> list[str]:
+    peak = result["peak_memory_bytes"].get(str(path))
+    return ["-" if peak is None else f"{peak / 1e6:.1f} MB"]
+
+
+def _operator_rows(result: dict[str, Any], files: list[str]) -> list[list[str]]:
+    """Milliseconds, share of the file's time and number of nodes by kernel."""
+    totals = {
+        name: sum(row["files"][name]["ms"] for row in result["operators"] if name in row["files"])
+        for name in files
+    }
+    return [
+        [row["kernel"], *(_operator_cell(row["files"].get(name), totals[name]) for name in files)]
+        for row in result["operators"]
+    ]
+
+
+def _operator_cell(cell: dict[str, float] | None, total: float) -> str:
+    if cell is None:
+        return "-"
+    share = cell["ms"] / total if total else 0.0
+    return f"{cell['ms']:.4f} ms  {share:4.0%}  {cell['nodes']:.0f} nodes"
 
 
 def _read(path: Path) -> bytes:

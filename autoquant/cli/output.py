@@ -11,11 +11,20 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from autoquant.backends.machine import explain_oversubscription
 from autoquant.core.trial import Trial
 from autoquant.errors import InputError
 from autoquant.report import COLUMNS, trial_row
 
-__all__ = ["STDERR", "check_output", "print_json", "print_rows", "print_trials", "warn"]
+__all__ = [
+    "STDERR",
+    "check_output",
+    "print_json",
+    "print_rows",
+    "print_trials",
+    "warn",
+    "warn_of_oversubscription",
+]
 
 # Progress, logs and warnings go here, so that standard output holds results alone.
 STDERR = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -25,6 +34,13 @@ _WIDTH = 120
 def warn(text: str) -> None:
     """One line on standard error."""
     STDERR.print(f"warning: {text}", markup=False, style="yellow")
+
+
+def warn_of_oversubscription(threads: int) -> None:
+    """One line if more threads are to be timed than this process may use."""
+    text = explain_oversubscription(threads)
+    if text is not None:
+        warn(text)
 
 
 def print_json(document: Any) -> None:
@@ -78,17 +94,25 @@ def print_trials(
         rows = [trial_row(trial) for trial in trials]
         for row, trial in zip(rows, trials, strict=True):
             if trial.state != "complete":
-                row[2:] = [trial.state, *["-"] * (len(row) - 3)]
+                row[2:] = [_describe_state(trial), *["-"] * (len(row) - 3)]
         print_rows(COLUMNS, rows, "table", title)
+
+
+def _describe_state(trial: Trial) -> str:
+    if trial.partial is None:
+        return trial.state
+    return f"{trial.state} after {trial.partial.samples}"
 
 
 def _flatten(trials: Sequence[Trial]) -> tuple[list[str], list[list[str]]]:
     records = [trial.to_dict() for trial in trials]
-    columns = [name for name in Trial.model_fields if name != "knee"]
+    hidden = {"knee", "evidence"}
+    columns = [name for name in Trial.model_fields if name not in hidden]
     rows = [
-        [value if isinstance(value := record[name], str) else json.dumps(value) for name in columns]
+        [value if isinstance(value := record.get(name), str) else json.dumps(value)
+         for name in columns]
         for record in records
-    ]
+    ]  # fmt: skip
     return columns, rows
 
 

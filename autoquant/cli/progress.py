@@ -53,7 +53,7 @@ class SearchProgress:
             self.first_done = event.done
         status = self._status(event)
         self.progress.update(self.bar, completed=event.done, status=status)
-        if event.kind == "exhausted":
+        if event.kind in ("exhausted", "left"):
             STDERR.print(event.message, markup=False)
         elif event.trial is not None and (event.trial.state == "failed" or not STDERR.is_terminal):
             STDERR.print(_line(event.trial, event.done, self.budget.trials), markup=False)
@@ -65,7 +65,7 @@ class SearchProgress:
         left = self._seconds_left(event.done)
         if left is not None:
             parts.append(f"about {left // 60:.0f}:{left % 60:02.0f} left")
-        if event.kind in ("begin", "report"):
+        if event.kind in ("begin", "report", "timing"):
             parts.append(event.message)
         return " | ".join(parts)
 
@@ -90,5 +90,9 @@ def _best(front: tuple[Trial, ...]) -> str:
 def _line(trial: Trial, done: int, total: int) -> str:
     if trial.state == "failed":
         return f"[{done}/{total}] trial {trial.number} failed: {trial.error}"
-    _, recipe, accuracy, drop, _, _, ratio, size, _ = trial_row(trial)
+    if trial.partial is not None:
+        seen = f"after {trial.partial.samples} of {trial.partial.of_samples} samples"
+        recipe = trial_row(trial)[1]
+        return f"[{done}/{total}] {recipe}: rejected {seen}: {trial.partial.reason}"
+    _, recipe, accuracy, drop, _, _, ratio, size, *_ = trial_row(trial)
     return f"[{done}/{total}] {recipe}: {accuracy} (drop {drop}), {ratio} x float, {size}"

@@ -4,13 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from autoquant.cli.output import STDERR, print_trials, warn
+from autoquant.cli.output import STDERR, print_trials, warn, warn_of_oversubscription
 from autoquant.cli.progress import SearchProgress
 from autoquant.config import parse_space
-from autoquant.core.pareto import Bounds, find_front, find_knee
+from autoquant.core.front import find_front, front_probabilities
+from autoquant.core.pareto import Bounds
+from autoquant.core.recommend import Recommendation, find_nearest_miss, recommend
 from autoquant.core.trial import Objective, Trial
 from autoquant.errors import NegativeAnswer, StudyError
-from autoquant.report import describe_trade
+from autoquant.report import describe_drift, describe_recommendation
 from autoquant.search.record import Record, StudyHeader
 from autoquant.search.sampler import SAMPLERS
 from autoquant.search.storage import (
@@ -23,6 +25,8 @@ from autoquant.search.study import Budget, Keep, Study
 
 __all__ = ["Launch", "read_artifact_of", "run_study", "show_front"]
 
+_STATES = ("complete", "rejected", "failed")
+
 
 @dataclass(frozen=True)
 class Launch:
@@ -31,6 +35,7 @@ class Launch:
     location: Location
     header: StudyHeader
     keep: Keep
+    reject_early: bool
     tasks_from: Path | None
 
 
@@ -41,6 +46,7 @@ def run_study(launch: Launch, kind: str) -> None:
     from autoquant.tasks import load_task, load_task_file
 
     header, location = launch.header, launch.location
+    warn_of_oversubscription(header.threads)
     config = parse_space(dict(header.definition), f"study '{location.name}'")
     if launch.tasks_from is not None:
         load_task_file(launch.tasks_from)
@@ -66,6 +72,7 @@ def run_study(launch: Launch, kind: str) -> None:
             location.artifacts,
             keep=launch.keep,
             bounds=bounds,
+            reject_early=launch.reject_early,
             on_event=progress.show,
         )
         study.run(budget, sampler)
@@ -81,54 +88,76 @@ def show_front(
     *,
     with_next: bool = False,
 ) -> None:
-    """Print the members of a front that stay within bounds.
+    """Print the members of a front, each with the probability that it belongs there.
+
+    Args:
+        location: where the study lies.
+        record: the study.
+        objectives: what the front is by.
+        bounds: constraints that go before those of the study.
+        kind: `table`, `json` or `csv`.
+        with_next: say what to do next.
 
     Raises:
         NegativeAnswer: there is none.
     """
     trials = record.trials()
-    members = find_front(trials, objectives)
-    admitted = [trial for trial in members if bounds.admits(trial)]
-    knee = find_knee(admitted, objectives)
-    shown = [_mark(trial) if knee and trial.digest == knee.digest else trial for trial in admitted]
+    bounds = record.header.bounds.overlaid(bounds)
+    members = _with_probability(trials, objectives, bounds)
     reference = next((trial for trial in trials if trial.name == "fp32"), None)
+    choices = recommend(members, objectives, bounds)
+    reasons = _explain(choices, reference)
+    title = (
+        f"Front of study {location.name}: {len(members)} of {len(trials)} trials, "
+        f"by {', '.join(objectives)} (* recommended)"
+    )
     document = {
         "study": location.name,
         "task": record.header.task,
         "objectives": objectives,
         "reference": None if reference is None else reference.to_dict(),
+        "recommendations": [
+            {"kind": choice.kind, "trial": choice.trial.number, "reason": reason}
+            for choice, reason in zip(choices, reasons, strict=bool(reasons))
+        ],
     }
-    title = (
-        f"Front of study {location.name}: {len(shown)} of {len(trials)} trials, "
-        f"by {', '.join(objectives)} (* recommended)"
-    )
-    print_trials(shown, document, kind, title)
-    if not shown:
-        raise NegativeAnswer(_nearest_miss(members))
-    if kind == "table" and knee is not None:
-        _advise(location, knee, reference, trials, with_next=with_next)
+    print_trials(_mark_knee(members, choices), document, kind, title)
+    if not members:
+        raise NegativeAnswer(_describe_nearest_miss(trials, bounds))
+    if kind == "table":
+        _advise(location, trials, reasons, with_next=with_next)
 
 
-def _mark(trial: Trial) -> Trial:
-    """The same trial, marked as the recommended one."""
-    return trial.model_copy(update={"knee": True})
+def _with_probability(
+    trials: Sequence[Trial], objectives: list[Objective], bounds: Bounds
+) -> list[Trial]:
+    probabilities = front_probabilities(trials, objectives, bounds)
+    return [
+        trial.model_copy(update={"front_probability": probabilities[trial.digest]})
+        for trial in find_front(trials, objectives, bounds)
+    ]
+
+
+def _explain(choices: Sequence[Recommendation], reference: Trial | None) -> list[str]:
+    if reference is None or reference.state != "complete":
+        return []
+    return [describe_recommendation(choice, reference) for choice in choices]
+
+
+def _mark_knee(members: Sequence[Trial], choices: Sequence[Recommendation]) -> list[Trial]:
+    knee = next((choice.trial.digest for choice in choices if choice.kind == "knee"), None)
+    return [trial.model_copy(update={"knee": trial.digest == knee}) for trial in members]
 
 
 def _advise(
-    location: Location,
-    knee: Trial,
-    reference: Trial | None,
-    trials: Sequence[Trial],
-    *,
-    with_next: bool,
+    location: Location, trials: Sequence[Trial], reasons: Sequence[str], *, with_next: bool
 ) -> None:
-    if reference is not None and reference.state == "complete":
-        STDERR.print(
-            f"\nRecommended: trial {knee.number}. {describe_trade(knee, reference)}.", markup=False
-        )
-    failed = sum(trial.state == "failed" for trial in trials)
-    if failed:
-        STDERR.print(f"{failed} trials failed; reasons: autoquant trials {location.name}")
+    if reasons:
+        STDERR.print("\nRecommended")
+    for reason in reasons:
+        STDERR.print(f"  {reason}", markup=False)
+    for note in _notes(location, trials):
+        STDERR.print(note, markup=False)
     if with_next:
         where = _where(location)
         STDERR.print(
@@ -140,20 +169,37 @@ def _advise(
         )
 
 
+def _notes(location: Location, trials: Sequence[Trial]) -> list[str]:
+    """What else a reader of the front should know."""
+    counts = {state: sum(trial.state == state for trial in trials) for state in _STATES}
+    notes = [
+        "",
+        *(f"trial {t.number} left the front: {t.left_front}" for t in trials if t.left_front),
+    ]
+    if counts["rejected"]:
+        notes.append(
+            f"{counts['rejected']} of {len(trials)} trials were stopped early: they could not "
+            "enter the front"
+        )
+    if counts["failed"]:
+        notes.append(f"{counts['failed']} trials failed; reasons: autoquant trials {location.name}")
+    drift = describe_drift(trials)
+    return notes if drift is None else [*notes, drift]
+
+
 def _where(location: Location) -> str:
     results = "" if location.results == Path("results") else f" --results {location.results}"
     return results + ("" if location.url is None else " --storage URL")
 
 
-def _nearest_miss(members: list[Trial]) -> str:
-    measured = [trial for trial in members if trial.accuracy_drop is not None]
-    if not measured:
+def _describe_nearest_miss(trials: Sequence[Trial], bounds: Bounds) -> str:
+    nearest = find_nearest_miss(trials, bounds)
+    if nearest is None:
         return "no trial is complete yet"
-    nearest = min(measured, key=lambda trial: trial.accuracy_drop or 0.0)
+    latency = "" if nearest.latency_ms is None else f", {nearest.latency_ms:.3g} ms"
     return (
-        f"no trial on the front is within the constraint; the nearest in accuracy is trial "
-        f"{nearest.number} (drop {nearest.accuracy_drop:.4f}, {nearest.latency_ms:.3g} ms, "
-        f"{(nearest.size_bytes or 0) / 1e6:.3f} MB)"
+        f"no trial is within the constraint; the nearest miss is trial {nearest.number} "
+        f"(drop {nearest.accuracy_drop:.4f}{latency}, {(nearest.size_bytes or 0) / 1e6:.3f} MB)"
     )
 
 

@@ -19,7 +19,9 @@ from autoquant.cli.options import (
 from autoquant.cli.output import STDERR, check_output, print_json, print_rows, print_trials, warn
 from autoquant.cli.running import Launch, run_study, show_front
 from autoquant.config import find_space, load_space, parse_duration
-from autoquant.core.pareto import Bounds, find_front, find_knee, pick_fastest, pick_smallest
+from autoquant.core.front import find_front
+from autoquant.core.pareto import Bounds, find_knee, pick_fastest, pick_smallest
+from autoquant.core.recommend import find_nearest_miss
 from autoquant.core.trial import Objective, Trial
 from autoquant.errors import InputError, NegativeAnswer, StudyError
 from autoquant.report import describe_trade
@@ -40,6 +42,10 @@ TimeoutOption = Annotated[
 KeepOption = Annotated[
     Keep, typer.Option("--keep", help="Which files stay on disk; all others are rebuilt on demand.")
 ]
+FullOption = Annotated[
+    bool,
+    typer.Option("--full", help="Evaluate every trial in full: stop none early."),
+]
 
 
 def search(
@@ -54,6 +60,7 @@ def search(
     threads: ThreadsOption = 1,
     batch: BatchOption = 1,
     keep: KeepOption = "front",
+    full: FullOption = False,
     results: ResultsOption = RESULTS,
     storage: StorageOption = None,
     tasks_from: TasksFromOption = None,
@@ -82,7 +89,7 @@ def search(
         timeout_s=seconds,
     )
     location = Location(results, study or path.stem, storage)
-    launch = Launch(location, header, keep, tasks_from)
+    launch = Launch(location, header, keep, not full, tasks_from)
     if location.exists():
         _check_same(load_record(location), header, location.name)
         STDERR.print(f"study '{location.name}' exists with this space: going on with it")
@@ -108,6 +115,7 @@ def resume(
     trials: TrialsOption = None,
     timeout: TimeoutOption = None,
     keep: KeepOption = "front",
+    full: FullOption = False,
     results: ResultsOption = RESULTS,
     storage: StorageOption = None,
     tasks_from: TasksFromOption = None,
@@ -125,7 +133,7 @@ def resume(
     known = load_record(location, warn=None).header
     seconds = known.timeout_s if timeout is None else parse_duration(timeout)
     header = StudyHeader(**{**vars(known), "trials": trials or known.trials, "timeout_s": seconds})
-    run_study(Launch(location, header, keep, tasks_from), format_)
+    run_study(Launch(location, header, keep, not full, tasks_from), format_)
 
 
 def _existing(results: Path, study: str, storage: str | None) -> Location:
@@ -160,7 +168,7 @@ def studies(
     if format_ == "json":
         print_json({"studies": rows})
         return
-    columns = ["study", "task", "state", "trials", "failed", "front", "sampler"]
+    columns = ["study", "task", "state", "trials", "rejected", "failed", "front", "sampler"]
     print_rows(columns, [[str(row[name]) for name in columns] for row in rows], format_)
 
 
@@ -173,8 +181,9 @@ def _summarize(location: Location, record: Record) -> dict[str, str | int]:
         "state": "running" if is_running(location) else "done" if is_full else "stopped",
         "trials": len(trials),
         "target": record.header.trials,
+        "rejected": sum(trial.state == "rejected" for trial in trials),
         "failed": sum(trial.state == "failed" for trial in trials),
-        "front": len(find_front(trials, record.header.objectives)),
+        "front": len(find_front(trials, record.header.objectives, record.header.bounds)),
         "sampler": record.header.sampler,
     }
 
@@ -198,6 +207,9 @@ def trials(
     if format_ == "table":
         for trial in failed:
             STDERR.print(f"trial {trial.number} failed: {trial.error}", markup=False)
+        for trial in found:
+            if trial.partial is not None:
+                STDERR.print(f"trial {trial.number} rejected: {trial.partial.reason}", markup=False)
 
 
 def front(
@@ -284,13 +296,15 @@ def _choose(
             raise InputError(f"trial {number} is not among the complete trials of this study")
         return found
     objectives = record.header.objectives
-    members = find_front(complete, objectives)
+    bounds = record.header.bounds.overlaid(bounds)
+    members = find_front(complete, objectives, bounds)
     if knee:
-        picked = find_knee([item for item in members if bounds.admits(item)], objectives)
+        picked = find_knee(members, objectives)
     else:
         picked = (pick_fastest if fastest else pick_smallest)(members, bounds)
     if picked is None:
-        drops = [trial.accuracy_drop for trial in members if trial.accuracy_drop is not None]
-        nearest = f"; the smallest drop is {min(drops):.4f}" if drops else ""
-        raise NegativeAnswer(f"no trial on the front is within the constraint{nearest}")
+        miss = find_nearest_miss(complete, bounds)
+        nearest = f"; the nearest miss is trial {miss.number}" if miss else ""
+        drop = f" with a drop of {miss.accuracy_drop:.4f}" if miss and miss.accuracy_drop else ""
+        raise NegativeAnswer(f"no trial on the front is within the constraint{nearest}{drop}")
     return picked

@@ -4,13 +4,14 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from autoquant.core.layer import Layer
-from autoquant.core.recipe import Recipe
+if TYPE_CHECKING:  # a machine that only times files has no pydantic
+    from autoquant.core.layer import Layer
+    from autoquant.core.recipe import Recipe
 
 __all__ = ["Artifact", "Builder", "Candidate"]
 
@@ -61,11 +62,11 @@ class Builder(Protocol):
     """Makes the artifact of a recipe."""
 
     @property
-    def layers(self) -> list[Layer]:
+    def layers(self) -> "list[Layer]":
         """The quantizable layers, in network order."""
         ...
 
-    def build(self, recipe: Recipe) -> Candidate:
+    def build(self, recipe: "Recipe") -> Candidate:
         """The file of a recipe.
 
         Raises:

@@ -2,35 +2,84 @@
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from autoquant.core.evidence import DRAWS, Evidence, resample_counts
 from autoquant.core.task import Metric
 from autoquant.errors import TrialError
 
-__all__ = ["agreement", "measure_accuracy", "top_k", "wilson_interval"]
+__all__ = [
+    "accuracy_interval",
+    "agreement",
+    "drop_interval",
+    "find_evidence",
+    "find_hits",
+    "measure_accuracy",
+    "top_k_hits",
+    "wilson_interval",
+]
 
 _Z95 = 1.959963984540054
 
 
-def top_k(outputs: npt.NDArray[np.float32], targets: npt.NDArray[Any], k: int) -> float:
-    """Share of rows whose target is among the k largest outputs.
+def top_k_hits(
+    outputs: npt.NDArray[np.float32], targets: npt.NDArray[Any], k: int
+) -> npt.NDArray[np.bool_]:
+    """Which rows have their target among the k largest outputs.
 
     Args:
         outputs: (n, classes).
         targets: (n,) class indices.
         k: 1 for top-1.
+
+    Returns:
+        (n,) bool.
     """
     k = min(k, outputs.shape[1])
     best = np.argpartition(-outputs, k - 1, axis=1)[:, :k]
-    return float((best == targets[:, None]).any(axis=1).mean())
+    return np.asarray((best == targets[:, None]).any(axis=1))
 
 
 def agreement(outputs: npt.NDArray[np.float32], others: npt.NDArray[np.float32]) -> float:
     """Share of rows on which two models name the same class; both (n, classes)."""
     return float((outputs.argmax(axis=1) == others.argmax(axis=1)).mean())
+
+
+def find_hits(
+    metric: Metric,
+    outputs: npt.NDArray[np.float32],
+    targets: npt.NDArray[Any],
+    float_outputs: npt.NDArray[np.float32],
+) -> npt.NDArray[np.bool_] | None:
+    """Which samples are right, where the metric is the share of those; None where it is not.
+
+    Args:
+        metric: the task's.
+        outputs: (n, classes), of the first n samples of a split.
+        targets: (n,) or more.
+        float_outputs: (n, classes) or more, of the float model.
+
+    Raises:
+        TrialError: an unknown metric, or outputs that it does not fit.
+    """
+    targets, float_outputs = targets[: len(outputs)], float_outputs[: len(outputs)]
+    if metric in ("top1", "top5"):
+        _check_classes(metric, outputs, targets)
+    match metric:
+        case "top1":
+            return top_k_hits(outputs, targets, 1)
+        case "top5":
+            return top_k_hits(outputs, targets, 5)
+        case "agreement":
+            return np.asarray(outputs.argmax(axis=1) == float_outputs.argmax(axis=1))
+        case str():
+            raise TrialError(f"unknown metric '{metric}'; there are top1, top5, agreement")
+        case _:
+            return None
 
 
 def measure_accuracy(
@@ -44,22 +93,52 @@ def measure_accuracy(
     Raises:
         TrialError: the metric is not a finite number, or an unknown name.
     """
-    if metric in ("top1", "top5"):
-        _check_classes(metric, outputs, targets)
-    match metric:
-        case "top1":
-            value = top_k(outputs, targets, 1)
-        case "top5":
-            value = top_k(outputs, targets, 5)
-        case "agreement":
-            value = agreement(outputs, float_outputs)
-        case str():
-            raise TrialError(f"unknown metric '{metric}'; there are top1, top5, agreement")
-        case _:
-            value = _call(metric, outputs, targets)
+    hits = find_hits(metric, outputs, targets, float_outputs)
+    if hits is not None:
+        return float(hits.mean())
+    assert not isinstance(metric, str)
+    value = _call(metric, outputs, targets)
     if not math.isfinite(value):
         raise TrialError(f"the metric is {value}; it must return a finite number")
     return value
+
+
+def find_evidence(
+    metric: Metric,
+    outputs: npt.NDArray[np.float32],
+    targets: npt.NDArray[Any],
+    float_outputs: npt.NDArray[np.float32],
+) -> Evidence:
+    """What comparisons of this accuracy with another on the same split need.
+
+    A metric of one's own is called on every resample; where it is not defined on one (a
+    correlation of constants), its value on the whole split stands in.
+    """
+    hits = find_hits(metric, outputs, targets, float_outputs)
+    if hits is not None:
+        return Evidence.from_hits(hits)
+    assert not isinstance(metric, str)
+    whole = _call(metric, outputs, targets)
+    draws = np.full(DRAWS, whole)
+    for index, counts in enumerate(resample_counts(len(targets))):
+        chosen = np.repeat(np.arange(len(targets)), counts.astype(int))
+        with suppress(TrialError), np.errstate(all="ignore"):
+            draws[index] = _call(metric, outputs[chosen], targets[chosen])
+    return Evidence.from_draws(np.where(np.isfinite(draws), draws, whole), len(targets))
+
+
+def accuracy_interval(accuracy: float, evidence: Evidence) -> tuple[float, float]:
+    """95 % interval: Wilson's for a share, the bootstrap's for any other metric."""
+    if evidence.hits is not None:
+        return wilson_interval(accuracy, evidence.samples)
+    low, high = np.percentile(evidence.draws, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def drop_interval(base: Evidence, ours: Evidence, drop: float) -> tuple[float, float]:
+    """95 % interval of an accuracy drop, paired: both models on the same samples."""
+    half = _Z95 * float((base.draws - ours.draws).std())
+    return drop - half, drop + half
 
 
 def _check_classes(

@@ -1,4 +1,4 @@
-"""Fronts: which trials no other trial beats, and which of them to recommend."""
+"""Dominance by point estimates, bounds, and picks from a front."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from autoquant.core.trial import Objective, Trial
 
-__all__ = ["Bounds", "find_front", "find_knee", "is_nondominated", "pick_fastest", "pick_smallest"]
+__all__ = ["Bounds", "find_knee", "is_nondominated", "pick_fastest", "pick_smallest"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,14 @@ class Bounds:
     max_drop: float | None = None
     max_latency_ms: float | None = None
     max_size_mb: float | None = None
+
+    def overlaid(self, other: "Bounds") -> "Bounds":
+        """These bounds where the other has none."""
+        return Bounds(
+            self.max_drop if other.max_drop is None else other.max_drop,
+            self.max_latency_ms if other.max_latency_ms is None else other.max_latency_ms,
+            self.max_size_mb if other.max_size_mb is None else other.max_size_mb,
+        )
 
     def admits(self, trial: Trial) -> bool:
         """Whether a trial stays within every bound; an unmeasured figure does not."""
@@ -57,17 +65,6 @@ def is_nondominated(losses: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
             worse = (losses >= losses[index]).all(axis=1) & (losses > losses[index]).any(axis=1)
             keep &= ~worse
     return keep
-
-
-def find_front(trials: Sequence[Trial], objectives: Sequence[Objective]) -> list[Trial]:
-    """Complete trials that no other dominates, by the first objective, best first."""
-    complete = [trial for trial in trials if trial.state == "complete"]
-    if not complete:
-        return []
-    losses = np.array([[trial.objective(name) for name in objectives] for trial in complete])
-    keep = is_nondominated(losses)
-    order = np.lexsort(losses.T[::-1])
-    return [complete[index] for index in order if keep[index]]
 
 
 def find_knee(front: Sequence[Trial], objectives: Sequence[Objective]) -> Trial | None:

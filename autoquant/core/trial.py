@@ -4,9 +4,21 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from autoquant.core.evidence import Evidence
+from autoquant.core.noise import Interval, log_sd
 from autoquant.core.recipe import Recipe
 
-__all__ = ["Measurement", "Objective", "Parity", "ReportFigures", "Trial", "TrialState"]
+__all__ = [
+    "LatencyFigures",
+    "Measurement",
+    "Objective",
+    "Parity",
+    "Partial",
+    "ReportFigures",
+    "Timing",
+    "Trial",
+    "TrialState",
+]
 
 TrialState = Literal["complete", "rejected", "failed"]
 Objective = Literal["accuracy", "latency", "size"]
@@ -24,33 +36,102 @@ class Parity(_Record):
     samples: int
 
 
+class Timing(_Record):
+    """What lies behind a latency.
+
+    Attributes:
+        reference_ms: the float model, timed in turns with this one.
+        p50_ms: median of all runs, and likewise the 90th and 99th percentile.
+        samples: timed runs.
+        stable: whether the ratio's interval became as narrow as wanted.
+        session: trials that were timed together, in turns, share this name.
+        search_ratio: of a trial that was timed anew beside the front, the ratio that it had
+            been given during the search.
+    """
+
+    reference_ms: float
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    samples: int
+    stable: bool
+    session: str | None = None
+    search_ratio: float | None = None
+
+
+class Partial(_Record):
+    """What was seen of a trial that was stopped because it could not enter the front.
+
+    Attributes:
+        reason: why it could not.
+        samples: how many samples of the search split were looked at, of how many.
+        accuracy: on those samples, and the drop on the same.
+        latency_ratio: of a short timing.
+    """
+
+    reason: str
+    samples: int
+    of_samples: int
+    accuracy: float
+    accuracy_drop: float
+    latency_ratio: float | None = None
+    latency_ratio_ci: tuple[float, float] | None = None
+
+
 class Measurement(_Record):
     """What was measured of one artifact. None is what was not measured.
 
     Accuracies are fractions; drops are float minus quantized on the same images, so a gain
     is negative. `latency_ratio` is this model over the float model, timed alternately.
+    Intervals are 95 %; that of a drop is paired.
     """
 
     accuracy: float | None = None
     accuracy_drop: float | None = None
-    accuracy_ci: tuple[float, float] | None = None
+    accuracy_ci: Interval | None = None
+    accuracy_drop_ci: Interval | None = None
     report_accuracy: float | None = None
+    report_accuracy_ci: Interval | None = None
     report_accuracy_drop: float | None = None
+    report_accuracy_drop_ci: Interval | None = None
     latency_ms: float | None = None
+    latency_ms_ci: Interval | None = None
     latency_ratio: float | None = None
-    latency_ratio_ci: tuple[float, float] | None = None
+    latency_ratio_ci: Interval | None = None
+    timing: Timing | None = None
+    peak_memory_bytes: int | None = None
     size_bytes: int | None = None
     integer_coverage: float | None = None
     float_layers: tuple[str, ...] | None = None
     parity: Parity | None = None
+    partial: Partial | None = None
     seconds: dict[str, float] = {}
+    evidence: Evidence | None = Field(default=None, exclude=True, repr=False)
+
+    @property
+    def latency_sd(self) -> float:
+        """Standard error of the logarithm of the latency ratio, from its interval."""
+        return log_sd(self.latency_ratio_ci)
 
 
 class ReportFigures(_Record):
     """Accuracy on the report split, read once for a member of the front."""
 
     report_accuracy: float
+    report_accuracy_ci: Interval | None = None
     report_accuracy_drop: float
+    report_accuracy_drop_ci: Interval | None = None
+
+
+class LatencyFigures(_Record):
+    """A member of the front, timed anew beside the others."""
+
+    latency_ms: float
+    latency_ms_ci: Interval
+    latency_ratio: float
+    latency_ratio_ci: Interval
+    timing: Timing
+    peak_memory_bytes: int | None = None
 
 
 class Trial(Measurement):
@@ -61,6 +142,10 @@ class Trial(Measurement):
             interrupted and tried again under another number.
         name: the baseline that this is (`w8a8`, `ort-static`), or None.
         error: why a failed trial failed.
+        left_front: why it is no member any more, though it was one until the front was timed
+            anew.
+        front_probability: how often it is on the front when every figure is drawn anew.
+        knee: it is the recommended one.
     """
 
     number: int
@@ -70,14 +155,22 @@ class Trial(Measurement):
     name: str | None = None
     error: str | None = None
     seed: int = 0
+    left_front: str | None = None
+    front_probability: float | None = None
     knee: bool = Field(default=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready values; `knee` appears only where it is true."""
+        """JSON-ready values; what describes a place on the front appears only with one."""
         values = self.model_dump(mode="json")
-        if not self.knee:
-            del values["knee"]
+        for name in ("knee", "left_front", "front_probability"):
+            if not values[name]:
+                del values[name]
         return values
+
+    @property
+    def timing_session(self) -> str | None:
+        """Name shared by trials that were timed together."""
+        return None if self.timing is None else self.timing.session
 
     def measurement(self) -> Measurement:
         """The figures alone."""
@@ -86,12 +179,15 @@ class Trial(Measurement):
     def objective(self, name: Objective) -> float:
         """Value of an objective, lower is better: accuracy is negated.
 
+        Of a rejected trial, what was seen until then.
+
         Raises:
             ValueError: the trial did not measure it.
         """
+        seen = self.partial or self
         value = {
-            "accuracy": None if self.accuracy is None else -self.accuracy,
-            "latency": self.latency_ratio,
+            "accuracy": None if seen.accuracy is None else -seen.accuracy,
+            "latency": seen.latency_ratio,
             "size": self.size_bytes,
         }[name]
         if value is None:

@@ -1,7 +1,7 @@
 """`Record`: one study in Optuna's storage, in autoquant's words."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,14 +11,16 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import ValidationError
 
+from autoquant.core.pareto import Bounds
 from autoquant.core.recipe import Recipe
 from autoquant.core.space import SearchSpace
-from autoquant.core.trial import Objective, ReportFigures, Trial
+from autoquant.core.trial import LatencyFigures, Objective, ReportFigures, Trial
 from autoquant.errors import StudyError
 
 __all__ = ["Asked", "Record", "StudyHeader"]
 
 _FORMAT = 1
+_LATER = ("report", "latency", "departure")
 _DIRECTIONS = {
     "accuracy": StudyDirection.MAXIMIZE,
     "latency": StudyDirection.MINIMIZE,
@@ -57,6 +59,13 @@ class StudyHeader:
     def objectives(self) -> list[Objective]:
         """What the study optimizes, in order."""
         return list(self.definition["objectives"])
+
+    @property
+    def bounds(self) -> Bounds:
+        """The constraints of the search space."""
+        given = self.definition.get("constraints", {})
+        names = ("max_accuracy_drop", "max_latency_ms", "max_size_mb")
+        return Bounds(*(given.get(name) for name in names))
 
 
 @dataclass(frozen=True)
@@ -122,15 +131,14 @@ class Record:
 
     def trials(self) -> list[Trial]:
         """Every finished trial, by number, report figures included."""
-        reports = self._reports()
+        found = self.study.get_trials(deepcopy=False)
+        attributes = self.study.user_attrs
+        later = [attributes.get(name, {}) for name in _LATER]
         return [
-            trial.model_copy(update=reports.get(trial.digest, {}))
-            for frozen in self.study.get_trials(deepcopy=False)
+            _amend(trial, [figures.get(trial.digest, {}) for figures in later])
+            for frozen in found
             if (trial := _read_trial(frozen)) is not None
         ]
-
-    def _reports(self) -> dict[str, dict[str, Any]]:
-        return dict(self.study.user_attrs.get("report", {}))
 
     # Writing
 
@@ -180,8 +188,12 @@ class Record:
             trial: what came of it.
             violations: by constraint, at most zero where it is kept; the sampler reads them.
         """
-        for name, value in (violations or {}).items():
+        # what was turned away is nothing that Optuna should call feasible
+        rejected = {"rejected": 1.0 if trial.state == "rejected" else 0.0}
+        for name, value in {**(violations or {}), **rejected}.items():
             asked.handle.set_constraint(name, value)
+        if trial.evidence is not None:
+            asked.handle.set_user_attr("evidence", trial.evidence.model_dump())
         asked.handle.set_user_attr("record", trial.to_dict())
         self._close(trial)
 
@@ -210,7 +222,18 @@ class Record:
 
     def add_report(self, digest: str, figures: ReportFigures) -> None:
         """Note the report figures of a front member."""
-        self.study.set_user_attr("report", {**self._reports(), digest: figures.model_dump()})
+        self._add("report", {digest: figures.model_dump(mode="json")})
+
+    def add_latency(self, figures: Mapping[str, LatencyFigures]) -> None:
+        """Note what came of timing a front together, by digest; replaces what was before."""
+        self._add("latency", {key: value.model_dump(mode="json") for key, value in figures.items()})
+
+    def add_departures(self, reasons: Mapping[str, str | None]) -> None:
+        """Note why trials are no members of the front any more, by digest; None takes back."""
+        self._add("departure", {key: {"left_front": value} for key, value in reasons.items()})
+
+    def _add(self, name: str, values: Mapping[str, Any]) -> None:
+        self.study.set_user_attr(name, {**self.study.user_attrs.get(name, {}), **values})
 
     def waiting_digests(self) -> set[str]:
         """Digests of the trials that are queued."""
@@ -231,7 +254,7 @@ class Record:
         self.enqueue(recipe, parameters if is_inside else None, frozen.user_attrs.get("name"))
 
     def _close(self, trial: Trial) -> None:
-        if trial.state == "complete":
+        if trial.state != "failed":
             values = [trial.objective(objective) for objective in self.header.objectives]
             # objectives count down; Optuna is told accuracy as it is
             values = [
@@ -251,13 +274,27 @@ def _read_trial(frozen: FrozenTrial) -> Trial | None:
     if not _is_finished(frozen):
         return None
     try:
-        return Trial.model_validate(frozen.user_attrs["record"])
+        evidence = frozen.user_attrs.get("evidence")
+        return Trial.model_validate({**frozen.user_attrs["record"], "evidence": evidence})
     except ValidationError as error:
         where = ".".join(str(part) for part in error.errors()[0]["loc"])
         raise StudyError(
             f"the record of trial {frozen.number} is damaged at '{where}'; "
             "it was written by another version or changed by hand"
         ) from None
+
+
+def _amend(trial: Trial, amendments: Sequence[Mapping[str, Any]]) -> Trial:
+    """A trial with what was measured later: report figures, latency beside the front."""
+    changes: dict[str, Any] = {}
+    for figures in amendments:
+        changes |= figures
+    if not changes:
+        return trial
+    if "timing" in changes:
+        changes["timing"] = {**changes["timing"], "search_ratio": trial.latency_ratio}
+    values = {**trial.model_dump(), **changes, "evidence": trial.evidence}
+    return Trial.model_validate(values)
 
 
 def _read_header(study: optuna.Study) -> StudyHeader:

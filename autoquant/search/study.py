@@ -2,24 +2,29 @@
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
 from autoquant.core.artifact import Artifact, Builder
-from autoquant.core.pareto import Bounds, find_front
+from autoquant.core.front import find_front
+from autoquant.core.gate import Gate
+from autoquant.core.pareto import Bounds
 from autoquant.core.recipe import Recipe
 from autoquant.core.space import SearchSpace, baselines
-from autoquant.core.trial import Measurement, ReportFigures, Trial
-from autoquant.errors import AutoquantError, SpaceError
+from autoquant.core.trial import LatencyFigures, Measurement, ReportFigures, Trial
+from autoquant.errors import AutoquantError, Rejection, SpaceError
 from autoquant.search.record import Asked, Record
 from autoquant.search.sampler import SamplerName, build_sampler
 
 __all__ = ["Budget", "Evaluates", "Event", "Keep", "Study"]
 
 Keep = Literal["front", "all"]
+EventKind = Literal["begin", "end", "timing", "left", "report", "exhausted"]
+
+_MAX_TIMING_ROUNDS = 3
 
 
 class Evaluates(Protocol):
@@ -30,8 +35,14 @@ class Evaluates(Protocol):
         """Makes artifacts."""
         ...
 
-    def evaluate(self, recipe: Recipe) -> tuple[Measurement, Artifact]:
-        """Measure one recipe."""
+    def evaluate(self, recipe: Recipe, gate: Gate | None = None) -> tuple[Measurement, Artifact]:
+        """Measure one recipe; raises `Rejection` if it cannot get past the gate."""
+        ...
+
+    def time_together(
+        self, artifacts: Mapping[str, Artifact], session: str
+    ) -> Mapping[str, LatencyFigures]:
+        """Time files in turns, by digest."""
         ...
 
     def report(self, artifact: Artifact) -> ReportFigures | None:
@@ -57,14 +68,15 @@ class Event:
     """Something happened, for whoever shows progress.
 
     Attributes:
-        kind: `begin` and `end` of a trial, `report` of a front member, `exhausted` space.
+        kind: `begin` and `end` of a trial, `timing` of the front, `left` by a member,
+            `report` of a member, `exhausted` space.
         done: finished trials so far.
         trial: the trial, at its end.
         front: the front so far.
         message: what is being done, in words.
     """
 
-    kind: Literal["begin", "end", "report", "exhausted"]
+    kind: EventKind
     done: int
     front: tuple[Trial, ...]
     trial: Trial | None = None
@@ -80,7 +92,8 @@ class Study:
         evaluator: measures recipes.
         artifacts: folder for the files of front members.
         keep: `front` keeps files of front members alone, `all` every one.
-        bounds: constraints that the sampler is told of.
+        bounds: constraints; only trials within can be members of the front.
+        reject_early: stop evaluating candidates that certainly cannot enter the front.
         on_event: called as the search goes on.
     """
 
@@ -93,6 +106,7 @@ class Study:
         *,
         keep: Keep = "front",
         bounds: Bounds | None = None,
+        reject_early: bool = True,
         on_event: Callable[[Event], None] | None = None,
     ) -> None:
         self.record = record
@@ -100,8 +114,10 @@ class Study:
         self.evaluator = evaluator
         self.artifacts = artifacts
         self.keep = keep
-        self.bounds = bounds or Bounds()
+        self.bounds = bounds or record.header.bounds
+        self.reject_early = reject_early
         self.on_event = on_event or (lambda event: None)
+        self._trials: list[Trial] = []
         self._seen: frozenset[str] = frozenset()
         self._front: list[Trial] = []
 
@@ -112,9 +128,9 @@ class Study:
         """
         deadline = time.monotonic() + (budget.timeout_s or float("inf"))
         self.record.recover()
-        finished = self.record.trials()
-        self._seen = frozenset(trial.digest for trial in finished)
-        self._front = find_front(finished, self.record.header.objectives)
+        self._trials = self.record.trials()
+        self._seen = frozenset(trial.digest for trial in self._trials)
+        self._front = self._find_front()
         self._use_sampler(sampler)
         self._enqueue_baselines()
         while len(self._seen) < budget.trials and time.monotonic() < deadline:
@@ -128,23 +144,57 @@ class Study:
         return self.close()
 
     def close(self) -> list[Trial]:
-        """Make sure that the front is whole: files kept, report split read once."""
-        objectives = self.record.header.objectives
-        self._front = find_front(self.record.trials(), objectives)
+        """Make sure that the front is whole: timed together, files kept, report split read."""
+        self._reload()
+        self._time_front()
         for trial in self._front:
-            is_kept = self._path(trial.digest).exists()
-            if is_kept and trial.report_accuracy is not None:
-                continue
-            self._emit("report", f"reading the report split for trial {trial.number}")
-            artifact = self.artifact(trial)
-            figures = self.evaluator.report(artifact) if trial.report_accuracy is None else None
-            if figures is not None:
-                self.record.add_report(trial.digest, figures)
-                reported = trial.model_copy(update=figures.model_dump())
-                artifact = self._seal(artifact, reported)
-            self._write(trial.digest, artifact.content)
+            if trial.report_accuracy is None:
+                self._emit("report", f"reading the report split for trial {trial.number}")
+                figures = self.evaluator.report(self.artifact(trial))
+                if figures is not None:
+                    self.record.add_report(trial.digest, figures)
+        self._reload()
+        for trial in self._front:
+            self._write(trial.digest, self.artifact(trial).content)
         self._sweep()
-        return find_front(self.record.trials(), objectives)
+        return self._front
+
+    def _reload(self) -> None:
+        self._trials = self.record.trials()
+        self._front = self._find_front()
+
+    def _find_front(self) -> list[Trial]:
+        return find_front(self._trials, self.record.header.objectives, self.bounds)
+
+    def _time_front(self) -> None:
+        """Time the members in turns with each other; who falls off lets others in, so again."""
+        for _ in range(_MAX_TIMING_ROUNDS):
+            members = self._front
+            if _are_timed_together(members):
+                return
+            self._emit("timing", f"timing the {len(members)} members of the front in turns")
+            artifacts = {trial.digest: self.artifact(trial) for trial in members}
+            session = f"front of {len(self._trials)} trials, {time.time_ns():x}"
+            figures = self.evaluator.time_together(artifacts, session)
+            if not figures:
+                return
+            self.record.add_latency(figures)
+            self._reload()
+            self._note_departures(members)
+
+    def _note_departures(self, before: Sequence[Trial]) -> None:
+        now = {trial.digest for trial in self._front}
+        reasons = {
+            trial.digest: None
+            if trial.digest in now
+            else "another member dominates it when all of them are timed in turns"
+            for trial in before
+        }
+        self.record.add_departures(reasons)
+        for trial in before:
+            if reasons[trial.digest] is not None:
+                self._emit("left", f"trial {trial.number} left the front: {reasons[trial.digest]}")
+        self._reload()
 
     def artifact(self, trial: Trial) -> Artifact:
         """A trial's file, rebuilt from its recipe, its figures in the passport."""
@@ -190,28 +240,40 @@ class Study:
             "name": asked.name,
             "seed": self.record.header.seed,
         }
+        gate = None if asked.name is not None else self._gate()
         try:
-            measurement, artifact = self.evaluator.evaluate(asked.recipe)
+            measurement, artifact = self.evaluator.evaluate(asked.recipe, gate)
+        except Rejection as rejection:
+            seen = rejection.measurement.model_dump()
+            trial = Trial(**common, state="rejected", **seen)
+            self._trials.append(trial)
         except AutoquantError as error:
             trial = Trial(**common, state="failed", error=str(error))
         except (RuntimeError, ValueError, ArithmeticError, MemoryError, OSError) as error:
             trial = Trial(**common, state="failed", error=f"{type(error).__name__}: {error}")
         else:
-            trial = Trial(**common, state="complete", **measurement.model_dump())
+            figures = {**measurement.model_dump(), "evidence": measurement.evidence}
+            trial = Trial(**common, state="complete", **figures)
             self._keep(trial, artifact)
         self.record.finish(asked, trial, self._violations(trial))
         self._seen |= {trial.digest}
         return trial
 
+    def _gate(self) -> Gate | None:
+        if not self.reject_early:
+            return None
+        return Gate(self._front, self.record.header.objectives, self.bounds)
+
     def _violations(self, trial: Trial) -> dict[str, float]:
         """How far a trial exceeds the allowed drop; the other bounds filter afterwards."""
-        if self.bounds.max_drop is None or trial.accuracy_drop is None:
+        drop = (trial.partial or trial).accuracy_drop
+        if self.bounds.max_drop is None or drop is None:
             return {}
-        return {"max_accuracy_drop": trial.accuracy_drop - self.bounds.max_drop}
+        return {"max_accuracy_drop": drop - self.bounds.max_drop}
 
     def _keep(self, trial: Trial, artifact: Artifact) -> None:
-        # Whoever was dominated before stays dominated: the old front is all that matters.
-        self._front = find_front([*self._front, trial], self.record.header.objectives)
+        self._trials.append(trial)
+        self._front = self._find_front()
         if self.keep == "all" or any(member.digest == trial.digest for member in self._front):
             self._write(trial.digest, artifact.content)
         self._sweep()
@@ -236,9 +298,14 @@ class Study:
 
     def _emit(
         self,
-        kind: Literal["begin", "end", "report", "exhausted"],
+        kind: EventKind,
         message: str = "",
         trial: Trial | None = None,
     ) -> None:
         event = Event(kind, len(self._seen), tuple(self._front), trial, message)
         self.on_event(event)
+
+
+def _are_timed_together(members: Sequence[Trial]) -> bool:
+    sessions = {trial.timing_session for trial in members}
+    return len(sessions) <= 1 and None not in sessions

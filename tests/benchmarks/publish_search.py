@@ -15,7 +15,8 @@ import sys
 from pathlib import Path
 
 from autoquant.backends.machine import describe_machine, package_versions
-from autoquant.core.pareto import find_front, find_knee
+from autoquant.core.front import find_front
+from autoquant.core.pareto import find_knee
 from autoquant.core.trial import Trial
 from autoquant.report import pareto_figure
 from autoquant.search.storage import Location, load_record

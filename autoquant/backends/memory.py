@@ -1,0 +1,54 @@
+"""Peak memory of a model: a fresh process loads it, runs it, and tells how much it grew.
+
+    python -m autoquant.backends.memory model.onnx THREADS
+
+A fresh process, because what another session has freed would be used again and not be seen.
+"""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+__all__ = ["measure_peak_bytes"]
+
+_TIMEOUT_S = 120
+
+
+def measure_peak_bytes(content: bytes, threads: int) -> int | None:
+    """Bytes by which a process grows at most when it loads and runs a file; None if unknown."""
+    with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
+        file.write(content)
+        file.flush()
+        command = [sys.executable, "-m", __name__, file.name, str(threads)]
+        try:
+            result = subprocess.run(
+                command, capture_output=True, text=True, check=True, timeout=_TIMEOUT_S
+            )
+            return int(result.stdout)
+        except (subprocess.SubprocessError, OSError, ValueError):
+            return None
+
+
+def _peak_bytes() -> int:
+    """High-water mark of this process's resident memory (Linux)."""
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise ValueError("VmHWM is not among this process's figures")
+
+
+def _main(path: str, threads: str) -> None:
+    from autoquant.backends.onnxruntime import open_session
+
+    content = Path(path).read_bytes()
+    before = _peak_bytes()
+    session = open_session(content, int(threads))
+    inputs = session.random_inputs(1)
+    for _ in range(3):
+        session.time_once(inputs)
+    print(_peak_bytes() - before)
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

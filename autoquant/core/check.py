@@ -1,0 +1,106 @@
+"""`Check`: a figure that a file carries against the same figure here."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from autoquant.core.noise import Interval, ratios_agree
+
+__all__ = ["Check", "Verification", "check_latency", "describe_machine_change"]
+
+# The float model itself runs this much faster or slower than when the passport was written:
+# the machine is in another state (frequency, neighbours), and a ratio may have moved with it.
+_DRIFT = 0.05
+# What a machine is, apart from the state that it is in.
+_IDENTITY = ("cpu", "architecture", "flags", "cores", "system")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One figure of the passport against the same figure here.
+
+    Attributes:
+        name: which figure.
+        stored: what the passport says, as text.
+        measured: what was found, as text.
+        agrees: the verdict; None where the machine, or its state, differs and the figure may
+            move.
+        note: why there is no verdict.
+    """
+
+    name: str
+    stored: str
+    measured: str
+    agrees: bool | None
+    note: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """In a word, for a table."""
+        return {True: "yes", False: "NO", None: self.note or "other conditions"}[self.agrees]
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Every check, and what runs each layer."""
+
+    checks: list[Check]
+    layers: list[dict[str, Any]]
+
+    @property
+    def ok(self) -> bool:
+        """No check disagrees."""
+        return all(check.agrees is not False for check in self.checks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return {
+            "ok": self.ok,
+            "checks": [vars(check) for check in self.checks],
+            "layers": self.layers,
+        }
+
+
+def describe_machine_change(stored: Mapping[str, Any], here: Mapping[str, Any]) -> str | None:
+    """How two machines differ, in words; None if they are the same."""
+    changed = [key for key in _IDENTITY if key in stored and stored[key] != here.get(key)]
+    if not changed:
+        return None
+    return "; ".join(f"{key} was {stored[key]}, is {here.get(key)}" for key in changed)
+
+
+def check_latency(
+    stored: Mapping[str, Any], ratio: float, ratio_ci: Interval, reference_ms: float, same: bool
+) -> Check:
+    """The latency ratio of a passport against the one measured here.
+
+    Args:
+        stored: the passport's measurement.
+        ratio: measured here.
+        ratio_ci: its interval.
+        reference_ms: the float model's time here.
+        same: whether this is the machine of the passport.
+    """
+    old = float(stored["latency_ratio"])
+    old_ci = stored.get("latency_ratio_ci")
+    agrees: bool | None = ratios_agree(old, old_ci, ratio, ratio_ci)
+    note = ""
+    if not same and not agrees:
+        agrees, note = None, "moves with the processor"
+    elif not agrees and abs(reference_ms / _reference_ms(stored) - 1) > _DRIFT:
+        agrees, note = None, "float itself runs at another speed now"
+    return Check("latency ratio", _format(old, old_ci), _format(ratio, ratio_ci), agrees, note)
+
+
+def _format(ratio: float, interval: Interval | None) -> str:
+    if interval is None:
+        return f"{ratio:.3f}"
+    return f"{ratio:.3f} ({interval[0]:.3f} to {interval[1]:.3f})"
+
+
+def _reference_ms(stored: Mapping[str, Any]) -> float:
+    """Latency of the float model beside which a file was timed."""
+    timing = stored.get("timing")
+    if timing:
+        return float(timing["reference_ms"])
+    return float(stored["latency_ms"]) / float(stored["latency_ratio"])

@@ -1,0 +1,211 @@
+"""Fronts that ignore noise: which trials no other trial beats, and how sure that is.
+
+A trial dominates another if it is significantly better in one objective and significantly
+worse in none. Accuracy is compared on the same samples (McNemar), latency by the interval of
+the ratio, size exactly. Where nothing is significant, accuracy decides by its value; latencies
+that lie inside each other's noise are equal.
+
+Significance is not transitive: A may dominate B and B dominate C while A does not dominate C.
+The front is the kernel of the relation: no member dominates another, and every trial that is
+no member is dominated by one.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from autoquant.core.evidence import DRAWS, mcnemar_z
+from autoquant.core.noise import SESSION_SD, Z95
+from autoquant.core.pareto import Bounds, is_nondominated
+from autoquant.core.trial import Objective, Trial
+
+__all__ = ["decide", "find_front", "find_plain_front", "front_probabilities"]
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+
+def find_front(
+    trials: Sequence[Trial], objectives: Sequence[Objective], bounds: Bounds | None = None
+) -> list[Trial]:
+    """Complete trials within bounds that no other dominates, by the first objective, best first.
+
+    Args:
+        trials: of one study.
+        objectives: what counts.
+        bounds: constraints; trials outside are no candidates.
+    """
+    candidates = _candidates(trials, bounds)
+    if not candidates:
+        return []
+    chosen = _find_kernel(_dominance(candidates, objectives), _losses(candidates, objectives))
+    return _by_first_objective([candidates[index] for index in chosen], objectives)
+
+
+def find_plain_front(
+    trials: Sequence[Trial], objectives: Sequence[Objective], bounds: Bounds | None = None
+) -> list[Trial]:
+    """The same by point estimates alone: what one gets who takes every figure as exact."""
+    candidates = _candidates(trials, bounds)
+    if not candidates:
+        return []
+    keep = is_nondominated(_losses(candidates, objectives))
+    chosen = [trial for trial, kept in zip(candidates, keep, strict=True) if kept]
+    return _by_first_objective(chosen, objectives)
+
+
+def front_probabilities(
+    trials: Sequence[Trial], objectives: Sequence[Objective], bounds: Bounds | None = None
+) -> dict[str, float]:
+    """How often each trial is on the plain front when everything is drawn anew, by digest.
+
+    Accuracies are drawn by resampling the images, the same for all trials; latencies within
+    their noise.
+    """
+    candidates = _candidates(trials, bounds)
+    if not candidates:
+        return {}
+    drawn = _draw_losses(candidates, objectives)
+    on_front = np.mean([is_nondominated(losses) for losses in drawn], axis=0)
+    return {trial.digest: float(p) for trial, p in zip(candidates, on_front, strict=True)}
+
+
+def decide(z: Floats, accuracy_gain: npt.ArrayLike | None) -> Bools:
+    """Whether the first of two models dominates the second.
+
+    Args:
+        z: (objectives, ...) difference in standard errors, positive where the first is better.
+        accuracy_gain: (...) accuracy of the first minus that of the second; None if accuracy
+            does not count.
+
+    Returns:
+        (...) bool.
+    """
+    better, worse = (z > Z95).any(axis=0), (z < -Z95).any(axis=0)
+    is_ahead = np.zeros_like(better) if accuracy_gain is None else np.asarray(accuracy_gain) > 0
+    return np.asarray(~worse & (better | is_ahead))
+
+
+def _candidates(trials: Sequence[Trial], bounds: Bounds | None) -> list[Trial]:
+    bounds = bounds or Bounds()
+    return [trial for trial in trials if trial.state == "complete" and bounds.admits(trial)]
+
+
+def _losses(trials: Sequence[Trial], objectives: Sequence[Objective]) -> Floats:
+    return np.array([[trial.objective(name) for name in objectives] for trial in trials])
+
+
+def _by_first_objective(trials: Sequence[Trial], objectives: Sequence[Objective]) -> list[Trial]:
+    order = np.lexsort(_losses(trials, objectives).T[::-1])
+    return [trials[index] for index in order]
+
+
+def _dominance(trials: Sequence[Trial], objectives: Sequence[Objective]) -> Bools:
+    """(n, n): whether the row dominates the column."""
+    measures = {"accuracy": _accuracy_z, "latency": _latency_z, "size": _size_z}
+    z = np.stack([measures[name](trials) for name in objectives])
+    gains = None
+    if "accuracy" in objectives:
+        accuracy = np.array([trial.accuracy for trial in trials], dtype=np.float64)
+        gains = accuracy[:, None] - accuracy[None, :]
+    return decide(z, gains)
+
+
+def _size_z(trials: Sequence[Trial]) -> Floats:
+    sizes = np.array([trial.objective("size") for trial in trials])
+    return _exact_z(sizes[None, :] - sizes[:, None])
+
+
+def _exact_z(gains: Floats) -> Floats:
+    return np.where(gains == 0, 0.0, np.copysign(np.inf, gains))
+
+
+def _latency_z(trials: Sequence[Trial]) -> Floats:
+    ratios = _comparable_log_ratios(trials)
+    variance = np.array([trial.latency_sd for trial in trials]) ** 2
+    joint = np.array([trial.timing_session or f"#{i}" for i, trial in enumerate(trials)])
+    apart = (joint[:, None] != joint[None, :]) & (variance[:, None] + variance[None, :] > 0)
+    error = np.sqrt(variance[:, None] + variance[None, :] + apart * 2 * SESSION_SD**2)
+    gains = ratios[None, :] - ratios[:, None]
+    return np.where(error > 0, gains / np.where(error > 0, error, 1.0), _exact_z(gains))
+
+
+def _comparable_log_ratios(trials: Sequence[Trial]) -> Floats:
+    """(n,) logarithms of latency ratios as they were during the search.
+
+    Trials that were timed anew, together, found the machine in another state; what all of
+    them have changed by is taken out before they are compared with trials that were not.
+    """
+    ratios = np.log([trial.objective("latency") for trial in trials])
+    changes: dict[str, list[float]] = {}
+    for trial, ratio in zip(trials, ratios, strict=True):
+        if trial.timing is not None and trial.timing.session and trial.timing.search_ratio:
+            change = float(ratio) - math.log(trial.timing.search_ratio)
+            changes.setdefault(trial.timing.session, []).append(change)
+    shifts = {session: float(np.median(values)) for session, values in changes.items()}
+    return np.array([
+        ratio - shifts.get(trial.timing_session or "", 0.0)
+        for trial, ratio in zip(trials, ratios, strict=True)
+    ])  # fmt: skip
+
+
+def _accuracy_z(trials: Sequence[Trial]) -> Floats:
+    found = [trial.evidence.hits for trial in trials if trial.evidence is not None]
+    hits = [item for item in found if item is not None]
+    if len(hits) == len(trials) and len({len(item) for item in hits}) == 1:
+        right = np.stack(hits).astype(np.float32)
+        both = (right @ right.T).astype(np.float64)
+        alone = np.diag(both)[:, None] - both
+        return mcnemar_z(alone, alone.T)
+    draws = _accuracy_draws(trials)
+    gaps = draws[:, None, :] - draws[None, :, :]
+    error = gaps.std(axis=2)
+    accuracy = np.array([trial.accuracy for trial in trials], dtype=np.float64)
+    gains = accuracy[:, None] - accuracy[None, :]
+    return np.where(error > 0, gains / np.where(error > 0, error, 1.0), _exact_z(gains))
+
+
+def _accuracy_draws(trials: Sequence[Trial]) -> Floats:
+    """(n, DRAWS); constant for trials that kept no evidence."""
+    return np.array([
+        np.full(DRAWS, trial.accuracy or 0.0) if trial.evidence is None else trial.evidence.draws
+        for trial in trials
+    ])  # fmt: skip
+
+
+def _draw_losses(trials: Sequence[Trial], objectives: Sequence[Objective]) -> Floats:
+    """(DRAWS, n, objectives)."""
+    generator = np.random.default_rng(0)
+    columns = []
+    for name in objectives:
+        exact = np.array([trial.objective(name) for trial in trials])
+        match name:
+            case "accuracy":
+                column = -_accuracy_draws(trials).T
+            case "latency":
+                spread = np.array([math.hypot(t.latency_sd, SESSION_SD) for t in trials])
+                spread[[t.latency_sd == 0 for t in trials]] = 0.0
+                noise = generator.standard_normal((DRAWS, len(trials)))
+                column = np.exp(_comparable_log_ratios(trials) + spread * noise)
+            case "size":
+                column = np.broadcast_to(exact, (DRAWS, len(trials)))
+        columns.append(column)
+    return np.stack(columns, axis=2)
+
+
+def _find_kernel(dominance: Bools, losses: Floats) -> list[int]:
+    """Rows that no chosen row dominates, such that every other is dominated by a chosen one.
+
+    Where the relation runs in a circle, the best by point estimates breaks it.
+    """
+    rest = set(range(len(dominance)))
+    order = [int(index) for index in np.lexsort(losses.T[::-1])]
+    kernel: list[int] = []
+    while rest:
+        free = [i for i in order if i in rest and not dominance[sorted(rest), i].any()]
+        chosen = free or [next(index for index in order if index in rest)]
+        kernel += chosen
+        rest = {i for i in rest if i not in chosen and not dominance[chosen, i].any()}
+    return kernel

@@ -1,0 +1,129 @@
+"""`Gate`: is it already certain that an unfinished candidate cannot enter the front?
+
+What is still to be measured is drawn many times, given what was seen: the rest of the images
+from the Dirichlet posterior of the paired outcomes so far (Jeffreys prior), the final latency
+from its interval so far. Each drawn ending is judged by the rule of the front. A candidate is
+hopeless if 99 % of its endings are dominated by the same member, or miss the constraint.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from autoquant.core.evidence import mcnemar_z
+from autoquant.core.front import decide
+from autoquant.core.noise import SESSION_SD
+from autoquant.core.pareto import Bounds
+from autoquant.core.trial import Objective, Trial
+
+__all__ = ["Gate", "Glimpse"]
+
+Hits = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
+
+_CONFIDENCE = 0.99
+_ENDINGS = 2000
+_JEFFREYS = 0.5
+
+
+@dataclass(frozen=True)
+class Glimpse:
+    """What is known of a candidate that is not fully measured.
+
+    Attributes:
+        hits: (m,) whether each of the first samples was right.
+        float_hits: (m,) likewise, of the float model.
+        total: samples of the whole split.
+        size_bytes: the file.
+        latency_ratio: so far, or None.
+        latency_sd: its standard error, of the logarithm.
+    """
+
+    hits: Hits
+    float_hits: Hits
+    total: int
+    size_bytes: int
+    latency_ratio: float | None = None
+    latency_sd: float = 0.0
+
+
+class Gate:
+    """The members of a front, as what a candidate must get past.
+
+    Args:
+        members: the front so far, with evidence.
+        objectives: what counts.
+        bounds: constraints; the allowed drop is judged here.
+    """
+
+    def __init__(
+        self, members: Sequence[Trial], objectives: Sequence[Objective], bounds: Bounds
+    ) -> None:
+        self.members = [trial for trial in members if trial.evidence is not None]
+        self.objectives = objectives
+        self.bounds = bounds
+
+    def find_reason(self, glimpse: Glimpse) -> str | None:
+        """Why a candidate is hopeless, in words; None while it is not."""
+        generator = np.random.default_rng(0)
+        if self.bounds.max_drop is not None:
+            loss = _draw_gain(glimpse, glimpse.float_hits, generator)[2] / -glimpse.total
+            if np.mean(loss > self.bounds.max_drop) >= _CONFIDENCE:
+                return f"its accuracy drop exceeds the allowed {self.bounds.max_drop:g}"
+        for member in self.members:
+            if self._is_dominated(glimpse, member, generator):
+                return f"trial {member.number} dominates it"
+        return None
+
+    def _is_dominated(
+        self, glimpse: Glimpse, member: Trial, generator: np.random.Generator
+    ) -> bool:
+        gaps, gain = [], None
+        for name in self.objectives:
+            match name:
+                case "accuracy":
+                    hits = member.evidence.hits if member.evidence is not None else None
+                    if hits is None or len(hits) != glimpse.total:
+                        return False
+                    ours, theirs, gain = _draw_gain(glimpse, hits[: len(glimpse.hits)], generator)
+                    gaps.append(mcnemar_z(theirs, ours))
+                case "latency":
+                    if glimpse.latency_ratio is None or member.latency_ratio is None:
+                        return False
+                    gaps.append(_draw_latency_z(glimpse, member, generator))
+                case "size":
+                    gap = glimpse.size_bytes - member.objective("size")
+                    gaps.append(np.full(_ENDINGS, np.sign(gap) * np.inf if gap else 0.0))
+        dominated = decide(np.stack(gaps), None if gain is None else -gain)
+        return float(dominated.mean()) >= _CONFIDENCE
+
+
+def _draw_gain(
+    glimpse: Glimpse, other: Hits, generator: np.random.Generator
+) -> tuple[Floats, Floats, Floats]:
+    """Final counts of samples that the candidate alone, or the other alone, has right.
+
+    Returns:
+        Three (endings,): the candidate alone, the other alone, their difference.
+    """
+    ours = int((glimpse.hits & ~other).sum())
+    theirs = int((other & ~glimpse.hits).sum())
+    same = len(other) - ours - theirs
+    rates = generator.dirichlet(np.array([ours, theirs, same]) + _JEFFREYS, size=_ENDINGS)
+    rest = generator.multinomial(glimpse.total - len(other), rates)
+    final_ours = (ours + rest[:, 0]).astype(np.float64)
+    final_theirs = (theirs + rest[:, 1]).astype(np.float64)
+    return final_ours, final_theirs, final_ours - final_theirs
+
+
+def _draw_latency_z(glimpse: Glimpse, member: Trial, generator: np.random.Generator) -> Floats:
+    """How much faster the member will turn out, in the standard errors of a full timing."""
+    assert glimpse.latency_ratio is not None
+    assert member.latency_ratio is not None
+    gain = np.log(glimpse.latency_ratio / member.latency_ratio)
+    drawn = gain + glimpse.latency_sd * generator.standard_normal(_ENDINGS)
+    # a full timing is about as narrow as the member's was
+    error = np.sqrt(2 * member.latency_sd**2 + 2 * SESSION_SD**2)
+    return np.asarray(drawn / error)

@@ -1,0 +1,26 @@
+"""How far two timings of one file may lie apart. Needs the standard library alone."""
+
+import math
+
+__all__ = ["SESSION_SD", "Z95", "log_sd", "ratios_agree"]
+
+Interval = tuple[float, float]
+
+Z95 = 1.959963984540054
+# Two timings of one file, minutes apart, differ by this (standard deviation of the logarithm
+# of the ratio to float), more than either interval tells: see results/published/measurements.
+SESSION_SD = 0.01
+
+
+def log_sd(interval: Interval | None) -> float:
+    """Standard error of a ratio's logarithm, from its 95 % interval; 0 without one."""
+    if interval is None or interval[0] <= 0:
+        return 0.0
+    low, high = interval
+    return math.log(high / low) / (2 * Z95)
+
+
+def ratios_agree(one: float, one_ci: Interval | None, other: float, other_ci: Interval) -> bool:
+    """Whether two timings at different times may be of the same ratio, at 95 %."""
+    error = math.hypot(log_sd(one_ci), log_sd(other_ci), math.sqrt(2) * SESSION_SD)
+    return abs(math.log(one / other)) <= Z95 * error
