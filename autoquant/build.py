@@ -33,6 +33,7 @@ __all__ = ["TaskBuilder", "build_evaluator", "dataset_digest"]
 
 _PASSPORT_FORMAT = 1
 _BATCH = 64
+_UNSEALED = {"float_layers", "seconds", "partial"}
 _PACKAGES = ("autoquant", "torch", "brevitas", "onnx", "onnxruntime", "onnxscript", "numpy")
 
 
@@ -95,8 +96,12 @@ class TaskBuilder:
         return Candidate(artifact, _as_arrays(quantized) if quantized else None, seconds)
 
     def seal(self, artifact: Artifact, measurement: Mapping[str, Any]) -> Artifact:
-        """Write figures into the passport; the file keeps its size."""
-        passport = {**artifact.passport, "measurement": dict(measurement)}
+        """Write figures into the passport; the file keeps its size.
+
+        Left out is what a reader finds in the file itself, and what only the search needs.
+        """
+        figures = {name: value for name, value in measurement.items() if name not in _UNSEALED}
+        passport = {**artifact.passport, "measurement": figures}
         content = write_passport(load_model(artifact.content), passport)
         return Artifact(content, artifact.precisions, passport)
 

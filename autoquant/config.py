@@ -64,6 +64,7 @@ class QuantizerConfig(_Strict):
     calibration: list[CalibrationMethod] | None = None
     calibration_images: list[Annotated[int, Field(ge=1)]] | None = None
     bias_correction: list[bool] | None = None
+    reduce_range: list[bool] | None = None
     mode: list[Literal["ptq"]] | None = None
 
 
@@ -103,8 +104,13 @@ class SpaceConfig(_Strict):
             raise ValueError("an objective is named twice")
         return self
 
-    def to_space(self, layers: list[str]) -> SearchSpace:
+    def to_space(self, layers: list[str], *, is_exact: bool = True) -> SearchSpace:
         """The recipes allowed for a network with these layers.
+
+        Args:
+            layers: names of the quantizable layers.
+            is_exact: the processor adds 8-bit products without saturating; where it does not,
+                the reduced weight range becomes a choice, unless the file decides on it.
 
         Raises:
             SpaceError: a pattern matches no layer, or nothing is allowed.
@@ -115,6 +121,8 @@ class SpaceConfig(_Strict):
             for name in QuantizerConfig.model_fields
             if (values := getattr(self.quantizer, name)) is not None
         }
+        if not is_exact:
+            options.setdefault("reduce_range", (False, True))
         return SearchSpace(expand_layers(rules, layers), options)
 
     def definition(self) -> dict[str, Any]:

@@ -6,8 +6,10 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from autoquant.core.metric import drop_interval
 from autoquant.core.recipe import Recipe, method_label
 from autoquant.core.recommend import Recommendation
+from autoquant.core.space import REDUCED
 from autoquant.core.trial import Objective, Trial
 
 __all__ = [
@@ -15,6 +17,7 @@ __all__ = [
     "describe_drift",
     "describe_recipe",
     "describe_recommendation",
+    "describe_saturation",
     "describe_trade",
     "pareto_figure",
     "trial_row",
@@ -98,6 +101,25 @@ def describe_drift(trials: Sequence[Trial]) -> str | None:
     middle = sorted(times)[len(times) // 2]
     low, high = min(times) / middle - 1, max(times) / middle - 1
     return f"float reference {middle:.3g} ms, {low:+.0%} to {high:+.0%} over the study"
+
+
+def describe_saturation(trials: Sequence[Trial]) -> str | None:
+    """Whether 8-bit accuracy suffers from a missing instruction; None where nothing tells."""
+    named = {trial.name: trial for trial in trials if trial.state == "complete"}
+    full, reduced = named.get("w8a8"), named.get(REDUCED)
+    if full is None or reduced is None or not (full.evidence and reduced.evidence):
+        return None
+    assert full.accuracy is not None
+    assert reduced.accuracy is not None
+    gain = reduced.accuracy - full.accuracy
+    low, _ = drop_interval(reduced.evidence, full.evidence, gain)
+    if low <= 0:
+        return None
+    return (
+        "this model's 8-bit accuracy depends on an instruction that this processor lacks (sums "
+        f"of products saturate): w8a8 {full.accuracy:.2%}, with 7-bit weights "
+        f"{reduced.accuracy:.2%} (reduce_range: true)"
+    )
 
 
 def _is_significant(trial: Trial) -> bool:

@@ -69,14 +69,13 @@ def _cgroup_folders() -> list[Path]:
 
 
 def _read_quota(folder: Path) -> float | None:
-    newer = _read(folder / "cpu.max")
-    older = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
-    quota, period = newer.split() if newer else older
+    older = [_read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")]
+    fields = (_read(folder / "cpu.max") or " ".join(part or "" for part in older)).split()
     try:
-        cores = float(quota or "max") / float(period or "max")
-    except ValueError:  # `max` is no limit
+        quota, period = (float(field) for field in fields)
+    except ValueError:  # no such files, or `max`, which is no limit
         return None
-    return cores if cores > 0 else None
+    return quota / period if quota > 0 and period > 0 else None
 
 
 def _read(path: Path) -> str | None:

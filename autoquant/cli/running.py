@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from autoquant.backends.machine import has_integer_dot_product
 from autoquant.cli.output import STDERR, print_trials, warn, warn_of_oversubscription
 from autoquant.cli.progress import SearchProgress
 from autoquant.config import parse_space
@@ -12,7 +13,7 @@ from autoquant.core.pareto import Bounds
 from autoquant.core.recommend import Recommendation, find_nearest_miss, recommend
 from autoquant.core.trial import Objective, Trial
 from autoquant.errors import NegativeAnswer, StudyError
-from autoquant.report import describe_drift, describe_recommendation
+from autoquant.report import describe_drift, describe_recommendation, describe_saturation
 from autoquant.search.record import Record, StudyHeader
 from autoquant.search.sampler import SAMPLERS
 from autoquant.search.storage import (
@@ -54,7 +55,8 @@ def run_study(launch: Launch, kind: str) -> None:
         task = load_task(header.task)
         options = EvaluationOptions(header.threads, header.batch)
         evaluator = build_evaluator(task, header.seed, options)
-    space = config.to_space([layer.name for layer in evaluator.layers])
+    names = [layer.name for layer in evaluator.layers]
+    space = config.to_space(names, is_exact=has_integer_dot_product())
     location.create_folder()
     budget = Budget(header.trials, header.timeout_s)
     sampler = next(name for name in SAMPLERS if name == header.sampler)
@@ -183,6 +185,9 @@ def _notes(location: Location, trials: Sequence[Trial]) -> list[str]:
         )
     if counts["failed"]:
         notes.append(f"{counts['failed']} trials failed; reasons: autoquant trials {location.name}")
+    saturation = describe_saturation(trials)
+    if saturation is not None:
+        notes.append(saturation)
     drift = describe_drift(trials)
     return notes if drift is None else [*notes, drift]
 

@@ -1,9 +1,12 @@
 """Fronts that ignore noise: which trials no other trial beats, and how sure that is.
 
-A trial dominates another if it is significantly better in one objective and significantly
-worse in none. Accuracy is compared on the same samples (McNemar), latency by the interval of
-the ratio, size exactly. Where nothing is significant, accuracy decides by its value; latencies
-that lie inside each other's noise are equal.
+A trial dominates another if it is significantly better in one objective (95 %) and worse in
+none by more than one standard error. That is the rule by which Breiman et al. 1984,
+"Classification and Regression Trees", section 3.4.3, prefer the smaller of two trees; to ask
+for significance on the losing side too would drop members whose advantage the images are too
+few to prove. Accuracy is compared on the same samples (McNemar), latency by the interval of
+the ratio, size exactly. Where nothing is significant, the point estimates decide, but never
+latency alone: of two identical files one is always a little faster by chance.
 
 Significance is not transitive: A may dominate B and B dominate C while A does not dominate C.
 The front is the kernel of the relation: no member dominates another, and every trial that is
@@ -21,8 +24,9 @@ from autoquant.core.noise import SESSION_SD, Z95
 from autoquant.core.pareto import Bounds, is_nondominated
 from autoquant.core.trial import Objective, Trial
 
-__all__ = ["decide", "find_front", "find_plain_front", "front_probabilities"]
+__all__ = ["decide", "exact_z", "find_front", "find_plain_front", "front_probabilities"]
 
+_WORSE = 1.0
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
@@ -72,19 +76,21 @@ def front_probabilities(
     return {trial.digest: float(p) for trial, p in zip(candidates, on_front, strict=True)}
 
 
-def decide(z: Floats, accuracy_gain: npt.ArrayLike | None) -> Bools:
+def decide(z: Floats, gains: Floats, accuracy: int | None) -> Bools:
     """Whether the first of two models dominates the second.
 
     Args:
         z: (objectives, ...) difference in standard errors, positive where the first is better.
-        accuracy_gain: (...) accuracy of the first minus that of the second; None if accuracy
-            does not count.
+        gains: (objectives, ...) difference of the point estimates, likewise.
+        accuracy: which row is the accuracy; None if it does not count.
 
     Returns:
         (...) bool.
     """
-    better, worse = (z > Z95).any(axis=0), (z < -Z95).any(axis=0)
-    is_ahead = np.zeros_like(better) if accuracy_gain is None else np.asarray(accuracy_gain) > 0
+    better, worse = (z > Z95).any(axis=0), (z < -_WORSE).any(axis=0)
+    if accuracy is None:
+        return np.asarray(better & ~worse)
+    is_ahead = (gains >= 0).all(axis=0) & (gains[accuracy] > 0)
     return np.asarray(~worse & (better | is_ahead))
 
 
@@ -106,19 +112,18 @@ def _dominance(trials: Sequence[Trial], objectives: Sequence[Objective]) -> Bool
     """(n, n): whether the row dominates the column."""
     measures = {"accuracy": _accuracy_z, "latency": _latency_z, "size": _size_z}
     z = np.stack([measures[name](trials) for name in objectives])
-    gains = None
-    if "accuracy" in objectives:
-        accuracy = np.array([trial.accuracy for trial in trials], dtype=np.float64)
-        gains = accuracy[:, None] - accuracy[None, :]
-    return decide(z, gains)
+    losses = _losses(trials, objectives).T
+    gains = losses[:, None, :] - losses[:, :, None]
+    return decide(z, gains, objectives.index("accuracy") if "accuracy" in objectives else None)
 
 
 def _size_z(trials: Sequence[Trial]) -> Floats:
     sizes = np.array([trial.objective("size") for trial in trials])
-    return _exact_z(sizes[None, :] - sizes[:, None])
+    return exact_z(sizes[None, :] - sizes[:, None])
 
 
-def _exact_z(gains: Floats) -> Floats:
+def exact_z(gains: Floats) -> Floats:
+    """Standard errors of a difference that is known exactly: none, or infinitely many."""
     return np.where(gains == 0, 0.0, np.copysign(np.inf, gains))
 
 
@@ -129,7 +134,7 @@ def _latency_z(trials: Sequence[Trial]) -> Floats:
     apart = (joint[:, None] != joint[None, :]) & (variance[:, None] + variance[None, :] > 0)
     error = np.sqrt(variance[:, None] + variance[None, :] + apart * 2 * SESSION_SD**2)
     gains = ratios[None, :] - ratios[:, None]
-    return np.where(error > 0, gains / np.where(error > 0, error, 1.0), _exact_z(gains))
+    return np.where(error > 0, gains / np.where(error > 0, error, 1.0), exact_z(gains))
 
 
 def _comparable_log_ratios(trials: Sequence[Trial]) -> Floats:
@@ -164,7 +169,7 @@ def _accuracy_z(trials: Sequence[Trial]) -> Floats:
     error = gaps.std(axis=2)
     accuracy = np.array([trial.accuracy for trial in trials], dtype=np.float64)
     gains = accuracy[:, None] - accuracy[None, :]
-    return np.where(error > 0, gains / np.where(error > 0, error, 1.0), _exact_z(gains))
+    return np.where(error > 0, gains / np.where(error > 0, error, 1.0), exact_z(gains))
 
 
 def _accuracy_draws(trials: Sequence[Trial]) -> Floats:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autoquant.core.evidence import mcnemar_z
-from autoquant.core.front import decide
+from autoquant.core.front import decide, exact_z
 from autoquant.core.noise import SESSION_SD
 from autoquant.core.pareto import Bounds
 from autoquant.core.trial import Objective, Trial
@@ -80,7 +80,7 @@ class Gate:
     def _is_dominated(
         self, glimpse: Glimpse, member: Trial, generator: np.random.Generator
     ) -> bool:
-        gaps, gain = [], None
+        drawn: list[tuple[Floats, Floats]] = []
         for name in self.objectives:
             match name:
                 case "accuracy":
@@ -88,16 +88,17 @@ class Gate:
                     if hits is None or len(hits) != glimpse.total:
                         return False
                     ours, theirs, gain = _draw_gain(glimpse, hits[: len(glimpse.hits)], generator)
-                    gaps.append(mcnemar_z(theirs, ours))
+                    drawn.append((mcnemar_z(theirs, ours), -gain))
                 case "latency":
                     if glimpse.latency_ratio is None or member.latency_ratio is None:
                         return False
-                    gaps.append(_draw_latency_z(glimpse, member, generator))
+                    drawn.append(_draw_latency(glimpse, member, generator))
                 case "size":
-                    gap = glimpse.size_bytes - member.objective("size")
-                    gaps.append(np.full(_ENDINGS, np.sign(gap) * np.inf if gap else 0.0))
-        dominated = decide(np.stack(gaps), None if gain is None else -gain)
-        return float(dominated.mean()) >= _CONFIDENCE
+                    gap = np.full(_ENDINGS, glimpse.size_bytes - member.objective("size"))
+                    drawn.append((exact_z(gap), gap))
+        z, gains = np.stack([item[0] for item in drawn]), np.stack([item[1] for item in drawn])
+        accuracy = self.objectives.index("accuracy") if "accuracy" in self.objectives else None
+        return float(decide(z, gains, accuracy).mean()) >= _CONFIDENCE
 
 
 def _draw_gain(
@@ -118,12 +119,14 @@ def _draw_gain(
     return final_ours, final_theirs, final_ours - final_theirs
 
 
-def _draw_latency_z(glimpse: Glimpse, member: Trial, generator: np.random.Generator) -> Floats:
-    """How much faster the member will turn out, in the standard errors of a full timing."""
+def _draw_latency(
+    glimpse: Glimpse, member: Trial, generator: np.random.Generator
+) -> tuple[Floats, Floats]:
+    """How much faster the member will turn out: in standard errors, and in logarithms."""
     assert glimpse.latency_ratio is not None
     assert member.latency_ratio is not None
     gain = np.log(glimpse.latency_ratio / member.latency_ratio)
     drawn = gain + glimpse.latency_sd * generator.standard_normal(_ENDINGS)
     # a full timing is about as narrow as the member's was
     error = np.sqrt(2 * member.latency_sd**2 + 2 * SESSION_SD**2)
-    return np.asarray(drawn / error)
+    return np.asarray(drawn / error), np.asarray(drawn)

@@ -52,6 +52,8 @@ class PtqOptions(BaseModel):
         calibration_images: number of images that calibrate; fewer if the task has fewer.
         bias_correction: absorb the mean error of the quantized weights into the bias
             (Nagel et al. 2019, arXiv 1906.04721, section 4.2).
+        reduce_range: 8-bit weights use 7 bits of their grid, so that sums of two products fit
+            16 bits: for processors without an integer dot product, where they saturate.
         mode: `ptq`; quantization-aware training is not a choice yet.
     """
 
@@ -62,6 +64,7 @@ class PtqOptions(BaseModel):
     calibration: CalibrationMethod = "minmax"
     calibration_images: Annotated[int, Field(ge=1)] = 512
     bias_correction: bool = True
+    reduce_range: bool = False
     mode: Literal["ptq"] = "ptq"
 
 
@@ -101,7 +104,10 @@ class Recipe(BaseModel):
         """The recipe of these widths, in canonical form."""
         if not any(layers.values()):
             return cls(method="fp32")
-        return cls(method="brevitas", layers=dict(layers), options=options or PtqOptions())
+        options = options or PtqOptions()
+        if options.reduce_range and 8 not in layers.values():
+            options = options.model_copy(update={"reduce_range": False})
+        return cls(method="brevitas", layers=dict(layers), options=options)
 
     @classmethod
     def uniform(
@@ -129,8 +135,15 @@ class Recipe(BaseModel):
         return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
 
     def to_dict(self) -> dict[str, Any]:
-        """The recipe as JSON-ready values."""
-        return self.model_dump(mode="json", exclude_defaults=False)
+        """The recipe as JSON-ready values.
+
+        What came later than version 1's first recipes appears only where it is chosen, so that
+        old digests stay.
+        """
+        values = self.model_dump(mode="json", exclude_defaults=False)
+        if self.options is not None and not self.options.reduce_range:
+            del values["options"]["reduce_range"]
+        return values
 
     @cached_property
     def digest(self) -> str:

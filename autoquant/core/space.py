@@ -17,9 +17,10 @@ from autoquant.core.recipe import (
 )
 from autoquant.errors import SpaceError
 
-__all__ = ["FLOAT", "LayerRule", "SearchSpace", "baselines", "expand_layers"]
+__all__ = ["FLOAT", "REDUCED", "LayerRule", "SearchSpace", "baselines", "expand_layers"]
 
 FLOAT = "float"
+REDUCED = "w8a8-reduced"
 _LAYER_PREFIX = "layer."
 
 
@@ -101,6 +102,11 @@ class SearchSpace:
         named |= {name: tuple(map(_to_text, values)) for name, values in self.options.items()}
         return {name: choices for name, choices in named.items() if len(choices) > 1}
 
+    @property
+    def reduces_range(self) -> bool:
+        """Whether 7-bit weights are among the choices."""
+        return True in self.options.get("reduce_range", ())
+
     @staticmethod
     def is_layer(parameter: str) -> bool:
         """Whether a parameter decides on a layer."""
@@ -181,21 +187,22 @@ class SearchSpace:
             raise SpaceError(f"'{parameters[name]}' is no choice for {name}: {allowed}") from None
 
 
-def baselines(layers: Sequence[str], images: int | None = None) -> dict[str, Recipe]:
+def baselines(layers: Sequence[str], *, reduce_range: bool = False) -> dict[str, Recipe]:
     """The named recipes that every study measures first.
 
     Args:
         layers: names of all quantizable layers.
-        images: number of calibration images; the default of `PtqOptions` if None.
+        reduce_range: whether 7-bit weights are in question too.
     """
-    options = PtqOptions() if images is None else PtqOptions(calibration_images=images)
-    names = list(layers)
+    options, names = PtqOptions(), list(layers)
+    reduced = Recipe.uniform(names, 8, PtqOptions(reduce_range=True))
     return {
         "fp32": Recipe(method="fp32"),
         "w8a8": Recipe.uniform(names, 8, options),
         "w4a8": Recipe.uniform(names, 4, options),
         "ort-static": Recipe(method="ort-static"),
         "ort-dynamic": Recipe(method="ort-dynamic"),
+        **({REDUCED: reduced} if reduce_range else {}),
     }
 
 

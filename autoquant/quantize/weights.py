@@ -40,16 +40,23 @@ class WeightChoice:
     bits: WeightBits
     granularity: str
     scale: str
+    reduce_range: bool = False
 
     @classmethod
     def of(cls, bits: WeightBits, options: PtqOptions) -> "WeightChoice":
         """The choice that a recipe makes for a layer of this width."""
-        return cls(bits, options.weight_granularity, options.weight_scale)
+        reduced = options.reduce_range and bits == 8
+        return cls(bits, options.weight_granularity, options.weight_scale, reduced)
+
+    @property
+    def grid_bits(self) -> int:
+        """Bits of the grid that weights use; they are stored in `bits`."""
+        return self.bits - 1 if self.reduce_range else self.bits
 
     @property
     def quantizer(self) -> Any:
         """Brevitas weight quantizer class."""
-        return _QUANTIZERS[self.granularity, self.scale].let(bit_width=self.bits)
+        return _QUANTIZERS[self.granularity, self.scale].let(bit_width=self.grid_bits)
 
 
 def build_layer(
@@ -143,7 +150,7 @@ def encode_weight(layer: QuantLayer, choice: WeightChoice, input_scale: float) -
     if scale.size == 1:
         floor = floor.max(keepdims=True)
     scale = np.maximum(scale, floor)
-    limit = 2 ** (choice.bits - 1) - 1
+    limit = 2 ** (choice.grid_bits - 1) - 1
     shaped = scale.reshape(-1, *[1] * (values.ndim - 1))
     integers = np.clip(np.rint(values / shaped), -limit, limit).astype(np.int8)
     bias_scale = (scale * np.float32(input_scale)).astype(np.float32)

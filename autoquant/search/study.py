@@ -212,7 +212,8 @@ class Study:
 
     def _enqueue_baselines(self) -> None:
         queued = self.record.waiting_digests() | self._seen
-        for name, recipe in baselines(list(self.space.layers)).items():
+        named = baselines(list(self.space.layers), reduce_range=self.space.reduces_range)
+        for name, recipe in named.items():
             if recipe.digest not in queued:
                 self.record.enqueue(recipe, self._parameters_of(recipe), name)
 

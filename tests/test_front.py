@@ -1,0 +1,174 @@
+"""Fronts that ignore noise: the rule, its laws, and what repeated timing changes."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autoquant.core.front import (
+    _dominance,
+    _find_kernel,
+    decide,
+    find_front,
+    find_plain_front,
+    front_probabilities,
+)
+from autoquant.core.pareto import Bounds
+from autoquant.core.trial import Trial
+from tests.trials import make_trial, right
+
+ALL = ["accuracy", "latency", "size"]
+
+
+def numbers(trials: list[Trial]) -> list[int]:
+    return [trial.number for trial in trials]
+
+
+def test_of_two_identical_artifacts_neither_dominates() -> None:
+    twins = [make_trial(0, right(900), ratio=0.500), make_trial(1, right(900), ratio=0.504)]
+    assert sorted(numbers(find_front(twins, ALL))) == [0, 1]
+    assert numbers(find_plain_front(twins, ALL)) == [0], "the plain front believes the noise"
+
+
+def test_a_latency_gain_within_the_noise_keeps_nobody_on_the_front() -> None:
+    small, lucky = make_trial(0, right(900), 0.505, 800), make_trial(1, right(900), 0.500, 1000)
+    assert numbers(find_front([small, lucky], ALL)) == [0]
+    assert len(find_plain_front([small, lucky], ALL)) == 2
+
+
+def test_a_significant_latency_gain_does() -> None:
+    small, fast = make_trial(0, right(900), 0.60, 800), make_trial(1, right(900), 0.50, 1000)
+    assert len(find_front([small, fast], ALL)) == 2
+
+
+def test_accuracy_is_compared_on_the_same_images() -> None:
+    """The same difference of 10 in 1,000: on 10 images it is real, on 210 it is chance."""
+    base = right(900)
+    steady = base.copy()
+    steady[:10] = False
+    erratic = base.copy()
+    erratic[:110] = False
+    erratic[900:] = True
+    small = {"size": 800}
+    for hits, members in ((steady, 2), (erratic, 1)):
+        trials = [make_trial(0, base), make_trial(1, hits, **small)]
+        assert len(find_front(trials, ALL)) == members
+
+
+def test_where_nothing_is_significant_accuracy_decides_by_its_value() -> None:
+    better, worse = make_trial(0, right(901)), make_trial(1, right(900))
+    assert numbers(find_front([better, worse], ALL)) == [0]
+
+
+def test_an_intransitive_chain_keeps_its_far_end() -> None:
+    """The front is the kernel: who is beaten only by one who is beaten stays."""
+    z = np.zeros((3, 3, 3))
+    z[2] = np.array([[0, 9, 9], [-9, 0, 9], [-9, -9, 0]])  # size: 0 < 1 < 2
+    z[0, 0, 2], z[0, 2, 0] = -3, 3  # 2 is significantly more accurate than 0, 1 is not
+    dominance = decide(z, np.zeros_like(z), 0)
+    assert dominance[0, 1]
+    assert dominance[1, 2]
+    assert not dominance[0, 2]
+    assert sorted(_find_kernel(dominance, np.arange(3.0)[:, None])) == [0, 2]
+
+
+trial_lists = st.lists(
+    st.tuples(
+        st.integers(0, 60), st.integers(0, 40), st.floats(0.3, 1.0), st.integers(1, 5)
+    ),
+    min_size=1,
+    max_size=12,
+)  # fmt: skip
+
+
+def build(values: list[tuple[int, int, float, int]]) -> list[Trial]:
+    trials = []
+    for number, (wrong, flips, ratio, size) in enumerate(values):
+        hits = right(200 - wrong, 200)
+        hits[:flips] = False
+        trials.append(make_trial(number, hits, ratio, size * 100))
+    return trials
+
+
+@settings(deadline=None)
+@given(trial_lists)
+def test_nobody_on_the_front_is_dominated_and_everybody_else_is(values) -> None:
+    trials = build(values)
+    front = set(numbers(find_front(trials, ALL)))
+    dominance = _dominance(trials, ALL)
+    assert front
+    for number in range(len(trials)):
+        is_beaten = any(dominance[member, number] for member in front)
+        assert (number in front) != is_beaten or _is_in_a_circle(dominance, number, front)
+
+
+def _is_in_a_circle(dominance: np.ndarray, number: int, front: set[int]) -> bool:
+    return number in front and any(dominance[other, number] for other in front)
+
+
+@settings(deadline=None)
+@given(trial_lists, st.randoms(use_true_random=False))
+def test_front_does_not_depend_on_the_order_of_trials(values, random) -> None:
+    trials = build(values)
+    shuffled = list(trials)
+    random.shuffle(shuffled)
+    losses = {tuple(trial.objective(name) for name in ALL) for trial in trials}
+    if len(losses) == len(trials):
+        assert set(numbers(find_front(trials, ALL))) == set(numbers(find_front(shuffled, ALL)))
+
+
+def test_without_noise_the_front_is_the_plain_one() -> None:
+    generator = np.random.default_rng(0)
+    trials = [
+        make_trial(i, float(generator.random()), float(generator.random()), int(s), width=0.0)
+        for i, s in enumerate(generator.integers(1, 1000, 40))
+    ]
+    assert numbers(find_front(trials, ALL)) == numbers(find_plain_front(trials, ALL))
+
+
+def test_constraints_keep_trials_off_the_front() -> None:
+    trials = [make_trial(0, right(900)), make_trial(1, right(700), size=10)]
+    assert sorted(numbers(find_front(trials, ALL))) == [0, 1]
+    assert numbers(find_front(trials, ALL, Bounds(max_drop=0.05))) == [0]
+
+
+def test_rejected_and_failed_trials_are_never_members() -> None:
+    rejected = make_trial(1, right(999)).model_copy(update={"state": "rejected"})
+    assert numbers(find_front([make_trial(0, right(900)), rejected], ALL)) == [0]
+
+
+def test_probabilities_tell_the_certain_from_the_undecided() -> None:
+    twins = [make_trial(0, right(900), 0.5), make_trial(1, right(900), 0.5)]
+    beaten = make_trial(2, right(700), 0.9, 2000)
+    found = front_probabilities([*twins, beaten], ALL)
+    assert found[beaten.digest] == 0.0
+    assert all(0.3 < found[trial.digest] < 0.7 for trial in twins)
+    assert front_probabilities([*twins, beaten], ALL) == found, "the draws are seeded"
+
+
+def test_timing_the_front_anew_on_a_slower_day_lets_nobody_else_in() -> None:
+    """All members took 10 % longer; trials that were not timed again must not profit."""
+    day = {"session": "front", "width": 0.002}
+    members = [
+        make_trial(0, right(900), 0.55, 1000, search_ratio=0.50, **day),
+        make_trial(1, right(850), 0.44, 500, search_ratio=0.40, **day),
+    ]
+    beaten = make_trial(2, right(880), 0.52, 1000)
+    assert sorted(numbers(find_front([*members, beaten], ALL))) == [0, 1]
+
+
+def test_trials_timed_together_are_told_apart_more_finely() -> None:
+    values = ((0, 0.500, 900), (1, 0.495, 1000))
+    apart = [make_trial(n, right(900), ratio, size, 0.004) for n, ratio, size in values]
+    together = [
+        make_trial(n, right(900), ratio, size, 0.004, session="s", search_ratio=ratio)
+        for n, ratio, size in values
+    ]
+    assert numbers(find_front(apart, ALL)) == [0], "1 % between two occasions is nothing"
+    assert len(find_front(together, ALL)) == 2
+
+
+@pytest.mark.parametrize("objectives", [["accuracy"], ["latency"], ["size"], ["latency", "size"]])
+def test_any_objectives_give_a_front(objectives) -> None:
+    trials = build([(0, 0, 0.5, 1), (10, 0, 0.9, 2), (20, 5, 0.4, 3)])
+    assert find_front(trials, objectives)

@@ -1,0 +1,61 @@
+from pathlib import Path
+
+import pytest
+
+from autoquant.backends import machine
+
+
+@pytest.fixture
+def cgroup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(machine, "_CGROUP", tmp_path)
+    monkeypatch.setattr(machine, "_affinity", lambda: 8)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("content", "cores"),
+    [("max 100000", 8), ("250000 100000", 2), ("50000 100000", 1), ("garbage", 8), ("", 8)],
+)
+def test_cgroup_quota_limits_the_cores(cgroup: Path, content: str, cores: int) -> None:
+    (cgroup / "cpu.max").write_text(content)
+    assert machine.available_cores() == cores
+
+
+def test_the_older_cgroup_files_are_read(cgroup: Path) -> None:
+    (cgroup / "cpu").mkdir()
+    (cgroup / "cpu" / "cpu.cfs_quota_us").write_text("300000\n")
+    (cgroup / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
+    assert machine.available_cores() == 3
+    (cgroup / "cpu" / "cpu.cfs_quota_us").write_text("-1\n")
+    assert machine.available_cores() == 8
+
+
+def test_more_threads_than_cores_names_both(cgroup: Path) -> None:
+    (cgroup / "cpu.max").write_text("200000 100000")
+    text = machine.explain_oversubscription(4)
+    assert text is not None
+    assert "4 threads" in text
+    assert "8 cores and a cgroup limit of 2 cores" in text
+    assert "--threads 2" in text
+    assert machine.explain_oversubscription(2) is None
+
+
+def test_machine_describes_itself() -> None:
+    found = machine.describe_machine()
+    assert {"cpu", "flags", "cores", "governor", "turbo"} <= set(found)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "flags", "has"),
+    [
+        ("x86_64", ["avx2"], False),
+        ("x86_64", ["avx2", "avx512f"], False),
+        ("x86_64", ["avx2", "avx512_vnni"], True),
+        ("x86_64", [], True),
+        ("aarch64", [], True),
+    ],
+)
+def test_the_dot_product_instruction_is_recognized(monkeypatch, architecture, flags, has) -> None:
+    facts = {"architecture": architecture, "flags": flags}
+    monkeypatch.setattr(machine, "describe_machine", lambda: facts)
+    assert machine.has_integer_dot_product() is has
