@@ -117,8 +117,8 @@ class Evaluator:
             ParityError: the file does not compute what the quantized model does.
             TrialError: any other reason why this recipe has no figures.
         """
-        self.place.make_room()
-        return self.measure(self.builder.build(recipe), gate)
+        with self.place.work():
+            return self.measure(self.builder.build(recipe), gate)
 
     def measure(
         self, candidate: Candidate, gate: Gate | None = None

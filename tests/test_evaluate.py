@@ -5,14 +5,19 @@ import dataclasses
 import numpy as np
 import pytest
 
+from autoquant.backends.latency import PROTOCOL_VERSION, LatencyProtocol
+from autoquant.backends.onnxruntime import OrtBackend, OrtSession
 from autoquant.build import build_evaluator
 from autoquant.core.artifact import Artifact
-from autoquant.core.recipe import Recipe
-from autoquant.errors import ParityError, TrialError
+from autoquant.core.gate import Gate
+from autoquant.core.pareto import Bounds
+from autoquant.core.recipe import PtqOptions, Recipe
+from autoquant.errors import ParityError, Rejection, TrialError
 from autoquant.evaluate import EvaluationOptions, Evaluator
 from autoquant.export.qdq import _Writer, write_qdq
 from autoquant.export.readback import read_precisions
 from tests.networks import Data, Residual, make_task
+from tests.trials import make_trial
 
 LAYERS = ["stem", "body", "down", "fc"]
 
@@ -60,7 +65,8 @@ def test_drop_is_on_the_same_images_and_a_gain_is_negative() -> None:
     measured = evaluator.evaluate(Recipe.uniform(LAYERS, 4))[0]
     assert base.accuracy_drop == 0.0
     assert measured.accuracy_drop == pytest.approx(base.accuracy - measured.accuracy)
-    assert measured.accuracy_ci is None, "no interval is claimed for a metric of one's own"
+    low, high = measured.accuracy_ci
+    assert low <= measured.accuracy <= high, "a metric of one's own is resampled"
 
 
 def test_a_metric_that_returns_nan_fails_the_trial() -> None:
@@ -83,7 +89,11 @@ def test_timing_uses_the_batch_that_was_asked_for() -> None:
     assert np.shape(evaluator._timed_inputs) == (3, 3, 8, 8)
     measurement, artifact = evaluator.evaluate(Recipe.uniform(LAYERS, 8))
     assert measurement.latency_ratio > 0
-    assert artifact.passport["conditions"] == {"threads": 1, "batch": 3}
+    assert artifact.passport["conditions"] == {
+        "threads": 1,
+        "batch": 3,
+        "latency_protocol": PROTOCOL_VERSION,
+    }
 
 
 def test_no_report_split_no_report_figures() -> None:
@@ -92,3 +102,97 @@ def test_no_report_split_no_report_figures() -> None:
         evaluator = build_evaluator(make_task(Residual, report=report), options=options)
         _, artifact = evaluator.evaluate(Recipe.uniform(LAYERS, 8))
         assert evaluator.report(artifact) is None
+
+
+class Crashing(OrtBackend):
+    """The real runtime, whose sessions die in their second timed run."""
+
+    def load(self, artifact: Artifact, threads: int) -> OrtSession:
+        session = super().load(artifact, threads)
+        runs = iter(range(10**9))
+        if "DequantizeLinear" in str(artifact.content):
+            once = session.time_once
+
+            def crash(inputs: object) -> float:
+                if next(runs) > 0:
+                    raise TrialError("ONNX Runtime cannot run it: bad allocation")
+                return once(inputs)
+
+            session.time_once = crash
+        return session
+
+
+def test_a_backend_that_crashes_mid_timing_fails_the_trial_alone() -> None:
+    task = make_task(Residual)
+    builder = build_evaluator(task).builder
+    crashing = Evaluator(builder, Crashing(), task.search)
+    with pytest.raises(TrialError, match="bad allocation"):
+        crashing.evaluate(Recipe.uniform(LAYERS, 8))
+    assert crashing.evaluate(Recipe(method="fp32"))[0].latency_ratio is not None
+
+
+def test_inputs_that_do_not_fit_are_a_trial_error(evaluator: Evaluator) -> None:
+    session = evaluator.backend.load(evaluator._float, 1)
+    with pytest.raises(TrialError, match="ONNX Runtime cannot run it"):
+        session.predict(np.zeros((1, 7), dtype=np.float32))
+
+
+def test_every_latency_carries_its_intervals_and_percentiles() -> None:
+    evaluator = build_evaluator(make_task(Residual))
+    found, artifact = evaluator.evaluate(Recipe.uniform(LAYERS, 8))
+    for value, (low, high) in (
+        (found.latency_ms, found.latency_ms_ci),
+        (found.latency_ratio, found.latency_ratio_ci),
+        (found.accuracy, found.accuracy_ci),
+    ):
+        assert low <= value <= high
+    assert found.timing.p50_ms <= found.timing.p90_ms <= found.timing.p99_ms
+    assert found.timing.samples > 0
+    low, high = found.accuracy_drop_ci
+    assert low <= found.accuracy_drop <= high
+    assert artifact.size_bytes == found.size_bytes, "sealing figures in does not change the size"
+    assert "evidence" not in artifact.passport["measurement"]
+
+
+def test_files_timed_together_share_a_session(evaluator: Evaluator) -> None:
+    both = build_evaluator(
+        make_task(Residual), options=EvaluationOptions(front_latency=LatencyProtocol(max_s=0.3))
+    )
+    files = {
+        str(bits): both.builder.build(Recipe.uniform(LAYERS, bits)).artifact for bits in (4, 8)
+    }
+    found = both.time_together(files, "once")
+    assert {figures.timing.session for figures in found.values()} == {"once"}
+    assert all(figures.peak_memory_bytes > 0 for figures in found.values())
+    assert evaluator.time_together(files, "never") == {}, "this one measures no latency"
+
+
+def test_a_hopeless_candidate_is_turned_away_with_what_was_seen() -> None:
+    task = make_task(Residual, search=Data(600), metric="agreement")
+    evaluator = build_evaluator(task, options=EvaluationOptions(latency=None))
+    best = make_trial(5, np.ones(600, dtype=bool), size=10)
+    gate = Gate([best], ["accuracy", "size"], Bounds())
+    with pytest.raises(Rejection, match="trial 5 dominates it") as caught:
+        evaluator.evaluate(Recipe.uniform(LAYERS, 4), gate)
+    partial = caught.value.measurement.partial
+    assert partial.samples < partial.of_samples == 600
+    assert caught.value.measurement.accuracy is None
+    assert caught.value.measurement.size_bytes > 10
+
+
+def test_a_report_split_of_one_image_has_an_interval() -> None:
+    options = EvaluationOptions(latency=None)
+    evaluator = build_evaluator(make_task(Residual, report=Data(1)), options=options)
+    figures = evaluator.report(evaluator.evaluate(Recipe.uniform(LAYERS, 8))[1])
+    low, high = figures.report_accuracy_ci
+    assert low <= figures.report_accuracy <= high
+    assert high - low > 0.5, "one image proves next to nothing"
+
+
+def test_reduced_range_uses_seven_bits_and_the_same_storage(evaluator: Evaluator) -> None:
+    reduced = Recipe.uniform(LAYERS, 8, PtqOptions(reduce_range=True))
+    found = evaluator.builder.quantizer.quantize(reduced).encodings.weights
+    assert max(np.abs(weight.values).max() for weight in found.values()) == 63
+    full, small = (evaluator.evaluate(r)[0] for r in (Recipe.uniform(LAYERS, 8), reduced))
+    assert small.size_bytes == pytest.approx(full.size_bytes, abs=64)
+    assert small.integer_coverage == 1.0

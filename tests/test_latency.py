@@ -4,7 +4,13 @@ import time
 import numpy as np
 import pytest
 
-from autoquant.backends.latency import LatencyProtocol, compare
+from autoquant.backends.latency import (
+    LatencyProtocol,
+    Race,
+    _small_sample_factor,
+    compare,
+)
+from autoquant.errors import TrialError
 
 QUICK = LatencyProtocol(warmup_s=0.0, block_s=1e-9, slice_s=1e-3, min_slices=12, max_s=0.03)
 
@@ -72,3 +78,70 @@ def test_a_crash_while_timing_leaves_garbage_collection_on() -> None:
     with pytest.raises(RuntimeError, match="died"):
         compare(crash, lambda: 1e-3, QUICK)
     assert gc.isenabled()
+
+
+def test_runs_in_which_the_clock_steps_are_left_out() -> None:
+    """A clock that jumps back or ahead in one run of seven changes nothing."""
+    steps = iter(range(10**9))
+
+    def stepping(seconds: float):
+        return lambda: -5.0 if next(steps) % 7 == 0 else seconds
+
+    result = compare(stepping(1e-3), stepping(2e-3), QUICK)
+    assert result.ratio == pytest.approx(0.5)
+    assert result.percentiles_ms[0] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_clock_that_does_not_run_is_an_error(seconds: float) -> None:
+    with pytest.raises(TrialError, match="the clock stands still or runs backwards"):
+        compare(lambda: seconds, lambda: 1e-3, QUICK)
+
+
+def test_a_burst_of_noise_in_a_third_of_the_slices_does_not_move_the_ratio() -> None:
+    """Neighbours come in bursts: during one the candidate suffers twice as much."""
+    race_slice = [0]
+
+    def disturbed(seconds: float, factor: float):
+        return lambda: seconds * (factor if race_slice[0] % 3 == 0 else 1.0)
+
+    race = Race([disturbed(1e-3, 4.0)], disturbed(2e-3, 2.0), QUICK)
+    for _ in range(15):
+        race.run_slice()
+        race_slice[0] += 1
+    assert race.results()[0].ratio == pytest.approx(0.5)
+    assert race.results()[0].percentiles_ms[2] == pytest.approx(4.0), "outliers are kept"
+
+
+def test_many_models_race_at_once() -> None:
+    race = Race([noisy(k * 1e-3, 0.02, k) for k in (1, 2, 3)], noisy(4e-3, 0.02, 9), QUICK)
+    found = [result.ratio for result in race.finish()]
+    assert found == pytest.approx([0.25, 0.5, 0.75], rel=0.02)
+
+
+def test_one_of_equals_is_not_favoured_by_its_place() -> None:
+    race = Race([noisy(1e-3, 0.2, k) for k in range(3)], noisy(1e-3, 0.2, 9), QUICK)
+    for result in race.finish():
+        low, high = result.ratio_ci
+        assert low < 1.02
+        assert high > 0.98
+
+
+def test_warm_up_goes_on_until_times_are_steady() -> None:
+    """A model that is ten times slower in its first thirty runs is not measured in them."""
+    runs = iter(range(10**9))
+
+    def cold() -> float:
+        seconds = 1e-3 if next(runs) > 30 else 1e-2
+        time.sleep(1e-4)
+        return seconds
+
+    protocol = LatencyProtocol(warmup_s=0.2, block_s=1e-9, slice_s=1e-3, min_slices=3, max_s=0.02)
+    assert compare(cold, lambda: 1e-3, protocol).percentiles_ms[2] == pytest.approx(1.0)
+
+
+def test_fewer_slices_give_a_wider_interval() -> None:
+    factors = [_small_sample_factor(count) for count in (3, 5, 8, 20, 200)]
+    assert factors == sorted(factors, reverse=True)
+    assert factors[2] == pytest.approx(2.365 / 1.96 * np.sqrt(8 / 7), rel=0.02)  # t with 7
+    assert factors[-1] == pytest.approx(1.0, abs=0.02)

@@ -4,11 +4,13 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from autoquant.backends import machine
 from autoquant.backends.quiet import QuietPlace
 
 CORES = sorted(os.sched_getaffinity(0))
@@ -63,9 +65,8 @@ def test_a_killed_process_holds_up_nobody(tmp_path: Path) -> None:
             print("ready", flush=True)
             time.sleep(60)
         """
-    other = run_beside(tmp_path, body)
-    other.kill()
-    other.wait()
+    with run_beside(tmp_path, body) as other:
+        other.kill()
     with QuietPlace(1, tmp_path).turn():
         pass
 
@@ -89,37 +90,49 @@ def test_an_exception_in_a_turn_gives_cores_and_lock_back(tmp_path: Path) -> Non
 @several
 def test_work_keeps_off_the_timing_cores_only_while_others_work(tmp_path: Path) -> None:
     place = QuietPlace(1, tmp_path)
-    try:
-        assert not place.make_room()
+    with place.work() as is_shared:
+        assert not is_shared
         assert sorted(os.sched_getaffinity(0)) == CORES
-        other = run_beside(
-            tmp_path,
-            """
-            place.make_room()
+    other = run_beside(
+        tmp_path,
+        """
+        with place.work():
             print("ready", flush=True)
             sys.stdin.readline()
-            """,
-        )
-        assert place.make_room()
+        """,
+    )
+    with place.work() as is_shared:
+        assert is_shared
         assert os.sched_getaffinity(0) == set(CORES[:-1])
         with place.turn():
             assert os.sched_getaffinity(0) == {CORES[-1]}
         assert os.sched_getaffinity(0) == set(CORES[:-1])
-        finish(other)
-        assert not place.make_room()
-        assert sorted(os.sched_getaffinity(0)) == CORES
-    finally:
-        place.leave()
-        os.sched_setaffinity(0, CORES)
+    assert sorted(os.sched_getaffinity(0)) == CORES
+    finish(other)
+    with place.work() as is_shared:
+        assert not is_shared
 
 
-def test_one_core_is_enough(tmp_path: Path) -> None:
-    os.sched_setaffinity(0, {CORES[0]})
-    try:
-        place = QuietPlace(2, tmp_path)
-        assert not place.make_room()
-        with place.turn():
-            assert os.sched_getaffinity(0) == {CORES[0]}
-        place.leave()
-    finally:
-        os.sched_setaffinity(0, CORES)
+def test_threads_that_begin_in_a_turn_are_free_after_it(tmp_path: Path) -> None:
+    found: list[set[int]] = []
+    stop = threading.Event()
+
+    def live() -> None:
+        stop.wait()
+        found.append(os.sched_getaffinity(0))
+
+    with QuietPlace(1, tmp_path).turn():
+        thread = threading.Thread(target=live)
+        thread.start()
+    stop.set()
+    thread.join()
+    assert [sorted(cores) for cores in found] == [CORES]
+
+
+def test_one_core_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "usable_cores", lambda: frozenset({CORES[0]}))
+    place = QuietPlace(2, tmp_path)
+    with place.work() as is_shared, place.turn():
+        assert not is_shared
+        assert os.sched_getaffinity(0) == {CORES[0]}
+    assert sorted(os.sched_getaffinity(0)) == CORES

@@ -254,6 +254,8 @@ def _warm_up(run: Run, protocol: LatencyProtocol) -> int:
     before, now = math.inf, _typical(run, window)
     while abs(before - now) > _SETTLED * now and time.perf_counter() < end:
         before, now = now, _typical(run, window)
+    if not 0 < now < math.inf:
+        return _MIN_RUNS
     return max(_MIN_RUNS, math.ceil(protocol.block_s / max(now, 1e-9)))
 
 

@@ -14,6 +14,7 @@ __all__ = [
     "explain_oversubscription",
     "has_integer_dot_product",
     "package_versions",
+    "usable_cores",
 ]
 
 # Flags that decide which integer kernels run.
@@ -25,8 +26,20 @@ _CPU = Path("/sys/devices/system/cpu")
 
 def available_cores() -> int:
     """Cores that this process may use: its affinity, or a smaller quota of its cgroup."""
+    return _within_quota(_affinity())
+
+
+def _within_quota(cores: int) -> int:
     quota = _cgroup_cores()
-    return _affinity() if quota is None else max(1, min(_affinity(), math.floor(quota)))
+    return cores if quota is None else max(1, min(cores, math.floor(quota)))
+
+
+@cache
+def usable_cores() -> frozenset[int]:
+    """Cores of this process when it first asked; for a while it may keep to some of them."""
+    if hasattr(os, "sched_getaffinity"):
+        return frozenset(os.sched_getaffinity(0))
+    return frozenset(range(os.cpu_count() or 1))
 
 
 def explain_oversubscription(threads: int) -> str | None:
@@ -94,7 +107,7 @@ def describe_machine() -> dict[str, Any]:
         "cpu": fields.get("model name") or platform.processor() or platform.machine(),
         "architecture": platform.machine(),
         "flags": [flag for flag in _RELEVANT if flag in flags],
-        "cores": available_cores(),
+        "cores": _within_quota(len(usable_cores())),
         "system": platform.system(),
         "governor": _read(_CPU / "cpu0" / "cpufreq" / "scaling_governor"),
         "turbo": _turbo(),

@@ -8,8 +8,10 @@ which each can see whether it is the only one.
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+
+from autoquant.backends import machine
 
 try:
     import fcntl
@@ -33,10 +35,9 @@ class QuietPlace:
         folder = folder or Path(tempfile.gettempdir())
         self._timing = folder / "autoquant-timing.lock"
         self._working = folder / "autoquant-working.lock"
-        every = sorted(_usable_cores())
+        every = sorted(machine.usable_cores())
         self.cores = frozenset(every[-threads:])
         self.other_cores = frozenset(every) - self.cores
-        self._presence = -1
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -47,25 +48,22 @@ class QuietPlace:
             with _pinned(self.cores):
                 yield
         finally:
-            _close(descriptor)
+            os.close(descriptor)  # and with it the lock
 
-    def make_room(self) -> bool:
-        """Keep off the timing cores if other processes evaluate here too.
+    @contextmanager
+    def work(self) -> Iterator[bool]:
+        """Do what is not timed; off the timing cores if other processes evaluate here too.
 
-        Returns:
-            Whether this process now works on the other cores alone.
+        Yields:
+            Whether this process keeps to the other cores.
         """
-        if self._presence < 0:
-            self._presence = _open(self._working)
-        is_shared = bool(self.other_cores) and not _is_alone(self._presence)
-        _pin(self.other_cores if is_shared else self.cores | self.other_cores)
-        return is_shared
-
-    def leave(self) -> None:
-        """Evaluate no longer."""
-        if self._presence >= 0:
-            _close(self._presence)
-            self._presence = -1
+        descriptor = _open(self._working)
+        try:
+            is_shared = bool(self.other_cores) and not _is_alone(descriptor)
+            with _pinned(self.other_cores) if is_shared else nullcontext():
+                yield is_shared
+        finally:
+            os.close(descriptor)
 
 
 def _open(path: Path) -> int:
@@ -83,10 +81,6 @@ def _lock(descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
-def _close(descriptor: int) -> None:
-    os.close(descriptor)  # and with it the lock
-
-
 def _is_alone(descriptor: int) -> bool:
     """Whether nobody else shares the lock; shared by this process afterwards."""
     if fcntl is None:
@@ -101,12 +95,6 @@ def _is_alone(descriptor: int) -> bool:
     return is_alone
 
 
-def _usable_cores() -> set[int]:
-    if hasattr(os, "sched_getaffinity"):
-        return os.sched_getaffinity(0)
-    return set(range(os.cpu_count() or 1))
-
-
 @contextmanager
 def _pinned(cores: frozenset[int]) -> Iterator[None]:
     before = _affinities()
@@ -114,8 +102,8 @@ def _pinned(cores: frozenset[int]) -> Iterator[None]:
     try:
         yield
     finally:
-        for thread, mask in before.items():
-            _set_affinity(thread, mask)
+        for thread in _threads():  # one that began meanwhile is to be as free as the others
+            _set_affinity(thread, before.get(thread, set(machine.usable_cores())))
 
 
 def _affinities() -> _Affinities:
