@@ -35,10 +35,15 @@ def fake_space(layers: int = 8, exclude: bool = True) -> SearchSpace:
 
 
 def fake_record(
-    location: Location, sampler: str = "random", seed: int = 0, trials: int = 20
+    location: Location,
+    sampler: str = "random",
+    seed: int = 0,
+    trials: int = 20,
+    objectives: list[str] | None = None,
 ) -> Record:
     location.create_folder()
-    return create_record(location, StudyHeader(DEFINITION, seed, sampler, trials=trials))
+    definition = DEFINITION if objectives is None else {**DEFINITION, "objectives": objectives}
+    return create_record(location, StudyHeader(definition, seed, sampler, trials=trials))
 
 
 def fake_study(

@@ -57,12 +57,20 @@ def digits(tmp_path_factory) -> Path:
 
 def test_search_prints_one_json_document_alone(digits: Path) -> None:
     document = json.loads((digits / "search.json").read_text())
-    assert set(document) == {"study", "task", "objectives", "reference", "trials"}
+    assert set(document) == {
+        "study", "task", "objectives", "reference", "recommendations", "trials"
+    }  # fmt: skip
+    kinds = [choice["kind"] for choice in document["recommendations"]]
+    assert kinds[0] == "knee"
+    assert all(choice["reason"].endswith(".") for choice in document["recommendations"])
     assert document["reference"]["name"] == "fp32"
     assert sum(trial.get("knee", False) for trial in document["trials"]) == 1
     for trial in document["trials"]:
         assert set(trial) >= TRIAL_KEYS
         assert trial["report_accuracy"] is not None
+        assert 0 <= trial["front_probability"] <= 1
+        assert trial["timing"]["session"] == document["trials"][0]["timing"]["session"]
+        assert trial["peak_memory_bytes"] > 0
     assert "[9/9]" in (digits / "search.err").read_text()
     assert "Warning" not in (digits / "search.err").read_text()
 
@@ -114,6 +122,24 @@ def test_verify_replays_the_passport(digits: Path) -> None:
     assert {"graph", "weights", "accuracy", "report accuracy", "size (bytes)",
             "integer coverage"} <= {check["name"] for check in loaded["checks"]}  # fmt: skip
     assert len(loaded["layers"]) == 7
+
+
+def test_verify_latency_needs_no_task(digits: Path) -> None:
+    autoquant("quantize", "digits", "--recipe", "fp32", "-o", "float.onnx", cwd=digits)
+    command = ("verify", "model.onnx", "--latency", "--vs", "float.onnx", "--format", "json")
+    result = autoquant(*command, cwd=digits)
+    names = [check["name"] for check in json.loads(result.stdout)["checks"]]
+    assert names == ["machine", "latency (ms)", "latency ratio"]
+    refused(autoquant("verify", "model.onnx", "--vs", "float.onnx", cwd=digits), "--latency")
+    swapped = autoquant("verify", "float.onnx", "--latency", "--vs", "model.onnx", cwd=digits)
+    refused(swapped, "model.onnx is not a float file", "--recipe fp32")
+
+
+def test_more_threads_than_cores_are_warned_of_with_both_numbers(digits: Path) -> None:
+    result = autoquant("bench", "model.onnx", "--threads", "64", "--format", "json", cwd=digits)
+    assert result.returncode == 0
+    assert "warning: 64 threads are to be timed, but this process may use" in result.stderr
+    assert json.loads(result.stdout)["operators"]
 
 
 def test_verify_of_a_changed_file_says_what_differs(digits: Path, tmp_path: Path) -> None:
