@@ -4,7 +4,14 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from autoquant.backends.latency import Comparison, LatencyProtocol, compare
+from autoquant.backends.latency import (
+    CANDIDATE_INSTANCES,
+    REFERENCE_INSTANCES,
+    Comparison,
+    Instance,
+    LatencyProtocol,
+    compare,
+)
 from autoquant.backends.machine import describe_machine
 from autoquant.backends.memory import measure_peak_bytes
 from autoquant.backends.onnxruntime import OrtSession, open_session
@@ -97,19 +104,23 @@ def verify_latency(
 def _compare(
     contents: Mapping[str, bytes], first: str, other: str, threads: int, batch: int
 ) -> Comparison:
+    counts = {other: REFERENCE_INSTANCES, first: CANDIDATE_INSTANCES}
     with QuietPlace(threads).turn():
-        runs = {name: _runner(name, content, threads, batch) for name, content in contents.items()}
-        return compare(runs[first], runs[other], _PROTOCOL)
+        models = {
+            name: _load(name, content, threads, batch, counts[name])
+            for name, content in contents.items()
+        }
+        return compare(models[first], models[other], _PROTOCOL)
 
 
-def _runner(name: str, content: bytes, threads: int, batch: int) -> Any:
+def _load(name: str, content: bytes, threads: int, batch: int, count: int) -> list[Instance]:
     try:
         session: OrtSession = open_session(content, threads)
         inputs = session.random_inputs(batch)
         session.time_once(inputs)
     except AutoquantError as error:
         raise ArtifactError(f"{name}: {error}") from error
-    return lambda: session.time_once(inputs)
+    return Instance.several(lambda: open_session(content, threads), inputs, len(content), count)
 
 
 def _tabulate_operators(

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,7 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from autoquant.backends.base import Backend, Session
-from autoquant.backends.latency import Comparison, LatencyProtocol, Race
+from autoquant.backends.latency import (
+    CANDIDATE_INSTANCES,
+    REFERENCE_INSTANCES,
+    Comparison,
+    Instance,
+    LatencyProtocol,
+    Race,
+)
 from autoquant.backends.machine import available_cores
 from autoquant.backends.quiet import QuietPlace
 from autoquant.core.artifact import Artifact, Builder, Candidate
@@ -45,6 +53,7 @@ __all__ = ["FRONT_PROTOCOL", "MIN_AGREEMENT", "EvaluationOptions", "Evaluator"]
 MIN_AGREEMENT = 0.98
 _PARITY_SAMPLES = 1000
 _SHORT_SLICES = 2
+_REMEMBERED_RACES = 20  # few, since a machine that gets warm is slower for good
 
 # The front is timed once, beside itself, with more patience than a trial gets.
 FRONT_PROTOCOL = LatencyProtocol(slice_s=0.2, min_slices=10, max_s=4.0, pause_s=0.1)
@@ -98,6 +107,7 @@ class Evaluator:
         self.options = options or EvaluationOptions()
         self.place = place or QuietPlace(self.options.threads)
         self.search = Split(search)
+        self._reference_ms: deque[float] = deque(maxlen=_REMEMBERED_RACES)
         self.report_split = Split(report) if report is not None and len(report) else None
 
     @property
@@ -155,11 +165,7 @@ class Evaluator:
         if self.options.latency is None or not artifacts:
             return {}
         with self.place.turn():
-            sessions = [
-                self.backend.load(item, self.options.threads) for item in artifacts.values()
-            ]
-            race = self.race(sessions, self.options.front_latency)
-            results = race.finish()
+            results = self.finish(self.race([*artifacts.values()], self.options.front_latency))
         return {
             name: LatencyFigures(
                 **timing_fields(result, session),
@@ -168,11 +174,17 @@ class Evaluator:
             for (name, artifact), result in zip(artifacts.items(), results, strict=True)
         }
 
-    def race(self, sessions: Sequence[Session], protocol: LatencyProtocol) -> Race:
-        """Sessions against the float model, on the same inputs."""
-        inputs = self._timed_inputs
-        runs = [_Runner(session, inputs) for session in sessions]
-        return Race(runs, _Runner(self._float_session, inputs), protocol)
+    def race(self, artifacts: Sequence[Artifact], protocol: LatencyProtocol) -> Race:
+        """Files against the float model, on the same inputs; takes place within turns."""
+        models = [self._load_instances(item, CANDIDATE_INSTANCES) for item in artifacts]
+        best = min(self._reference_ms, default=math.inf)
+        return Race(models, self._float_instances, protocol, best)
+
+    def finish(self, race: Race) -> list[Comparison]:
+        """Results of a race, and what later ones know the quiet machine by."""
+        results = race.finish()
+        self._reference_ms.append(results[0].reference_ms)
+        return results
 
     def predict(self, session: Session, batches: Sequence[Any]) -> Outputs:
         """Outputs of many batches, (n, ...)."""
@@ -237,23 +249,18 @@ class Evaluator:
         return find_evidence(self.metric, reference, self.search.targets, reference)
 
     @cached_property
-    def _float_session(self) -> Session:
-        return self.backend.load(self._float, self.options.threads)
+    def _float_instances(self) -> list[Instance]:
+        return self._load_instances(self._float, REFERENCE_INSTANCES)
+
+    def _load_instances(self, artifact: Artifact, count: int) -> list[Instance]:
+        def load() -> Session:
+            return self.backend.load(artifact, self.options.threads)
+
+        return Instance.several(load, self._timed_inputs, artifact.size_bytes, count)
 
     @cached_property
     def _timed_inputs(self) -> Any:
         return self.search.first_inputs(self.options.batch)
-
-
-@dataclass(frozen=True)
-class _Runner:
-    """One timed run of a session."""
-
-    session: Session
-    inputs: Any
-
-    def __call__(self) -> float:
-        return self.session.time_once(self.inputs)
 
 
 class _Examination:
@@ -299,11 +306,7 @@ class _Examination:
         protocol = self.evaluator.options.latency
         self.race: Race | None = None
         if protocol is not None:
-            # loaded where it will run: the threads of a session keep their cores
-            with self.evaluator.place.turn():
-                threads = self.evaluator.options.threads
-                session = self.evaluator.backend.load(self.candidate.artifact, threads)
-                self.race = self.evaluator.race([session], protocol)
+            self.race = self.evaluator.race([self.candidate.artifact], protocol)
 
     def _time(self, slices: int) -> None:
         if self.race is None:
@@ -317,7 +320,7 @@ class _Examination:
         if self.race is None:
             return {}
         with self._turn(), _timed(self.seconds, "latency"):
-            return timing_fields(self.race.finish()[0])
+            return timing_fields(self.evaluator.finish(self.race)[0])
 
     @contextmanager
     def _turn(self) -> Iterator[None]:

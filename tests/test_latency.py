@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from autoquant.backends.latency import (
+    Instance,
     LatencyProtocol,
     Race,
     _small_sample_factor,
@@ -25,7 +26,7 @@ def test_interval_covers_a_known_ratio() -> None:
     covered = 0
     for seed in range(40):
         ours, theirs = noisy(2e-3, 0.05, seed), noisy(4e-3, 0.05, seed + 1000)
-        low, high = compare(ours, theirs, QUICK).ratio_ci
+        low, high = compare([ours], [theirs], QUICK).ratio_ci
         covered += low <= 0.5 <= high
     assert covered >= 34  # 95 % intervals: 34 of 40 or fewer has probability 0.02
 
@@ -36,18 +37,18 @@ def test_a_slow_drift_cancels_in_the_ratio() -> None:
     def drifting(seconds: float):
         return lambda: seconds * (1 + 50 * (time.perf_counter() - start))
 
-    result = compare(drifting(1e-3), drifting(2e-3), QUICK)
+    result = compare([drifting(1e-3)], [drifting(2e-3)], QUICK)
     assert result.ratio == pytest.approx(0.5, rel=0.05)
 
 
 def test_noise_that_is_too_large_is_called_unstable() -> None:
     protocol = LatencyProtocol(warmup_s=0.0, block_s=1e-9, slice_s=0.0, max_s=0.05)
-    result = compare(noisy(1e-3, 2.0, 0), noisy(1e-3, 2.0, 1), protocol)
+    result = compare([noisy(1e-3, 2.0, 0)], [noisy(1e-3, 2.0, 1)], protocol)
     assert not result.stable
 
 
 def test_steady_times_are_stable_and_exact() -> None:
-    result = compare(lambda: 1e-3, lambda: 2e-3, QUICK)
+    result = compare([lambda: 1e-3], [lambda: 2e-3], QUICK)
     assert result.stable
     assert (result.ratio, *result.ratio_ci) == pytest.approx((0.5, 0.5, 0.5))
     assert (result.latency_ms, result.reference_ms) == pytest.approx((1.0, 2.0))
@@ -64,7 +65,7 @@ def test_garbage_collection_is_off_and_comes_back(enabled: bool) -> None:
 
     (gc.enable if enabled else gc.disable)()
     try:
-        compare(run, run, QUICK)
+        compare([run], [run], QUICK)
         assert gc.isenabled() is enabled
         assert not any(seen)
     finally:
@@ -76,7 +77,7 @@ def test_a_crash_while_timing_leaves_garbage_collection_on() -> None:
         raise RuntimeError("the runtime died")
 
     with pytest.raises(RuntimeError, match="died"):
-        compare(crash, lambda: 1e-3, QUICK)
+        compare([crash], [lambda: 1e-3], QUICK)
     assert gc.isenabled()
 
 
@@ -87,7 +88,7 @@ def test_runs_in_which_the_clock_steps_are_left_out() -> None:
     def stepping(seconds: float):
         return lambda: -5.0 if next(steps) % 7 == 0 else seconds
 
-    result = compare(stepping(1e-3), stepping(2e-3), QUICK)
+    result = compare([stepping(1e-3)], [stepping(2e-3)], QUICK)
     assert result.ratio == pytest.approx(0.5)
     assert result.percentiles_ms[0] == pytest.approx(1.0)
 
@@ -95,7 +96,7 @@ def test_runs_in_which_the_clock_steps_are_left_out() -> None:
 @pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_clock_that_does_not_run_is_an_error(seconds: float) -> None:
     with pytest.raises(TrialError, match="the clock stands still or runs backwards"):
-        compare(lambda: seconds, lambda: 1e-3, QUICK)
+        compare([lambda: seconds], [lambda: 1e-3], QUICK)
 
 
 def test_a_burst_of_noise_in_a_third_of_the_slices_does_not_move_the_ratio() -> None:
@@ -105,7 +106,7 @@ def test_a_burst_of_noise_in_a_third_of_the_slices_does_not_move_the_ratio() -> 
     def disturbed(seconds: float, factor: float):
         return lambda: seconds * (factor if race_slice[0] % 3 == 0 else 1.0)
 
-    race = Race([disturbed(1e-3, 4.0)], disturbed(2e-3, 2.0), QUICK)
+    race = Race([[disturbed(1e-3, 4.0)]], [disturbed(2e-3, 2.0)], QUICK)
     for _ in range(15):
         race.run_slice()
         race_slice[0] += 1
@@ -113,14 +114,71 @@ def test_a_burst_of_noise_in_a_third_of_the_slices_does_not_move_the_ratio() -> 
     assert race.results()[0].percentiles_ms[2] == pytest.approx(4.0), "outliers are kept"
 
 
+def test_a_round_is_judged_by_other_runs_than_those_that_count() -> None:
+    """Else the noisier of two models would count when it was fast by chance, and win by 4 %."""
+    found = []
+    for seed in range(20):
+        race = Race([[noisy(1e-3, 0.3, seed)]], [noisy(1e-3, 0.01, seed + 99)], QUICK)
+        found.append(race.finish()[0].ratio)
+    assert np.median(found) == pytest.approx(1.0, abs=0.02)
+
+
+def test_instances_take_turns_slice_by_slice() -> None:
+    """One session of four is slower for as long as it lives: a quarter of the slices."""
+    runs: list[list[int]] = []
+
+    def instance(index: int):
+        def run() -> float:
+            if not runs or runs[-1][0] != index:
+                runs.append([index])
+            return 1.02e-3 if index == 0 else 1e-3
+
+        return run
+
+    race = Race([[instance(index) for index in range(4)]], [lambda: 1e-3], QUICK)
+    for _ in range(16):
+        race.run_slice()
+    assert [index for (index,) in runs] == [0, 1, 2, 3] * 4
+    low, high = race.results()[0].ratio_ci
+    assert race.results()[0].ratio == pytest.approx(1.0)
+    assert high > 1.001, "the interval knows that instances differ"
+    assert low < 1.0
+
+
+def test_instances_load_when_they_first_run() -> None:
+    loaded = []
+
+    class Session:
+        def time_once(self, inputs: object) -> float:
+            return 1e-3
+
+    def load() -> Session:
+        loaded.append(1)
+        return Session()
+
+    instances = Instance.several(load, None, 2**10, 4)
+    assert (len(instances), len(loaded)) == (4, 0)
+    instances[0]()
+    instances[0]()
+    assert len(loaded) == 1
+    assert len(Instance.several(load, None, 2**25, 4)) == 2, "large files have fewer"
+    assert len(Instance.several(load, None, 2**30, 4)) == 1
+
+
+def test_a_reference_that_was_faster_before_means_that_the_machine_is_not_quiet() -> None:
+    for best, stable in ((0.97, True), (0.9, False)):
+        race = Race([[lambda: 2e-3]], [lambda: 1e-3], QUICK, best_reference_ms=best)
+        assert race.finish()[0].stable is stable
+
+
 def test_many_models_race_at_once() -> None:
-    race = Race([noisy(k * 1e-3, 0.02, k) for k in (1, 2, 3)], noisy(4e-3, 0.02, 9), QUICK)
+    race = Race([[noisy(k * 1e-3, 0.02, k)] for k in (1, 2, 3)], [noisy(4e-3, 0.02, 9)], QUICK)
     found = [result.ratio for result in race.finish()]
     assert found == pytest.approx([0.25, 0.5, 0.75], rel=0.02)
 
 
 def test_one_of_equals_is_not_favoured_by_its_place() -> None:
-    race = Race([noisy(1e-3, 0.2, k) for k in range(3)], noisy(1e-3, 0.2, 9), QUICK)
+    race = Race([[noisy(1e-3, 0.2, k)] for k in range(3)], [noisy(1e-3, 0.2, 9)], QUICK)
     for result in race.finish():
         low, high = result.ratio_ci
         assert low < 1.02
@@ -137,7 +195,7 @@ def test_warm_up_goes_on_until_times_are_steady() -> None:
         return seconds
 
     protocol = LatencyProtocol(warmup_s=0.2, block_s=1e-9, slice_s=1e-3, min_slices=3, max_s=0.02)
-    assert compare(cold, lambda: 1e-3, protocol).percentiles_ms[2] == pytest.approx(1.0)
+    assert compare([cold], [lambda: 1e-3], protocol).percentiles_ms[2] == pytest.approx(1.0)
 
 
 def test_fewer_slices_give_a_wider_interval() -> None:

@@ -9,9 +9,14 @@ Why it is as it is:
   each other share a burst; runs that are spread over some seconds do not. So timing comes in
   *slices* that the caller may spread over its other work, and the interval is a bootstrap over
   slices, which keeps what the blocks of one slice have in common.
-- A neighbour only ever slows things down. So figures are medians over the quieter half of the
-  rounds, where quiet is judged by all models together: choosing by one of them would favour
-  the other. All runs stay in the percentiles.
+- A file loaded twice gives two sessions whose times differ by up to one percent, for as long
+  as they live: memory lies elsewhere. So a model may be given as several *instances*, and each
+  slice takes the next one.
+- A neighbour only ever slows things down, and not all models alike. So figures are medians
+  over the quiet rounds. Whether a round is quiet is judged by all models together, for
+  choosing by one would favour another, and by every other run of it, while the runs between
+  them are the ones that count: a run that judged itself would count when it was fast by chance.
+  All runs stay in the percentiles.
 """
 
 import gc
@@ -20,22 +25,37 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from autoquant.errors import TrialError
 
-__all__ = ["PROTOCOL_VERSION", "Comparison", "LatencyProtocol", "Race", "compare"]
+__all__ = [
+    "CANDIDATE_INSTANCES",
+    "PROTOCOL_VERSION",
+    "REFERENCE_INSTANCES",
+    "Comparison",
+    "Instance",
+    "LatencyProtocol",
+    "Race",
+    "compare",
+]
 
 PROTOCOL_VERSION = 2
 Interval = tuple[float, float]
 Run = Callable[[], float]
+Model = Sequence[Run]  # instances
 
 _DRAWS = 300
-_MIN_RUNS = 3  # runs a block: the first after another model has cold caches
-_SETTLED = 0.03
+_MIN_RUNS = 4  # runs a block; half of them judge whether it was quiet, half count
+_WINDOWS, _SETTLED = 10, 0.03  # of the warm-up
+_QUIETEST, _QUIET = 0.05, 0.03  # quiet: within 3 % of what 5 % of the rounds fall below
+_QUIET_REFERENCE = 0.05
+_INSTANCES_BYTES = 2**26  # all instances of one file together
+CANDIDATE_INSTANCES, REFERENCE_INSTANCES = 4, 5  # without a common divisor, so that pairs vary
 _Z95 = 1.959963984540054
 
 
@@ -59,8 +79,15 @@ class LatencyProtocol:
     slice_s: float = 0.08
     min_slices: int = 8
     target_width: float = 0.02
-    max_s: float = 1.2
+    max_s: float = 2.4
     pause_s: float = 0.0
+
+
+class Timed(Protocol):
+    """A loaded model."""
+
+    def time_once(self, inputs: Any) -> float:
+        """Seconds of one run."""
 
 
 @dataclass(frozen=True)
@@ -91,41 +118,49 @@ class Race:
     """Models timed in turns, slice by slice.
 
     Args:
-        candidates: each runs a model once and returns the seconds that it took.
+        candidates: models; each of a model's instances runs it once and returns the seconds
+            that it took.
         reference: likewise; what ratios are to.
         protocol: how long to measure.
+        best_reference_ms: what the reference took at best in earlier races. While it takes
+            5 % more the machine is not quiet: the race goes on, and ends as not stable.
     """
 
     def __init__(
-        self, candidates: Sequence[Run], reference: Run, protocol: LatencyProtocol | None = None
+        self,
+        candidates: Sequence[Model],
+        reference: Model,
+        protocol: LatencyProtocol | None = None,
+        best_reference_ms: float = math.inf,
     ) -> None:
         self.protocol = protocol or LatencyProtocol()
+        self.best_reference_ms = best_reference_ms
         self._models = [*candidates, reference]
-        self._slices: list[npt.NDArray[np.float64]] = []  # (rounds, models) block medians
+        self._slices: list[_Rounds] = []
         self._runs: list[list[float]] = [[] for _ in self._models]
         self._counts: list[int] = []
-        self._rounds = self._dropped = 0
+        self._turns = self._rounds = self._dropped = 0
         self._seconds = 0.0
         self._next_look = self.protocol.min_slices
 
     def run_slice(self) -> None:
-        """Time every model for one slice; the first call warms up before.
+        """Time the next instance of every model for one slice; new ones warm up before.
 
         Raises:
             TrialError: most runs took no time, or less.
         """
         with _no_garbage_collection():
-            if not self._counts:
-                self._counts = [_warm_up(run, self.protocol) for run in self._models]
+            runs = self._warm_up_next()
             start = time.perf_counter()
-            rounds = [self._run_round()]
+            rounds = [self._run_round(runs)]
             while time.perf_counter() - start < self.protocol.slice_s:
-                rounds.append(self._run_round())
+                rounds.append(self._run_round(runs))
         self._seconds += time.perf_counter() - start
+        self._turns += 1
         usable = [times for times in rounds if np.isfinite(times).all()]
         self._dropped += len(rounds) - len(usable)
         if usable:
-            self._slices.append(np.log(np.array(usable)))
+            self._slices.append(_Rounds.of_halves(np.array(usable)))
         elif self._dropped > self.protocol.min_slices:
             raise TrialError("timing failed: the clock stands still or runs backwards")
 
@@ -149,25 +184,38 @@ class Race:
 
     def results(self) -> list[Comparison]:
         """What is known so far, one for each candidate, in order."""
-        drawn = self._bootstrap()
-        estimates = _quiet_medians(np.concatenate(self._slices))
-        widen = _small_sample_factor(len(self._slices))
-        return [
-            self._summarize(index, estimates, drawn, widen)
-            for index in range(len(self._models) - 1)
-        ]
+        estimates = _Rounds.join(self._slices).quiet_medians()
+        errors = self._bootstrap()
+        return [self._summarize(index, estimates, errors) for index in range(len(self._models) - 1)]
 
-    def _run_round(self) -> npt.NDArray[np.float64]:
-        """Block medians of every model, seconds; not a number where the clock failed."""
-        medians = np.full(len(self._models), np.nan)
-        order = np.roll(np.arange(len(self._models)), self._rounds)
+    def _warm_up_next(self) -> list[Run]:
+        """The instances whose turn it is. A model's first one also says how long a block is."""
+        chosen = [self._turns % len(model) for model in self._models]
+        runs = [model[index] for model, index in zip(self._models, chosen, strict=True)]
+        window = self.protocol.warmup_s / _WINDOWS
+        if not self._counts:
+            self._counts = [_warm_up(run, self.protocol) for run in runs]
+        elif self._turns < max(len(model) for model in self._models):
+            for model, run in zip(self._models, runs, strict=True):
+                if self._turns < len(model):
+                    _typical(run, window)
+        return runs
+
+    def _run_round(self, runs: Sequence[Run]) -> npt.NDArray[np.float64]:
+        """Medians of the even and the odd runs of every model, (2, models) log seconds.
+
+        Not a number where the clock failed.
+        """
+        medians = np.full((2, len(runs)), np.nan)
+        first = self._rounds % len(runs)
         self._rounds += 1
-        for index in order:
-            times = [self._models[index]() for _ in range(self._counts[index])]
-            sane = [value for value in times if 0 < value < math.inf]
-            self._runs[index] += sane
-            if 2 * len(sane) > len(times):
-                medians[index] = np.median(sane)
+        for index in [*range(first, len(runs)), *range(first)]:
+            times = [runs[index]() for _ in range(self._counts[index])]
+            for half, counted in enumerate((times[::2], times[1::2])):
+                sane = [value for value in counted if 0 < value < math.inf]
+                self._runs[index] += sane
+                if 2 * len(sane) >= len(counted):
+                    medians[half, index] = np.median(np.log(sane))
         return medians
 
     def _bootstrap(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -178,10 +226,10 @@ class Race:
         generator = np.random.default_rng(0)
         count = len(self._slices)
         drawn = np.array([
-            np.concatenate(_quiet_medians(np.concatenate([self._slices[i] for i in chosen])))
+            np.concatenate(_Rounds.join([self._slices[i] for i in chosen]).quiet_medians())
             for chosen in generator.integers(count, size=(_DRAWS, count))
         ])  # fmt: skip
-        errors = drawn.std(axis=0)
+        errors = drawn.std(axis=0) * _small_sample_factor(count)
         return errors[: len(self._models)], errors[len(self._models) :]
 
     def _summarize(
@@ -189,40 +237,91 @@ class Race:
         index: int,
         estimates: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]],
         errors: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]],
-        widen: float,
     ) -> Comparison:
         (times, ratios), (time_errors, ratio_errors) = estimates, errors
-        low, high = _interval(ratios[index], ratio_errors[index] * widen)
+        low, high = _interval(ratios[index], ratio_errors[index])
         p50, p90, p99 = (float(p) * 1e3 for p in np.percentile(self._runs[index], [50, 90, 99]))
+        reference_ms = math.exp(times[-1]) * 1e3
+        is_narrow = (high - low) <= self.protocol.target_width * math.exp(ratios[index])
+        is_quiet = reference_ms <= self.best_reference_ms * (1 + _QUIET_REFERENCE)
         return Comparison(
             latency_ms=math.exp(times[index]) * 1e3,
-            latency_ms_ci=_interval(times[index], time_errors[index] * widen, 1e3),
-            reference_ms=math.exp(times[-1]) * 1e3,
-            reference_ms_ci=_interval(times[-1], time_errors[-1] * widen, 1e3),
+            latency_ms_ci=_interval(times[index], time_errors[index], 1e3),
+            reference_ms=reference_ms,
+            reference_ms_ci=_interval(times[-1], time_errors[-1], 1e3),
             ratio=math.exp(ratios[index]),
             ratio_ci=(low, high),
             percentiles_ms=(p50, p90, p99),
             samples=len(self._runs[index]),
-            stable=(high - low) <= self.protocol.target_width * math.exp(ratios[index]),
+            stable=is_narrow and is_quiet,
         )
 
 
-def compare(candidate: Run, reference: Run, protocol: LatencyProtocol | None = None) -> Comparison:
+@dataclass(frozen=True)
+class _Rounds:
+    """Log block times, (rounds, models), and how much they cost judged by other runs, (rounds,)."""
+
+    times: npt.NDArray[np.float64]
+    effort: npt.NDArray[np.float64]
+
+    @classmethod
+    def of_halves(cls, rounds: npt.NDArray[np.float64]) -> "_Rounds":
+        """Each half of a round, judged by the other; (rounds, 2, models) log seconds."""
+        effort = rounds.mean(axis=2)
+        return cls(
+            np.concatenate([rounds[:, 0], rounds[:, 1]]),
+            np.concatenate([effort[:, 1], effort[:, 0]]),
+        )
+
+    @classmethod
+    def join(cls, parts: Sequence["_Rounds"]) -> "_Rounds":
+        return cls(
+            np.concatenate([part.times for part in parts]),
+            np.concatenate([part.effort for part in parts]),
+        )
+
+    def quiet_medians(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Medians over quiet rounds of log times, and of log ratios to the last model."""
+        rank = int(_QUIETEST * (len(self.effort) - 1))
+        level = np.partition(self.effort, rank)[rank] + _QUIET
+        quiet = self.times[self.effort <= level]
+        return _median(quiet), _median(quiet[:, :-1] - quiet[:, -1:])
+
+
+def compare(
+    candidate: Model, reference: Model, protocol: LatencyProtocol | None = None
+) -> Comparison:
     """Time one model against another; see `Race`."""
     return Race([candidate], reference, protocol).finish()[0]
 
 
-def _quiet_medians(
-    rounds: npt.NDArray[np.float64],
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Medians of log times, and of log ratios to the last model, over the quieter half.
+class Instance:
+    """A session as a timed run, loaded when it first runs; see `Race` on instances.
 
     Args:
-        rounds: (rounds, models) log seconds.
+        load: makes the session.
+        inputs: one batch.
     """
-    effort = rounds.sum(axis=1)
-    quiet = rounds[effort <= _median(effort)]
-    return _median(quiet), _median(quiet[:, :-1] - quiet[:, -1:])
+
+    def __init__(self, load: Callable[[], Timed], inputs: Any) -> None:
+        self._load = load
+        self._inputs = inputs
+
+    @classmethod
+    def several(
+        cls, load: Callable[[], Timed], inputs: Any, size_bytes: int, at_most: int
+    ) -> "list[Instance]":
+        """As many instances as make sense for a file of that size, bytes."""
+        count = max(1, min(at_most, _INSTANCES_BYTES // max(size_bytes, 1)))
+        return [cls(load, inputs) for _ in range(count)]
+
+    def __call__(self) -> float:
+        """Seconds of one run."""
+        return self._session.time_once(self._inputs)
+
+    @cached_property
+    def _session(self) -> Timed:
+        return self._load()
 
 
 def _median(values: npt.NDArray[np.float64]) -> Any:
@@ -250,13 +349,13 @@ def _small_sample_factor(count: int) -> float:
 
 def _warm_up(run: Run, protocol: LatencyProtocol) -> int:
     """Run until the times are steady; returns how many runs fill a block."""
-    window, end = protocol.warmup_s / 10, time.perf_counter() + protocol.warmup_s
+    window, end = protocol.warmup_s / _WINDOWS, time.perf_counter() + protocol.warmup_s
     before, now = math.inf, _typical(run, window)
     while abs(before - now) > _SETTLED * now and time.perf_counter() < end:
         before, now = now, _typical(run, window)
     if not 0 < now < math.inf:
         return _MIN_RUNS
-    return max(_MIN_RUNS, math.ceil(protocol.block_s / max(now, 1e-9)))
+    return max(_MIN_RUNS, 2 * math.ceil(protocol.block_s / max(now, 1e-9) / 2))
 
 
 def _typical(run: Run, seconds: float) -> float:

@@ -16,6 +16,7 @@ import os
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,14 @@ import onnx
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from autoquant.backends.latency import Comparison, LatencyProtocol, compare
+from autoquant.backends.latency import (
+    CANDIDATE_INSTANCES,
+    REFERENCE_INSTANCES,
+    Comparison,
+    Instance,
+    LatencyProtocol,
+    compare,
+)
 from autoquant.backends.machine import describe_machine, package_versions
 from autoquant.backends.onnxruntime import open_session
 from autoquant.backends.quiet import QuietPlace
@@ -105,7 +113,7 @@ def known_answer() -> dict[str, object]:
     """Loops of 0.2 and 0.4 ms: the ratio of the medians is one half."""
     protocol = LatencyProtocol(warmup_s=0.02, block_s=0.002, slice_s=0.03, max_s=0.4)
     results = [
-        compare(_wait(2e-4, 2 * seed), _wait(4e-4, 2 * seed + 1), protocol)
+        compare([_wait(2e-4, 2 * seed)], [_wait(4e-4, 2 * seed + 1)], protocol)
         for seed in range(_KNOWN)
     ]
     return {
@@ -161,10 +169,11 @@ def repeat(recipe: Recipe) -> dict[str, object]:
 
 def _versus(content: bytes, other: bytes, inputs: np.ndarray) -> Comparison:
     with QuietPlace().turn():
-        sessions = [open_session(item, 1) for item in (content, other)]
-        return compare(
-            lambda: sessions[0].time_once(inputs), lambda: sessions[1].time_once(inputs), _PROTOCOL
-        )
+        models = [
+            Instance.several(partial(open_session, item, 1), inputs, len(item), count)
+            for item, count in ((content, CANDIDATE_INSTANCES), (other, REFERENCE_INSTANCES))
+        ]
+        return compare(*models, _PROTOCOL)
 
 
 def _figure(document: dict[str, dict]) -> go.Figure:

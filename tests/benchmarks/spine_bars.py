@@ -9,11 +9,18 @@ EfficientNet-Lite0: file sizes, and packed against unpacked outputs.
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from autoquant.backends.latency import LatencyProtocol, compare
+from autoquant.backends.latency import (
+    CANDIDATE_INSTANCES,
+    REFERENCE_INSTANCES,
+    Instance,
+    LatencyProtocol,
+    compare,
+)
 from autoquant.backends.machine import describe_machine, package_versions
 from autoquant.build import build_evaluator
 from autoquant.core.artifact import Artifact
@@ -69,12 +76,11 @@ def _evaluator(name: str) -> Evaluator:
 
 def _versus(evaluator: Evaluator, ours: Artifact, theirs: Artifact) -> dict[str, object]:
     inputs = evaluator._timed_inputs
-    sessions = [evaluator.backend.load(artifact, 1) for artifact in (ours, theirs)]
-    result = compare(
-        lambda: sessions[0].time_once(inputs),
-        lambda: sessions[1].time_once(inputs),
-        LatencyProtocol(warmup_s=0.3, max_s=10.0),
-    )
+    models = [
+        Instance.several(partial(evaluator.backend.load, item, 1), inputs, item.size_bytes, count)
+        for item, count in ((ours, CANDIDATE_INSTANCES), (theirs, REFERENCE_INSTANCES))
+    ]
+    result = compare(*models, LatencyProtocol(warmup_s=0.3, max_s=10.0))
     return {"ratio": result.ratio, "ratio_ci": result.ratio_ci, "stable": result.stable}
 
 
