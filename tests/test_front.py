@@ -31,7 +31,7 @@ def test_of_two_identical_artifacts_neither_dominates() -> None:
 
 
 def test_a_latency_gain_within_the_noise_keeps_nobody_on_the_front() -> None:
-    small, lucky = make_trial(0, right(900), 0.505, 800), make_trial(1, right(900), 0.500, 1000)
+    small, lucky = make_trial(0, right(900), 0.503, 800), make_trial(1, right(900), 0.500, 1000)
     assert numbers(find_front([small, lucky], ALL)) == [0]
     assert len(find_plain_front([small, lucky], ALL)) == 2
 
@@ -155,17 +155,6 @@ def test_timing_the_front_anew_on_a_slower_day_lets_nobody_else_in() -> None:
     ]
     beaten = make_trial(2, right(880), 0.52, 1000)
     assert sorted(numbers(find_front([*members, beaten], ALL))) == [0, 1]
-
-
-def test_trials_timed_together_are_told_apart_more_finely() -> None:
-    values = ((0, 0.500, 900), (1, 0.495, 1000))
-    apart = [make_trial(n, right(900), ratio, size, 0.004) for n, ratio, size in values]
-    together = [
-        make_trial(n, right(900), ratio, size, 0.004, session="s", search_ratio=ratio)
-        for n, ratio, size in values
-    ]
-    assert numbers(find_front(apart, ALL)) == [0], "1 % between two occasions is nothing"
-    assert len(find_front(together, ALL)) == 2
 
 
 @pytest.mark.parametrize("objectives", [["accuracy"], ["latency"], ["size"], ["latency", "size"]])

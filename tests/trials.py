@@ -12,7 +12,7 @@ def make_trial(
     hits: np.ndarray | float,
     ratio: float = 0.5,
     size: int = 1000,
-    width: float = 0.01,
+    width: float = 0.02,
     session: str | None = None,
     search_ratio: float | None = None,
 ) -> Trial:

@@ -54,6 +54,9 @@ _MIN_RUNS = 4  # runs a block; half of them judge whether it was quiet, half cou
 _WINDOWS, _SETTLED = 10, 0.03  # of the warm-up
 _QUIETEST, _QUIET = 0.05, 0.03  # quiet: within 3 % of what 5 % of the rounds fall below
 _QUIET_REFERENCE = 0.05
+# What differs from one measurement of a file to the next besides the slices (logarithm of the
+# ratio, standard deviation): see results/published/measurements.
+_SESSION_SD = 0.004
 _INSTANCES_BYTES = 2**26  # all instances of one file together
 CANDIDATE_INSTANCES, REFERENCE_INSTANCES = 4, 5  # without a common divisor, so that pairs vary
 _Z95 = 1.959963984540054
@@ -219,7 +222,7 @@ class Race:
         return medians
 
     def _bootstrap(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Standard errors of log times and of log ratios, slices resampled.
+        """Standard errors of log times and of log ratios: slices resampled, session noise.
 
         Efron 1979, doi:10.1214/aos/1176344552. Seeded: the same times, the same errors.
         """
@@ -229,7 +232,7 @@ class Race:
             np.concatenate(_Rounds.join([self._slices[i] for i in chosen]).quiet_medians())
             for chosen in generator.integers(count, size=(_DRAWS, count))
         ])  # fmt: skip
-        errors = drawn.std(axis=0) * _small_sample_factor(count)
+        errors = np.hypot(drawn.std(axis=0) * _small_sample_factor(count), _SESSION_SD)
         return errors[: len(self._models)], errors[len(self._models) :]
 
     def _summarize(

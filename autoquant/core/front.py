@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autoquant.core.evidence import DRAWS, mcnemar_z
-from autoquant.core.noise import SESSION_SD, Z95
+from autoquant.core.noise import Z95
 from autoquant.core.pareto import Bounds, is_nondominated
 from autoquant.core.trial import Objective, Trial
 
@@ -130,9 +130,7 @@ def exact_z(gains: Floats) -> Floats:
 def _latency_z(trials: Sequence[Trial]) -> Floats:
     ratios = _comparable_log_ratios(trials)
     variance = np.array([trial.latency_sd for trial in trials]) ** 2
-    joint = np.array([trial.timing_session or f"#{i}" for i, trial in enumerate(trials)])
-    apart = (joint[:, None] != joint[None, :]) & (variance[:, None] + variance[None, :] > 0)
-    error = np.sqrt(variance[:, None] + variance[None, :] + apart * 2 * SESSION_SD**2)
+    error = np.sqrt(variance[:, None] + variance[None, :])
     gains = ratios[None, :] - ratios[:, None]
     return np.where(error > 0, gains / np.where(error > 0, error, 1.0), exact_z(gains))
 
@@ -190,8 +188,7 @@ def _draw_losses(trials: Sequence[Trial], objectives: Sequence[Objective]) -> Fl
             case "accuracy":
                 column = -_accuracy_draws(trials).T
             case "latency":
-                spread = np.array([math.hypot(t.latency_sd, SESSION_SD) for t in trials])
-                spread[[t.latency_sd == 0 for t in trials]] = 0.0
+                spread = np.array([trial.latency_sd for trial in trials])
                 noise = generator.standard_normal((DRAWS, len(trials)))
                 column = np.exp(_comparable_log_ratios(trials) + spread * noise)
             case "size":

@@ -6,6 +6,7 @@ from its interval so far. Each drawn ending is judged by the rule of the front. 
 hopeless if 99 % of its endings are dominated by the same member, or miss the constraint.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,6 @@ import numpy.typing as npt
 
 from autoquant.core.evidence import mcnemar_z
 from autoquant.core.front import decide, exact_z
-from autoquant.core.noise import SESSION_SD
 from autoquant.core.pareto import Bounds
 from autoquant.core.trial import Objective, Trial
 
@@ -125,8 +125,8 @@ def _draw_latency(
     """How much faster the member will turn out: in standard errors, and in logarithms."""
     assert glimpse.latency_ratio is not None
     assert member.latency_ratio is not None
-    gain = np.log(glimpse.latency_ratio / member.latency_ratio)
+    gain = math.log(glimpse.latency_ratio / member.latency_ratio)
     drawn = gain + glimpse.latency_sd * generator.standard_normal(_ENDINGS)
     # a full timing is about as narrow as the member's was
-    error = np.sqrt(2 * member.latency_sd**2 + 2 * SESSION_SD**2)
-    return np.asarray(drawn / error), np.asarray(drawn)
+    error = math.sqrt(2) * member.latency_sd
+    return drawn / error if error else exact_z(drawn), drawn

@@ -2,14 +2,11 @@
 
 import math
 
-__all__ = ["SESSION_SD", "Z95", "log_sd", "ratios_agree"]
+__all__ = ["Z95", "log_sd", "ratios_agree"]
 
 Interval = tuple[float, float]
 
 Z95 = 1.959963984540054
-# Two timings of one file, minutes apart, differ by this (standard deviation of the logarithm
-# of the ratio to float), more than either interval tells: see results/published/measurements.
-SESSION_SD = 0.01
 
 
 def log_sd(interval: Interval | None) -> float:
@@ -21,6 +18,6 @@ def log_sd(interval: Interval | None) -> float:
 
 
 def ratios_agree(one: float, one_ci: Interval | None, other: float, other_ci: Interval) -> bool:
-    """Whether two timings at different times may be of the same ratio, at 95 %."""
-    error = math.hypot(log_sd(one_ci), log_sd(other_ci), math.sqrt(2) * SESSION_SD)
+    """Whether two timings may be of the same ratio, at 95 %."""
+    error = math.hypot(log_sd(one_ci), log_sd(other_ci))
     return abs(math.log(one / other)) <= Z95 * error
