@@ -80,9 +80,9 @@ class LatencyProtocol:
     warmup_s: float = 0.2
     block_s: float = 0.004
     slice_s: float = 0.08
-    min_slices: int = 8
+    min_slices: int = 16
     target_width: float = 0.02
-    max_s: float = 2.4
+    max_s: float = 3.0
     pause_s: float = 0.0
 
 
