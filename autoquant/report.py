@@ -81,10 +81,11 @@ def describe_trade(trial: Trial, reference: Trial) -> str:
     return ", ".join(parts)
 
 
-def describe_recommendation(choice: Recommendation, reference: Trial) -> str:
-    """A recommendation and its reason, in one sentence."""
-    kind = f"{choice.kind} {choice.condition}".strip()
-    sentence = f"{kind}: trial {choice.trial.number}, {describe_trade(choice.trial, reference)}"
+def describe_recommendation(choices: Sequence[Recommendation], reference: Trial) -> str:
+    """What one trial is recommended for, and the reason, in one sentence."""
+    choice = choices[0]
+    kinds = "; ".join(f"{item.kind} {item.condition}".strip() for item in choices)
+    sentence = f"{kinds}: trial {choice.trial.number}, {describe_trade(choice.trial, reference)}"
     following = choice.next_faster
     if following is None or following.accuracy_drop is None or choice.trial.accuracy_drop is None:
         return f"{sentence}; nothing on the front is faster."
@@ -100,7 +101,7 @@ def describe_drift(trials: Sequence[Trial]) -> str | None:
         return None
     middle = sorted(times)[len(times) // 2]
     low, high = min(times) / middle - 1, max(times) / middle - 1
-    return f"float reference {middle:.3g} ms, {low:+.0%} to {high:+.0%} over the study"
+    return f"float reference {middle:.3g} ms, {low:+.1%} to {high:+.1%} over the study"
 
 
 def describe_saturation(trials: Sequence[Trial]) -> str | None:

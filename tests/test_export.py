@@ -105,7 +105,7 @@ def test_precisions_of_the_baselines(builder: TaskBuilder, method: str) -> None:
 
 def test_passport_does_not_change_the_size(builder: TaskBuilder) -> None:
     artifact = builder.build(Recipe.uniform(LAYERS, 8)).artifact
-    figures = {"accuracy": 0.1234567890123, "float_layers": LAYERS, "seconds": {"a": 1.5}}
+    figures = {"accuracy": 0.1234567890123, "latency_ratio_ci": [0.1234567890123, 0.5]}
     sealed = builder.seal(artifact, figures)
     assert len(sealed.content) == len(artifact.content)
     model = load_model(sealed.content)

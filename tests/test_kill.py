@@ -48,7 +48,7 @@ def test_killed_search_ends_whole(tmp_path: Path) -> None:
     assert len(digests) == len(set(digests)) == TRIALS
     assert finished_before <= set(digests), "a finished trial was lost"
     assert begun <= set(digests), "a trial that was running was not tried again"
-    assert {trial.state for trial in trials} == {"complete"}
+    assert {trial.state for trial in trials} <= {"complete", "rejected"}
     front = {path.stem for path in (tmp_path / "results/digits/artifacts").glob("*.onnx")}
     assert front == {trial.digest for trial in trials if trial.report_accuracy is not None}
 

@@ -37,11 +37,14 @@ def test_a_latency_bound_gives_the_most_accurate_within() -> None:
 
 def test_reasons_are_one_sentence_with_the_next_faster() -> None:
     choices = {choice.kind: choice for choice in recommend(FRONT, ALL, Bounds())}
-    assert describe_recommendation(choices["fastest"], FLOAT) == (
+    assert describe_recommendation([choices["fastest"]], FLOAT) == (
         "fastest within a drop of 1 points: trial 1, 0.40 points below float, 2.1x faster, "
         "one quarter of the size; next faster loses 1.30 points (trial 2)."
     )
-    assert describe_recommendation(choices["smallest"], FLOAT).startswith("smallest within")
+    both = [choices["smallest"], choices["fastest"]]
+    words = describe_recommendation(both, FLOAT)
+    assert words.startswith("smallest within a drop of")
+    assert "; fastest within" in words
 
 
 def test_the_nearest_miss_exceeds_by_least() -> None:

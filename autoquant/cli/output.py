@@ -28,7 +28,7 @@ __all__ = [
 
 # Progress, logs and warnings go here, so that standard output holds results alone.
 STDERR = Console(stderr=True, highlight=False, soft_wrap=True)
-_WIDTH = 120
+_WIDTH = 160  # of a table that goes to a file or a pipe
 
 
 def warn(text: str) -> None:
@@ -94,14 +94,8 @@ def print_trials(
         rows = [trial_row(trial) for trial in trials]
         for row, trial in zip(rows, trials, strict=True):
             if trial.state != "complete":
-                row[2:] = [_describe_state(trial), *["-"] * (len(row) - 3)]
+                row[2:] = [trial.state, *["-"] * (len(row) - 3)]
         print_rows(COLUMNS, rows, "table", title)
-
-
-def _describe_state(trial: Trial) -> str:
-    if trial.partial is None:
-        return trial.state
-    return f"{trial.state} after {trial.partial.samples}"
 
 
 def _flatten(trials: Sequence[Trial]) -> tuple[list[str], list[list[str]]]:

@@ -108,7 +108,6 @@ def show_front(
     members = _with_probability(trials, objectives, bounds)
     reference = next((trial for trial in trials if trial.name == "fp32"), None)
     choices = recommend(members, objectives, bounds)
-    reasons = _explain(choices, reference)
     title = (
         f"Front of study {location.name}: {len(members)} of {len(trials)} trials, "
         f"by {', '.join(objectives)} (* recommended)"
@@ -120,14 +119,15 @@ def show_front(
         "reference": None if reference is None else reference.to_dict(),
         "recommendations": [
             {"kind": choice.kind, "trial": choice.trial.number, "reason": reason}
-            for choice, reason in zip(choices, reasons, strict=bool(reasons))
+            for choice in choices
+            for reason in _explain([choice], reference)
         ],
     }
     print_trials(_mark_knee(members, choices), document, kind, title)
     if not members:
         raise NegativeAnswer(_describe_nearest_miss(trials, bounds))
     if kind == "table":
-        _advise(location, trials, reasons, with_next=with_next)
+        _advise(location, trials, _explain(choices, reference), with_next=with_next)
 
 
 def _with_probability(
@@ -141,9 +141,13 @@ def _with_probability(
 
 
 def _explain(choices: Sequence[Recommendation], reference: Trial | None) -> list[str]:
+    """One sentence for each trial that is recommended."""
     if reference is None or reference.state != "complete":
         return []
-    return [describe_recommendation(choice, reference) for choice in choices]
+    by_trial: dict[int, list[Recommendation]] = {}
+    for choice in choices:
+        by_trial.setdefault(choice.trial.number, []).append(choice)
+    return [describe_recommendation(group, reference) for group in by_trial.values()]
 
 
 def _mark_knee(members: Sequence[Trial], choices: Sequence[Recommendation]) -> list[Trial]:

@@ -6,7 +6,15 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from autoquant.errors import RecipeError
 
@@ -66,6 +74,14 @@ class PtqOptions(BaseModel):
     bias_correction: bool = True
     reduce_range: bool = False
     mode: Literal["ptq"] = "ptq"
+
+    @model_serializer(mode="wrap")
+    def _leave_out_newer_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What the first recipes did not know appears only where it is chosen: digests stay."""
+        values: dict[str, Any] = serialize(self)
+        if not self.reduce_range:
+            del values["reduce_range"]
+        return values
 
 
 class Recipe(BaseModel):
@@ -135,15 +151,8 @@ class Recipe(BaseModel):
         return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
 
     def to_dict(self) -> dict[str, Any]:
-        """The recipe as JSON-ready values.
-
-        What came later than version 1's first recipes appears only where it is chosen, so that
-        old digests stay.
-        """
-        values = self.model_dump(mode="json", exclude_defaults=False)
-        if self.options is not None and not self.options.reduce_range:
-            del values["options"]["reduce_range"]
-        return values
+        """The recipe as JSON-ready values."""
+        return self.model_dump(mode="json")
 
     @cached_property
     def digest(self) -> str:
