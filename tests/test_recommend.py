@@ -66,4 +66,4 @@ def test_drift_is_that_of_the_reference() -> None:
     slow = make_trial(1, 0.9)
     slow = slow.model_copy(update={"timing": slow.timing.model_copy(update={"reference_ms": 1.1})})
     text = describe_drift([make_trial(0, 0.9), make_trial(2, 0.9), slow])
-    assert text == "float reference 1 ms, +0% to +10% over the study"
+    assert text == "float reference 1 ms, +0.0% to +10.0% over the study"
