@@ -84,6 +84,11 @@ class TaskBuilder:
         """The quantizable layers, in network order."""
         return self.quantizer.layers
 
+    @property
+    def operators(self) -> list[Layer]:
+        """Everything that multiplies and accumulates."""
+        return self.quantizer.operators
+
     def build(self, recipe: Recipe) -> Candidate:
         """The file of a recipe; see `core.artifact.Builder`."""
         start = time.perf_counter()
@@ -125,7 +130,7 @@ class TaskBuilder:
                 return quantize_with_ort_dynamic(self._graph.model)
             case "brevitas":
                 assert quantized is not None
-                return write_qdq(self._graph.model, quantized.encodings)
+                return write_qdq(self._graph, quantized.encodings)
 
     @cached_property
     def _ort_static(self) -> onnx.ModelProto:

@@ -1,6 +1,7 @@
 """Search spaces as YAML, read strictly: every error names the key and its path."""
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -8,7 +9,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from autoquant.core.pareto import Bounds
-from autoquant.core.recipe import CalibrationMethod, WeightBits
+from autoquant.core.recipe import Activation, CalibrationMethod, WeightBits
 from autoquant.core.space import LayerRule, SearchSpace, expand_layers
 from autoquant.core.trial import Objective
 from autoquant.errors import InputError, SpaceError
@@ -46,12 +47,14 @@ class LayerConfig(_Strict):
 
     weight_bits: Annotated[list[WeightBits], Field(min_length=1)] | None = None
     exclude: Annotated[list[bool], Field(min_length=1)] | None = None
+    activation: Annotated[list[Activation], Field(min_length=1)] | None = None
 
     def to_rule(self) -> LayerRule:
         """The same, as plain values."""
         return LayerRule(
             None if self.weight_bits is None else tuple(dict.fromkeys(self.weight_bits)),
             None if self.exclude is None else tuple(dict.fromkeys(self.exclude)),
+            None if self.activation is None else tuple(dict.fromkeys(self.activation)),
         )
 
 
@@ -104,11 +107,18 @@ class SpaceConfig(_Strict):
             raise ValueError("an objective is named twice")
         return self
 
-    def to_space(self, layers: list[str], *, is_exact: bool = True) -> SearchSpace:
+    def to_space(
+        self,
+        layers: list[str],
+        *,
+        activations: Mapping[str, Sequence[Activation]] | None = None,
+        is_exact: bool = True,
+    ) -> SearchSpace:
         """The recipes allowed for a network with these layers.
 
         Args:
             layers: names of the quantizable layers.
+            activations: how each of them can take its input, see `expand_layers`.
             is_exact: the processor adds 8-bit products without saturating; where it does not,
                 the reduced weight range becomes a choice, unless the file decides on it.
 
@@ -123,7 +133,7 @@ class SpaceConfig(_Strict):
         }
         if not is_exact:
             options.setdefault("reduce_range", (False, True))
-        return SearchSpace(expand_layers(rules, layers), options)
+        return SearchSpace(expand_layers(rules, layers, activations), options)
 
     def definition(self) -> dict[str, Any]:
         """What makes two studies the same: everything but the budget."""

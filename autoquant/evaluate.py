@@ -115,6 +115,11 @@ class Evaluator:
         """The task's quantizable layers."""
         return self.builder.layers
 
+    @property
+    def operators(self) -> list[Layer]:
+        """Everything that multiplies and accumulates, what has to stay float included."""
+        return self.builder.operators
+
     def evaluate(self, recipe: Recipe, gate: Gate | None = None) -> tuple[Measurement, Artifact]:
         """Build, check and measure one recipe on the search split.
 
@@ -215,7 +220,8 @@ class Evaluator:
         Raises:
             TrialError: one of them is stored as float.
         """
-        integer = self.backend.find_integer_layers(artifact, [layer.name for layer in self.layers])
+        names = [layer.name for layer in self.operators]
+        integer = self.backend.find_integer_layers(artifact, names)
         rogue = sorted(name for name in integer if artifact.precisions.get(name) == "float32")
         if rogue:
             raise TrialError(
@@ -296,7 +302,7 @@ class _Examination:
             size_bytes=artifact.size_bytes,
             integer_coverage=self._coverage(integer),
             float_layers=tuple(
-                layer.name for layer in evaluator.layers if layer.name not in integer
+                layer.name for layer in evaluator.operators if layer.name not in integer
             ),
             parity=parity,
             seconds=self._rounded_seconds(),
@@ -399,7 +405,7 @@ class _Examination:
         return parity
 
     def _coverage(self, integer: frozenset[str]) -> float:
-        layers = self.evaluator.layers
+        layers = self.evaluator.operators
         total = sum(layer.macs for layer in layers)
         covered = sum(layer.macs for layer in layers if layer.name in integer)
         return covered / total if total else 0.0

@@ -92,6 +92,7 @@ class FakeBuilder:
 
     def __init__(self, count: int = 8) -> None:
         self.layers = fake_layers(count)
+        self.operators = self.layers
 
     def build(self, recipe: Recipe) -> Candidate:
         """A fake file; the runtime's own quantizers count as eight bits everywhere."""

@@ -66,6 +66,11 @@ class Builder(Protocol):
         """The quantizable layers, in network order."""
         ...
 
+    @property
+    def operators(self) -> "list[Layer]":
+        """Everything that multiplies and accumulates: the layers, and what has to stay float."""
+        ...
+
     def build(self, recipe: "Recipe") -> Candidate:
         """The file of a recipe.
 

@@ -1,7 +1,7 @@
 """`Encodings`: what the quantizers decided, tensor by tensor, in plain arrays."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -78,8 +78,14 @@ class Encodings:
         activations: by tensor name; a tensor that is missing stays float.
         carriers: tensors that carry an encoded tensor's values unchanged (slices, reshapes,
             pools that only select), mapped to the tensor whose encoding they share.
+        readers: of a tensor that is also read in float, the operators that read it quantized.
     """
 
     weights: Mapping[str, WeightEncoding]
     activations: Mapping[str, ActivationEncoding]
     carriers: Mapping[str, str]
+    readers: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+    def is_read_quantized(self, tensor: str, operator: str) -> bool:
+        """Whether an operator reads an encoded tensor from its grid."""
+        return tensor not in self.readers or operator in self.readers[tensor]

@@ -1,16 +1,19 @@
-"""`Layer`: frozen facts on one quantizable layer."""
+"""`Layer`: frozen facts on one layer."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:  # a machine that only times files has no pydantic
+    from autoquant.core.recipe import Activation
 
 __all__ = ["Layer", "LayerKind"]
 
-LayerKind = Literal["conv", "linear"]
+LayerKind = Literal["conv", "linear", "matmul", "conv_transpose", "recurrent"]
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One quantizable layer, in network order.
+    """One operator that multiplies and accumulates, in network order.
 
     Attributes:
         name: qualified name of the module that owns the weight, `layer1.0.conv2`.
@@ -18,6 +21,8 @@ class Layer:
         parameters: number of weights and biases.
         macs: multiply-accumulates for one sample.
         order: position in the network, from 0.
+        activations: how it can take its input: every quantizable layer on a calibrated grid.
+        obstacle: why it has to stay float, in words; None if it can be quantized.
     """
 
     name: str
@@ -25,3 +30,10 @@ class Layer:
     parameters: int
     macs: int
     order: int
+    activations: "tuple[Activation, ...]" = ("static",)
+    obstacle: str | None = None
+
+    @property
+    def is_quantizable(self) -> bool:
+        """Whether a recipe decides on it."""
+        return self.obstacle is None

@@ -19,6 +19,7 @@ from pydantic import (
 from autoquant.errors import RecipeError
 
 __all__ = [
+    "Activation",
     "CalibrationMethod",
     "Method",
     "Percentile",
@@ -29,6 +30,9 @@ __all__ = [
 ]
 
 WeightBits = Literal[8, 4]
+# How a linear layer takes its input: on a calibrated grid, on one found anew for every input,
+# or as it is, with the weights alone quantized (in blocks along the input).
+Activation = Literal["static", "dynamic", "float"]
 Method = Literal["fp32", "brevitas", "ort-static", "ort-dynamic"]
 
 
@@ -88,7 +92,8 @@ class Recipe(BaseModel):
     """A frozen, hashable, complete decision for one candidate.
 
     `layers` maps every quantizable layer to its weight width in bits, or to None for a layer
-    that stays float. Recipes that decide the same are equal: a recipe that excludes every
+    that stays float. `activations` names the linear layers that do not take their input on a
+    calibrated grid. Recipes that decide the same are equal: a recipe that excludes every
     layer *is* `fp32`, and an excluded layer has no width to differ in.
 
     Examples:
@@ -101,7 +106,16 @@ class Recipe(BaseModel):
     version: Literal[1] = 1
     method: Method
     layers: dict[str, WeightBits | None] = {}
+    activations: dict[str, Literal["dynamic", "float"]] = {}
     options: PtqOptions | None = None
+
+    @model_serializer(mode="wrap")
+    def _leave_out_newer_fields(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What the first recipes did not know appears only where it is chosen: digests stay."""
+        values: dict[str, Any] = serialize(self)
+        if not self.activations:
+            del values["activations"]
+        return values
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -111,11 +125,20 @@ class Recipe(BaseModel):
             raise ValueError(f"a recipe of method '{self.method}' decides nothing about layers")
         if self.method == "brevitas" and not any(self.layers.values()):
             raise ValueError("every layer is float: the recipe to name is 'fp32'")
+        odd = [name for name in self.activations if self.layers.get(name) is None]
+        if odd:
+            raise ValueError(f"activation of '{odd[0]}': a layer that is not quantized has none")
+        wide = [n for n, kind in self.activations.items() if kind == "float" and self.layers[n] != 4]
+        if wide:
+            raise ValueError(f"'{wide[0]}': float activations go with weights of 4 bits")
         return self
 
     @classmethod
     def quantized(
-        cls, layers: Mapping[str, WeightBits | None], options: PtqOptions | None = None
+        cls,
+        layers: Mapping[str, WeightBits | None],
+        options: PtqOptions | None = None,
+        activations: Mapping[str, Activation] | None = None,
     ) -> "Recipe":
         """The recipe of these widths, in canonical form."""
         if not any(layers.values()):
@@ -123,7 +146,12 @@ class Recipe(BaseModel):
         options = options or PtqOptions()
         if options.reduce_range and 8 not in layers.values():
             options = options.model_copy(update={"reduce_range": False})
-        return cls(method="brevitas", layers=dict(layers), options=options)
+        named = {
+            name: kind
+            for name, kind in (activations or {}).items()
+            if kind != "static" and layers[name] is not None
+        }
+        return cls(method="brevitas", layers=dict(layers), activations=named, options=options)
 
     @classmethod
     def uniform(
@@ -169,6 +197,10 @@ class Recipe(BaseModel):
     def is_quantized(self) -> bool:
         """True if Brevitas quantizers made the weights and ranges."""
         return self.method == "brevitas"
+
+    def activation_of(self, layer: str) -> Activation:
+        """How a layer takes its input."""
+        return self.activations.get(layer, "static")
 
     @property
     def excluded(self) -> frozenset[str]:

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from autoquant.core.recipe import (
+    Activation,
     CalibrationMethod,
     PtqOptions,
     Recipe,
@@ -31,25 +32,36 @@ class LayerRule:
     Attributes:
         weight_bits: widths allowed, or None to keep what an earlier rule said.
         exclude: whether the layer may (True), must not (False) stay float; None as above.
+        activation: how a linear layer may take its input; None as above.
     """
 
     weight_bits: tuple[WeightBits, ...] | None = None
     exclude: tuple[bool, ...] | None = None
+    activation: tuple[Activation, ...] | None = None
 
 
 def expand_layers(
-    rules: Mapping[str, LayerRule], layers: Sequence[str]
+    rules: Mapping[str, LayerRule],
+    layers: Sequence[str],
+    activations: Mapping[str, Sequence[Activation]] | None = None,
 ) -> dict[str, tuple[str, ...]]:
-    """Choices per layer: `"8"`, `"4"`, `"float"`.
+    """Choices per layer: `"8"`, `"4"`, `"8:dynamic"`, `"4:float"`, `"float"`.
 
     Rules apply in order. The last rule that matches a layer and says something about a key
-    wins for that key.
+    wins for that key. What makes no sense for a layer is no choice of it.
+
+    Args:
+        rules: by name pattern.
+        layers: names of all quantizable layers.
+        activations: how each layer can take its input; only `static` for those left out.
 
     Raises:
-        SpaceError: a pattern that matches no layer; names the layers that there are.
+        SpaceError: a pattern that matches no layer, or leaves it no choice; names the layers.
     """
     bits: dict[str, tuple[WeightBits, ...]] = dict.fromkeys(layers, (8,))
     exclude: dict[str, tuple[bool, ...]] = dict.fromkeys(layers, (False,))
+    kinds: dict[str, tuple[Activation, ...]] = dict.fromkeys(layers, ("static",))
+    able = activations or {}
     for pattern, rule in rules.items():
         matched = [name for name in layers if fnmatchcase(name, pattern)]
         if not matched:
@@ -58,14 +70,33 @@ def expand_layers(
             bits.update(dict.fromkeys(matched, rule.weight_bits))
         if rule.exclude is not None:
             exclude.update(dict.fromkeys(matched, rule.exclude))
-    return {name: _choices(name, bits[name], exclude[name]) for name in layers}
+        if rule.activation is not None:
+            kinds.update(dict.fromkeys(matched, rule.activation))
+    found = {}
+    for name in layers:
+        possible = [kind for kind in kinds[name] if kind in able.get(name, ("static",))]
+        found[name] = _choices(name, bits[name], exclude[name], possible)
+    return found
 
 
-def _choices(name: str, bits: tuple[WeightBits, ...], exclude: tuple[bool, ...]) -> tuple[str, ...]:
-    widths = tuple(str(width) for width in bits) if False in exclude else ()
-    choices = (*widths, *((FLOAT,) if True in exclude else ()))
+def _choices(
+    name: str,
+    bits: tuple[WeightBits, ...],
+    exclude: tuple[bool, ...],
+    activations: Sequence[Activation],
+) -> tuple[str, ...]:
+    quantized = [
+        _to_choice(width, kind)
+        for kind in activations
+        for width in bits
+        if False in exclude and (kind != "float" or width == 4)
+    ]
+    choices = (*quantized, *((FLOAT,) if True in exclude else ()))
     if not choices:
-        raise SpaceError(f"layer '{name}' has no choice left: weight_bits and exclude are empty")
+        raise SpaceError(
+            f"layer '{name}' has no choice left among its weight_bits, exclude and activation "
+            "(a convolution is static, float activations go with weights of 4 bits)"
+        )
     return choices
 
 
@@ -80,7 +111,7 @@ class SearchSpace:
     """The recipes allowed for one network.
 
     Attributes:
-        layers: choices by layer name, in network order.
+        layers: choices by layer name, in network order; see `expand_layers`.
         options: allowed values by `PtqOptions` field; a field that is missing keeps its
             default.
     """
@@ -141,7 +172,9 @@ class SearchSpace:
             for name, values in self.options.items()
         }
         return Recipe.quantized(
-            {name: _to_bits(text) for name, text in widths.items()}, PtqOptions(**options)
+            {name: _to_bits(text) for name, text in widths.items()},
+            PtqOptions(**options),
+            {name: _to_activation(text) for name, text in widths.items()},
         )
 
     def encode(self, recipe: Recipe) -> dict[str, str]:
@@ -154,7 +187,10 @@ class SearchSpace:
             layers = dict.fromkeys(self.layers, FLOAT)
             values = {name: allowed[0] for name, allowed in self.options.items()}
         elif recipe.options is not None and set(recipe.layers) == set(self.layers):
-            layers = {name: _from_bits(bits) for name, bits in recipe.layers.items()}
+            layers = {
+                name: _to_choice(bits, recipe.activation_of(name))
+                for name, bits in recipe.layers.items()
+            }
             values = {name: getattr(recipe.options, name) for name in self.options}
         else:
             raise SpaceError(f"recipe {recipe.digest} is not of this space")
@@ -213,7 +249,7 @@ def _to_text(value: CalibrationMethod | bool | int) -> str:
 
 
 def _to_bits(text: str) -> WeightBits | None:
-    match text:
+    match text.partition(":")[0]:
         case "8":
             return 8
         case "4":
@@ -222,5 +258,17 @@ def _to_bits(text: str) -> WeightBits | None:
             return None
 
 
-def _from_bits(bits: WeightBits | None) -> str:
-    return FLOAT if bits is None else str(bits)
+def _to_activation(text: str) -> Activation:
+    match text.partition(":")[2]:
+        case "dynamic":
+            return "dynamic"
+        case "float":
+            return "float"
+        case _:
+            return "static"
+
+
+def _to_choice(bits: WeightBits | None, activation: Activation) -> str:
+    if bits is None:
+        return FLOAT
+    return str(bits) if activation == "static" else f"{bits}:{activation}"

@@ -1,16 +1,39 @@
-"""The quantizable layers of a graph."""
+"""The layers of a graph, and why some of them cannot be quantized."""
 
 import math
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch.fx import GraphModule, Node
 
-from autoquant.core.layer import Layer
-from autoquant.quantize.placement import CONV_OPS, LINEAR_OPS
+from autoquant.core.layer import Layer, LayerKind
+from autoquant.quantize.operators import CONV_OPS, LINEAR_OPS, PRODUCT_OPS, computes
 
 __all__ = ["LayerNode", "find_layers"]
+
+_ATEN = torch.ops.aten
+_TRANSPOSED_OPS = frozenset(
+    {
+        _ATEN.conv_transpose1d.default,
+        _ATEN.conv_transpose2d.input,
+        _ATEN.conv_transpose3d.input,
+    }
+)
+_VOLUME_OPS = frozenset({_ATEN.conv3d.default, _ATEN.conv3d.padding})
+_RECURRENT_OPS = frozenset({_ATEN.lstm.input, _ATEN.gru.input, _ATEN.rnn_tanh.input})
+_KINDS: Mapping[LayerKind, frozenset[object]] = {
+    "conv": CONV_OPS | _VOLUME_OPS,
+    "linear": LINEAR_OPS,
+    "matmul": PRODUCT_OPS,
+    "conv_transpose": _TRANSPOSED_OPS,
+    "recurrent": _RECURRENT_OPS,
+}
+_OBSTACLES: Mapping[LayerKind, str] = {
+    "conv_transpose": "the runtime has no integer kernel for transposed convolutions",
+    "recurrent": "the runtime has no integer kernel for recurrent layers",
+}
 
 
 @dataclass(frozen=True)
@@ -22,42 +45,110 @@ class LayerNode:
 
 
 def find_layers(module: GraphModule) -> Mapping[str, LayerNode]:
-    """Every convolution and linear layer whose weight is a parameter, in network order.
+    """Every operator that multiplies and accumulates, in network order.
 
-    A layer's name is that of the module that owns its weight. Two kinds stay float: linear
-    layers over more than two dimensions, which become MatMul nodes, and layers that run more
-    than once, whose one bias cannot fit the input scales of all their uses.
+    A layer's name is that of the module that owns its weight; a product of two activations
+    goes by its name in the graph. `Layer.obstacle` says why a layer has to stay float.
     """
-    uses: dict[str, list[Node]] = defaultdict(list)
-    for node in module.graph.nodes:
-        if node.op == "call_function" and node.target in CONV_OPS | LINEAR_OPS:
-            weight = node.args[1]
-            if isinstance(weight, Node) and weight.op == "get_attr":
-                uses[str(weight.target)].append(node)
-    single = [(name, nodes[0]) for name, nodes in uses.items() if len(nodes) == 1]
-    found = [(name.removesuffix(".weight"), node) for name, node in single if _has_kernel(node)]
-    return {
-        name: LayerNode(_describe(name, order, node), node)
-        for order, (name, node) in enumerate(found)
-    }
+    kinds = {node: kind for node in module.graph.nodes if (kind := _kind_of(node)) is not None}
+    uses = Counter(_weight_name(node) for node in kinds)
+    seen: Counter[str] = Counter()
+    found: dict[str, LayerNode] = {}
+    for node, kind in kinds.items():
+        weight = _weight_name(node)
+        name = node.name if weight is None else weight.removesuffix(".weight")
+        seen[name] += 1
+        name = name if seen[name] == 1 else f"{name}#{seen[name]}"
+        obstacle = _find_obstacle(node, kind, uses[weight])
+        found[name] = LayerNode(_describe(name, len(found), node, kind, obstacle), node)
+    return found
 
 
-def _has_kernel(node: Node) -> bool:
-    source = node.args[0]
-    assert isinstance(source, Node)
-    return node.target not in LINEAR_OPS or source.meta["val"].dim() == 2
+def _kind_of(node: Node) -> LayerKind | None:
+    return next((kind for kind, operators in _KINDS.items() if computes(node, operators)), None)
 
 
-def _describe(name: str, order: int, node: Node) -> Layer:
-    weight, bias = node.args[1], node.args[2] if len(node.args) > 2 else None
-    assert isinstance(weight, Node)
-    shape = [int(size) for size in weight.meta["val"].shape]
-    # every output value costs one kernel of weights; the batch is not counted
-    outputs = math.prod(int(size) for size in node.meta["val"].shape[1:])
+def _weight_name(node: Node) -> str | None:
+    """Qualified name of a layer's weight; None if it is no parameter."""
+    if computes(node, _RECURRENT_OPS):
+        weights = node.args[2]
+        assert isinstance(weights, (list, tuple))
+        return str(getattr(weights[0], "target", node.name)).rpartition(".")[0] or None
+    weight = node.args[1]
+    is_parameter = isinstance(weight, Node) and weight.op == "get_attr"
+    return str(weight.target) if is_parameter else None  # type: ignore[union-attr]
+
+
+def _find_obstacle(node: Node, kind: LayerKind, uses: int) -> str | None:
+    if kind in _OBSTACLES:
+        return _OBSTACLES[kind]
+    if kind == "matmul":
+        return "a product of two activations has no weights; it follows the layers around it"
+    if computes(node, _VOLUME_OPS):
+        return "convolutions over volumes are not supported"
+    if _weight_name(node) is None:
+        return "its weight is computed while the model runs"
+    if uses > 1:
+        return "it runs more than once, and one bias cannot fit the input scales of all its uses"
+    return None
+
+
+def _describe(
+    name: str, order: int, node: Node, kind: LayerKind, obstacle: str | None
+) -> Layer:
     return Layer(
         name=name,
-        kind="linear" if node.target in LINEAR_OPS else "conv",
-        parameters=math.prod(shape) + (shape[0] if bias is not None else 0),
-        macs=outputs * math.prod(shape[1:]),
+        kind=kind,
+        parameters=_count_parameters(node),
+        macs=_count_macs(node, kind),
         order=order,
+        obstacle=obstacle,
     )
+
+
+def _count_parameters(node: Node) -> int:
+    parameters = {source for source in node.all_input_nodes if source.op == "get_attr"}
+    return sum(_numel(source) for source in parameters)
+
+
+def _count_macs(node: Node, kind: LayerKind) -> int:
+    """Multiply-accumulates for one sample."""
+    if kind == "recurrent":
+        return _count_parameters(node) * _steps(node)
+    weight, source = node.args[1], node.args[0]
+    assert isinstance(weight, Node)
+    assert isinstance(source, Node)
+    sizes = weight.meta["val"].shape
+    match kind:
+        case "conv" | "linear":
+            return _numel(node) // _batch(node) * math.prod(int(size) for size in sizes[1:])
+        case "conv_transpose":  # every input value meets its kernels
+            return _numel(source) // _batch(node) * math.prod(int(size) for size in sizes[1:])
+        case _:
+            return _numel(node) // _batch(node) * _hint(source.meta["val"].shape[-1])
+
+
+def _steps(node: Node) -> int:
+    source = node.args[0]
+    assert isinstance(source, Node)
+    shape = source.meta["val"].shape
+    return max(_hint(size) for size in shape[:2])
+
+
+def _batch(node: Node) -> int:
+    """The batch that the graph was captured with; figures are for one sample."""
+    first = next(item for item in node.graph.nodes if item.op == "placeholder")
+    while not isinstance(first.meta.get("val"), torch.Tensor) or not first.meta["val"].dim():
+        first = first.next
+    return _hint(first.meta["val"].shape[0])
+
+
+def _numel(node: Node) -> int:
+    value = node.meta["val"]
+    value = value[0] if isinstance(value, (tuple, list)) else value
+    return math.prod(_hint(size) for size in value.shape)
+
+
+def _hint(size: int | torch.SymInt) -> int:
+    """A size as it was when the graph was captured."""
+    return size if isinstance(size, int) else int(size.node.hint)

@@ -1,59 +1,34 @@
-"""Where quantizers stand: which tensors of a graph are put on an integer grid.
+"""Where quantizers stand: which tensors of a graph are put on an integer grid, for whom.
 
-The rules mirror what ONNX Runtime's CPU provider fuses (its QDQ selectors): an operator runs
-in integers when every tensor input comes from a dequantizer and its output goes straight into
-a quantizer. A tensor that no integer operator needs stays float.
+An operator runs in integers when every tensor input comes from a dequantizer and its output
+goes straight into a quantizer. Convolutions, pools and elementwise operators in integers have
+no other output than integers: all readers of such a value get it quantized. Matrix products
+may hand their result over in float, and so does every float operator: such a value is
+quantized for its integer readers alone. So the residual stream of a transformer, or of a
+ConvNeXt, stays float, while its matrix products run in integers.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch.fx import Graph, Node
 
-__all__ = ["LINEAR_OPS", "Placement", "place"]
-
-_ATEN = torch.ops.aten
-
-CONV_OPS = frozenset({_ATEN.conv1d.default, _ATEN.conv2d.default, _ATEN.conv2d.padding})
-LINEAR_OPS = frozenset({_ATEN.linear.default})
-
-# Operators with an integer kernel of their own, beside the layers.
-_INTEGER_OPS = frozenset(
-    {
-        _ATEN.add.Tensor,
-        _ATEN.cat.default,
-        _ATEN.avg_pool2d.default,
-        _ATEN.adaptive_avg_pool2d.default,
-    }
+from autoquant.quantize.operators import (
+    CONV_OPS,
+    ELEMENTWISE_OPS,
+    LINEAR_OPS,
+    POOL_OPS,
+    PRODUCT_OPS,
+    computes,
+    is_carrier,
+    is_fused_activation,
+    producer,
+    root,
+    tensor_inputs,
 )
-# Activations that disappear into the quantizer behind them: its range starts at zero.
-_FUSED_ACTIVATIONS = frozenset(
-    {_ATEN.relu.default, _ATEN.hardtanh.default, _ATEN.clamp.default, _ATEN.relu6.default}
-)
-# Operators that only move or select values: their output lies on their input's grid.
-_CARRIERS = frozenset(
-    {
-        _ATEN.slice.Tensor,
-        _ATEN.select.int,
-        _ATEN.pad.default,
-        _ATEN.constant_pad_nd.default,
-        _ATEN.view.default,
-        _ATEN.reshape.default,
-        _ATEN.flatten.using_ints,
-        _ATEN.permute.default,
-        _ATEN.transpose.int,
-        _ATEN.squeeze.dims,
-        _ATEN.squeeze.dim,
-        _ATEN.unsqueeze.default,
-        _ATEN.max_pool2d.default,
-        _ATEN.max_pool1d.default,
-        _ATEN.clone.default,
-        _ATEN.contiguous.default,
-        _ATEN.dropout.default,
-        _ATEN.alias.default,
-    }
-)
+
+__all__ = ["Placement", "place"]
 
 
 @dataclass(frozen=True)
@@ -63,98 +38,111 @@ class Placement:
     Attributes:
         sites: values that get an activation quantizer, in network order.
         carriers: values that share the grid of a site, mapped to it.
+        readers: of a site that others read in float, those who read it quantized.
     """
 
     sites: tuple[str, ...]
-    carriers: dict[str, str]
+    carriers: Mapping[str, str]
+    readers: Mapping[str, frozenset[str]]
 
 
 def place(graph: Graph, quantized: Collection[Node]) -> Placement:
     """Choose the tensors to quantize so that `quantized` layers run in integers.
 
     Args:
-        graph: an ATen graph without batch norms.
+        graph: an ATen graph without batch norms behind layers.
         quantized: the layer nodes (convolutions, linears) that are not excluded.
     """
-    integer = _integer_nodes(graph, quantized)
-    wanted: set[Node] = set()
-    for node in integer:
-        wanted.update(_root(source) for source in _tensor_inputs(node))
-        output = _fused_output(node)
-        # A matrix product may hand its result over in float; a convolution may not.
-        if node.target not in LINEAR_OPS or _feeds(output, integer):
-            wanted.add(output)
-    carriers = {
-        node.name: _root(node).name
-        for node in graph.nodes
-        if _is_carrier(node) and _root(node) in wanted and _feeds(node, integer)
-    }
-    return Placement(tuple(node.name for node in graph.nodes if node in wanted), carriers)
+    return _Placer(graph, frozenset(quantized)).place()
 
 
-def _integer_nodes(graph: Graph, quantized: Collection[Node]) -> set[Node]:
-    integer: set[Node] = set()
-    for node in graph.nodes:
-        if node in quantized:
-            integer.add(node)
-        elif node.op == "call_function" and node.target in _INTEGER_OPS:
-            sources = list(_tensor_inputs(node))
-            is_elementwise = node.target is not _ATEN.add.Tensor or len(sources) == 2
-            if is_elementwise and any(_producer(source) in integer for source in sources):
-                integer.add(node)
-    return integer
+class _Placer:
+    def __init__(self, graph: Graph, quantized: frozenset[Node]) -> None:
+        self.nodes = list(graph.nodes)
+        self.quantized = quantized
+        self.integer = self._find_integer()
+        self.sites: set[Node] = set()
+        self.readers: dict[Node, set[Node]] = {}
+
+    def place(self) -> Placement:
+        for node in self.integer:
+            if self._is_bound(node):
+                self.sites.add(_fused_output(node))
+        for node in self.integer:
+            for source in tensor_inputs(node):
+                self._want(source, node)
+        carriers = {
+            node.name: root(node).name
+            for node in self.nodes
+            if is_carrier(node) and self._is_carried(node)
+        }
+        names = tuple(node.name for node in self.nodes if node in self.sites)
+        readers = {
+            site.name: frozenset(node.name for node in who) for site, who in self.readers.items()
+        }
+        return Placement(names, carriers, readers)
+
+    def _want(self, source: Node, reader: Node) -> None:
+        """An integer operator reads this value: it must be on a grid."""
+        if root(source) not in self.sites or root(source) in self.readers:
+            self.sites.add(source)
+            self.readers.setdefault(source, set()).add(reader)
+
+    def _is_carried(self, node: Node) -> bool:
+        origin = root(node)
+        is_bound = origin in self.sites and origin not in self.readers
+        return is_bound and isinstance(node.meta.get("val"), torch.Tensor) and self._feeds(node)
+
+    def _feeds(self, node: Node) -> bool:
+        """Whether a value reaches an integer operator through carriers alone."""
+        return any(
+            user in self.integer or (is_carrier(user) and self._feeds(user)) for user in node.users
+        )
+
+    def _is_bound(self, node: Node) -> bool:
+        """Whether a value is bound to be integer: its operator has no float output."""
+        return not computes(node, LINEAR_OPS | PRODUCT_OPS)
+
+    def _find_integer(self) -> set[Node]:
+        """Operators to run in integers: the layers, and what pays between them."""
+        found: set[Node] = set(self.quantized)
+        for node in self.nodes:
+            if computes(node, ELEMENTWISE_OPS | POOL_OPS) and self._is_ready(node, found):
+                found.add(node)
+        for node in reversed(self.nodes):
+            if node in found and computes(node, ELEMENTWISE_OPS) and not _reaches(node, found):
+                found.remove(node)
+        return found
+
+    def _is_ready(self, node: Node, integer: Collection[Node]) -> bool:
+        """Whether an input is quantized anyway, and all inputs can be."""
+        sources = list(tensor_inputs(node))
+        is_binary = node.target not in ELEMENTWISE_OPS or _is_whole(node, sources)
+        origins = (producer(source) for source in sources)
+        return is_binary and any(item in integer and self._is_bound(item) for item in origins)
 
 
-def _tensor_inputs(node: Node) -> Iterator[Node]:
-    """Activations that a node reads; weights and sizes are none."""
-    for source in node.all_input_nodes:
-        value = source.meta.get("val")
-        if source.op != "get_attr" and isinstance(value, torch.Tensor):
-            yield source
-
-
-def _is_carrier(node: Node) -> bool:
-    if node.op != "call_function" or node.target not in _CARRIERS:
-        return False
-    is_pad = node.target in {_ATEN.pad.default, _ATEN.constant_pad_nd.default}
-    return not is_pad or _pads_with_zero(node)
-
-
-def _pads_with_zero(node: Node) -> bool:
-    if node.target is _ATEN.constant_pad_nd.default:
-        return len(node.args) < 3 or bool(node.args[2] == 0)
-    mode = node.args[2] if len(node.args) > 2 else "constant"
-    value = node.args[3] if len(node.args) > 3 else None
-    return mode == "constant" and bool(value in (None, 0, 0.0))
-
-
-def _root(node: Node) -> Node:
-    while _is_carrier(node):
-        source = node.args[0]
-        assert isinstance(source, Node)
-        node = source
-    return node
-
-
-def _producer(node: Node) -> Node:
-    """The operator behind a value, looking through carriers and fused activations."""
-    node = _root(node)
-    if node.op == "call_function" and node.target in _FUSED_ACTIVATIONS:
-        source = node.args[0]
-        assert isinstance(source, Node)
-        if len(source.users) == 1:
-            return source
-    return node
+def _is_whole(node: Node, sources: list[Node]) -> bool:
+    """No operand is a parameter or a number."""
+    match len(node.args):
+        case 0:
+            return False
+        case 1:
+            first = node.args[0]
+            return len(sources) == (len(first) if isinstance(first, (list, tuple)) else 1)
+        case _:
+            operands = node.args[0] if isinstance(node.args[0], (list, tuple)) else node.args[:2]
+            return len({*operands}) == len(sources)
 
 
 def _fused_output(node: Node) -> Node:
     users = list(node.users)
-    is_fused = len(users) == 1 and users[0].target in _FUSED_ACTIVATIONS
-    return users[0] if is_fused else node
+    return users[0] if len(users) == 1 and is_fused_activation(users[0]) else node
 
 
-def _feeds(node: Node, integer: Collection[Node]) -> bool:
-    """Whether a value reaches an integer operator through carriers alone."""
+def _reaches(node: Node, integer: Collection[Node]) -> bool:
+    """Whether a value reaches an integer operator, activations on the way allowed."""
     return any(
-        user in integer or (_is_carrier(user) and _feeds(user, integer)) for user in node.users
+        user in integer or ((is_carrier(user) or is_fused_activation(user)) and _reaches(user, integer))
+        for user in node.users
     )

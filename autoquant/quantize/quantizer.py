@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -72,7 +73,11 @@ class Quantizer:
         self.module = module
         self.calibration = calibration
         self.seed = seed
-        self._found: Mapping[str, LayerNode] = find_layers(module)
+        everything = find_layers(module)
+        self.operators: list[Layer] = [found.layer for found in everything.values()]
+        self._found: Mapping[str, LayerNode] = {
+            name: found for name, found in everything.items() if found.layer.is_quantizable
+        }
         self._samples: dict[int, dict[str, torch.Tensor]] = {}
         self._activations: dict[tuple[Any, ...], QuantIdentity] = {}
         self._layers: dict[tuple[Any, ...], dict[str, QuantLayer]] = {}
@@ -80,7 +85,7 @@ class Quantizer:
     @property
     def layers(self) -> list[Layer]:
         """The quantizable layers, in network order."""
-        return [found.layer for found in self._found.values()]
+        return [layer for layer in self.operators if layer.is_quantizable]
 
     def quantize(self, recipe: Recipe) -> QuantizedModel:
         """The quantized model of a recipe.
@@ -100,7 +105,8 @@ class Quantizer:
         deployed = {
             name: with_real_bias(layer, encodings.weights[name]) for name, layer in layers.items()
         }
-        return QuantizedModel(self._assemble(deployed, activations), encodings)
+        module = self._assemble(deployed, activations, encodings)
+        return QuantizedModel(module, encodings)
 
     def _check(self, recipe: Recipe) -> PtqOptions:
         if recipe.options is None:
@@ -166,7 +172,7 @@ class Quantizer:
     def _correct_biases(self, layers: Mapping[str, QuantLayer], options: PtqOptions) -> None:
         # Brevitas hands the float output on, so each layer's correction depends on that
         # layer alone: one pass corrects all of them, for whatever mixture a recipe makes.
-        model = self._assemble(layers, {})
+        model = self._assemble(layers, {}, Encodings({}, {}, {}))
         batches = input_batches(
             self.calibration, self.calibration_images(options), _BATCH, torch.stack
         )
@@ -177,7 +183,10 @@ class Quantizer:
             layer.eval()
 
     def _assemble(
-        self, layers: Mapping[str, QuantLayer], activations: Mapping[str, QuantIdentity]
+        self,
+        layers: Mapping[str, QuantLayer],
+        activations: Mapping[str, QuantIdentity],
+        encodings: Encodings,
     ) -> GraphModule:
         """The graph with quantized layers in place of operators and quantizers behind values."""
         replaced = {self._found[name].node: name for name in layers}
@@ -188,20 +197,27 @@ class Quantizer:
         quantizers = {name: f"activations.{index}" for index, name in enumerate(activations)}
         graph = Graph()
         copies: dict[Node, Node] = {}
+        on_grid: dict[Node, Node] = {}
+
+        def read(source: Node, reader: str) -> Node:
+            is_on_grid = source in on_grid and encodings.is_read_quantized(source.name, reader)
+            return on_grid[source] if is_on_grid else copies[source]
+
         for node in self.module.graph.nodes:
             if node in replaced:
-                copied = graph.call_module(places[replaced[node]], (copies[node.args[0]],))
+                source = read(node.args[0], node.name)
+                copied = graph.call_module(places[replaced[node]], (source,))
             elif node.op == "get_attr" and all(user in replaced for user in node.users):
                 continue
             elif node.op == "call_module":
                 continue  # torch.export's guards on the example's shape
             else:
-                copied = graph.node_copy(node, copies.__getitem__)
+                copied = graph.node_copy(node, partial(read, reader=node.name))
             if node.op == "get_attr":
                 _attach(root, self.module, str(node.target))
-            if node.name in quantizers:
-                copied = graph.call_module(quantizers[node.name], (copied,))
             copies[node] = copied
+            if node.name in quantizers:
+                on_grid[node] = graph.call_module(quantizers[node.name], (copied,))
         return GraphModule(root, graph).eval()
 
     def _encode(
@@ -218,7 +234,7 @@ class Quantizer:
             assert isinstance(source, Node)
             origin = placement.carriers.get(source.name, source.name)
             weights[name] = encode_weight(layer, choices[name], grids[origin].scale)
-        return Encodings(weights, grids, placement.carriers)
+        return Encodings(weights, grids, placement.carriers, placement.readers)
 
 
 def _first_sample(inputs: Any) -> Any:

@@ -18,6 +18,7 @@ from torch.fx import GraphModule, Node
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from autoquant.errors import TraceError
+from autoquant.quantize.rewrite import rewrite_for_integers
 
 __all__ = ["trace"]
 
@@ -45,6 +46,7 @@ def trace(model: torch.nn.Module, example_input: Any) -> ExportedProgram:
     program = _export(network, example_input)
     folded = program.module(check_guards=False)
     _fold_batch_norms(folded)
+    rewrite_for_integers(folded)
     return _export(folded, example_input)
 
 
@@ -56,7 +58,7 @@ def _export(model: torch.nn.Module, example_input: Any) -> ExportedProgram:
     if isinstance(model, GraphModule):
         shapes = _by_placeholder(model, args, kwargs, batch)
     try:
-        with torch.no_grad(), _quiet_logs():
+        with torch.no_grad(), _quiet_logs(), _plain_attention():
             return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
     except Exception as error:
         raise TraceError(f"the model cannot be traced: {_explain(error)}") from error
@@ -72,6 +74,17 @@ def _quiet_logs() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Keep torch from taking a whole encoder layer for one operator."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _as_arguments(example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

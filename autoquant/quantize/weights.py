@@ -19,7 +19,7 @@ from torch.fx import Node
 from autoquant.core.encodings import WeightEncoding
 from autoquant.core.recipe import PtqOptions, WeightBits
 from autoquant.errors import NumericError
-from autoquant.quantize.placement import LINEAR_OPS
+from autoquant.quantize.operators import LINEAR_OPS
 
 __all__ = ["QuantLayer", "WeightChoice", "build_layer", "encode_weight", "with_real_bias"]
 
