@@ -380,7 +380,10 @@ class _Examination:
             latency_ratio_ci=seen.latency_ratio_ci,
         )
         return Measurement(
-            partial=partial, size_bytes=glimpse.size_bytes, seconds=self._rounded_seconds()
+            partial=partial,
+            size_bytes=glimpse.size_bytes,
+            seconds=self._rounded_seconds(),
+            evidence=Evidence.from_hits(glimpse.hits),
         )
 
     def _check_parity(self, outputs: Outputs) -> Parity | None:

@@ -166,6 +166,16 @@ def test_sampling_keeps_extremes_and_is_bounded() -> None:
     assert thin.max() == 1000.0
 
 
+def test_a_sample_does_not_depend_on_what_is_sampled_beside_it() -> None:
+    module = TaskBuilder(make_task(Residual)).quantizer.module
+    share = 100 / MAX_VALUES
+    alone = sample_activations(module, ["x"], [Data(64).x], share, 0)["x"]
+    names = [node.name for node in module.graph.nodes if "conv" in node.name]
+    assert names
+    beside = sample_activations(module, [*names, "x"], [Data(64).x], share, 0)["x"]
+    assert torch.equal(alone, beside)
+
+
 def test_same_seed_same_file(builder: TaskBuilder) -> None:
     recipe = Recipe.uniform(LAYERS, 4)
     assert builder.build(recipe).artifact.sha256 == builder.build(recipe).artifact.sha256

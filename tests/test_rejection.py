@@ -118,6 +118,33 @@ def test_a_member_that_falls_off_says_so(tmp_path: Path) -> None:
     assert "left_front" in lucky.to_dict()
 
 
+def test_who_was_turned_away_by_a_member_that_fell_off_is_evaluated_after_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    widths = dict.fromkeys([f"conv{index}" for index in range(8)], 8)
+    lucky, other = (
+        Recipe.quantized({**widths, "conv7": 4}),
+        Recipe.quantized({**widths, "conv6": 4}),
+    )
+    monkeypatch.setattr(f"{__name__}.LUCKY", lucky.digest)
+    events: list[Event] = []
+    evaluator = fake_evaluator()
+    evaluator.__class__ = Corrected
+    record = fake_record(Location(tmp_path, "fake"))
+    record.enqueue(lucky, None)
+    record.enqueue(other, None)  # larger than the lucky one, and no better
+    study = fake_study(tmp_path, record, evaluator=evaluator, on_event=events.append)
+    members = study.run(Budget(7), "random")
+    states = {event.trial.digest: event.trial.state for event in events if event.trial}
+    assert states[other.digest] == "rejected"
+    assert [event.kind for event in events].count("again") == 1
+    trials = {trial.digest: trial for trial in load_record(Location(tmp_path, "fake")).trials()}
+    assert len(trials) == 7
+    assert trials[other.digest].state == "complete"
+    assert trials[other.digest].partial is None
+    assert other.digest in {member.digest for member in members}
+
+
 def test_members_are_timed_together_once(tmp_path: Path) -> None:
     study = fake_study(tmp_path)
     members = study.run(Budget(20), "random")

@@ -65,7 +65,7 @@ class SearchProgress:
         left = self._seconds_left(event.done)
         if left is not None:
             parts.append(f"about {left // 60:.0f}:{left % 60:02.0f} left")
-        if event.kind in ("begin", "report", "timing"):
+        if event.kind in ("begin", "again", "report", "timing"):
             parts.append(event.message)
         return " | ".join(parts)
 

@@ -24,7 +24,14 @@ from autoquant.core.noise import Z95
 from autoquant.core.pareto import Bounds, is_nondominated
 from autoquant.core.trial import Objective, Trial
 
-__all__ = ["decide", "exact_z", "find_front", "find_plain_front", "front_probabilities"]
+__all__ = [
+    "comparable_log_ratios",
+    "decide",
+    "exact_z",
+    "find_front",
+    "find_plain_front",
+    "front_probabilities",
+]
 
 _WORSE = 1.0
 Floats = npt.NDArray[np.float64]
@@ -128,14 +135,14 @@ def exact_z(gains: Floats) -> Floats:
 
 
 def _latency_z(trials: Sequence[Trial]) -> Floats:
-    ratios = _comparable_log_ratios(trials)
+    ratios = comparable_log_ratios(trials)
     variance = np.array([trial.latency_sd for trial in trials]) ** 2
     error = np.sqrt(variance[:, None] + variance[None, :])
     gains = ratios[None, :] - ratios[:, None]
     return np.where(error > 0, gains / np.where(error > 0, error, 1.0), exact_z(gains))
 
 
-def _comparable_log_ratios(trials: Sequence[Trial]) -> Floats:
+def comparable_log_ratios(trials: Sequence[Trial]) -> Floats:
     """(n,) logarithms of latency ratios as they were during the search.
 
     Trials that were timed anew, together, found the machine in another state; what all of
@@ -190,7 +197,7 @@ def _draw_losses(trials: Sequence[Trial], objectives: Sequence[Objective]) -> Fl
             case "latency":
                 spread = np.array([trial.latency_sd for trial in trials])
                 noise = generator.standard_normal((DRAWS, len(trials)))
-                column = np.exp(_comparable_log_ratios(trials) + spread * noise)
+                column = np.exp(comparable_log_ratios(trials) + spread * noise)
             case "size":
                 column = np.broadcast_to(exact, (DRAWS, len(trials)))
         columns.append(column)

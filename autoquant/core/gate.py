@@ -3,7 +3,11 @@
 What is still to be measured is drawn many times, given what was seen: the rest of the images
 from the Dirichlet posterior of the paired outcomes so far (Jeffreys prior), the final latency
 from its interval so far. Each drawn ending is judged by the rule of the front. A candidate is
-hopeless if 99 % of its endings are dominated by the same member, or miss the constraint.
+hopeless if 99.9 % of its endings are dominated by the same member, or miss the constraint: a
+study turns away scores of candidates, and hardly one of them wrongly.
+
+Members come and go, and dominance is not transitive, so the front that turned a candidate away
+may not be the last one. `Glimpse.of` brings back what was seen for a second look.
 """
 
 import math
@@ -14,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from autoquant.core.evidence import mcnemar_z
-from autoquant.core.front import decide, exact_z
+from autoquant.core.front import comparable_log_ratios, decide, exact_z
+from autoquant.core.noise import log_sd
 from autoquant.core.pareto import Bounds
 from autoquant.core.trial import Objective, Trial
 
@@ -23,7 +28,7 @@ __all__ = ["Gate", "Glimpse"]
 Hits = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 
-_CONFIDENCE = 0.99
+_CONFIDENCE = 0.999
 _ENDINGS = 2000
 _JEFFREYS = 0.5
 
@@ -48,6 +53,24 @@ class Glimpse:
     latency_ratio: float | None = None
     latency_sd: float = 0.0
 
+    @classmethod
+    def of(cls, trial: Trial, reference: Trial) -> "Glimpse | None":
+        """What was seen of a rejected trial; None if the record kept too little of it.
+
+        Args:
+            trial: as it was recorded.
+            reference: the float model, fully measured.
+        """
+        seen = trial.partial
+        hits = None if trial.evidence is None else trial.evidence.hits
+        float_hits = None if reference.evidence is None else reference.evidence.hits
+        if seen is None or hits is None or float_hits is None or trial.size_bytes is None:
+            return None
+        return cls(
+            hits, float_hits[: len(hits)], seen.of_samples, trial.size_bytes,
+            seen.latency_ratio, log_sd(seen.latency_ratio_ci),
+        )  # fmt: skip
+
 
 class Gate:
     """The members of a front, as what a candidate must get past.
@@ -64,6 +87,11 @@ class Gate:
         self.members = [trial for trial in members if trial.evidence is not None]
         self.objectives = objectives
         self.bounds = bounds
+        timed = [trial for trial in self.members if trial.latency_ratio is not None]
+        ratios = comparable_log_ratios(timed)
+        self._log_ratios = {
+            trial.digest: float(ratio) for trial, ratio in zip(timed, ratios, strict=True)
+        }
 
     def find_reason(self, glimpse: Glimpse) -> str | None:
         """Why a candidate is hopeless, in words; None while it is not."""
@@ -90,9 +118,11 @@ class Gate:
                     ours, theirs, gain = _draw_gain(glimpse, hits[: len(glimpse.hits)], generator)
                     drawn.append((mcnemar_z(theirs, ours), -gain))
                 case "latency":
-                    if glimpse.latency_ratio is None or member.latency_ratio is None:
+                    theirs_log = self._log_ratios.get(member.digest)
+                    if glimpse.latency_ratio is None or theirs_log is None:
                         return False
-                    drawn.append(_draw_latency(glimpse, member, generator))
+                    lead = math.log(glimpse.latency_ratio) - theirs_log
+                    drawn.append(_draw_latency(lead, glimpse, member, generator))
                 case "size":
                     gap = np.full(_ENDINGS, glimpse.size_bytes - member.objective("size"))
                     drawn.append((exact_z(gap), gap))
@@ -120,13 +150,10 @@ def _draw_gain(
 
 
 def _draw_latency(
-    glimpse: Glimpse, member: Trial, generator: np.random.Generator
+    lead: float, glimpse: Glimpse, member: Trial, generator: np.random.Generator
 ) -> tuple[Floats, Floats]:
-    """How much faster the member will turn out: in standard errors, and in logarithms."""
-    assert glimpse.latency_ratio is not None
-    assert member.latency_ratio is not None
-    gain = math.log(glimpse.latency_ratio / member.latency_ratio)
-    drawn = gain + glimpse.latency_sd * generator.standard_normal(_ENDINGS)
+    """How much faster the member will turn out than it seems now: in standard errors, in logs."""
+    drawn = lead + glimpse.latency_sd * generator.standard_normal(_ENDINGS)
     # a full timing is about as narrow as the member's was
     error = math.sqrt(2) * member.latency_sd
     return drawn / error if error else exact_z(drawn), drawn

@@ -4,6 +4,7 @@ import copy
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
+from zlib import crc32
 
 import torch
 from torch.fx import GraphModule, Interpreter, Node
@@ -24,22 +25,26 @@ class _Recorder(Interpreter):
 
     def __init__(self, module: GraphModule, wanted: Collection[str], seed: int) -> None:
         super().__init__(module)
-        self.wanted = frozenset(wanted)
-        self.generator = torch.Generator().manual_seed(seed)
+        # A generator each: what is drawn from one value must not depend on which others are
+        # sampled beside it, or a recipe would depend on the recipes before it.
+        self.generators = {
+            name: torch.Generator().manual_seed(crc32(f"{seed} {name}".encode())) for name in wanted
+        }
         self.quota = MAX_VALUES
         self.kept: dict[str, list[torch.Tensor]] = defaultdict(list)
 
     def run_node(self, node: Node) -> Any:
         value = super().run_node(node)
-        if node.name in self.wanted:
-            self.kept[node.name].append(self._thin(value.detach().reshape(-1)))
+        generator = self.generators.get(node.name)
+        if generator is not None:
+            self.kept[node.name].append(self._thin(value.detach().reshape(-1), generator))
         return value
 
-    def _thin(self, values: torch.Tensor) -> torch.Tensor:
+    def _thin(self, values: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """At most `quota` values drawn with replacement, and both extremes."""
         if values.numel() <= self.quota:
             return values.clone()
-        drawn = torch.randint(values.numel(), (self.quota,), generator=self.generator)
+        drawn = torch.randint(values.numel(), (self.quota,), generator=generator)
         return torch.cat([values[drawn], torch.stack([values.min(), values.max()])])
 
 

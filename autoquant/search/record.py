@@ -14,13 +14,13 @@ from pydantic import ValidationError
 from autoquant.core.pareto import Bounds
 from autoquant.core.recipe import Recipe
 from autoquant.core.space import SearchSpace
-from autoquant.core.trial import LatencyFigures, Objective, ReportFigures, Trial
+from autoquant.core.trial import LatencyFigures, Measurement, Objective, ReportFigures, Trial
 from autoquant.errors import StudyError
 
 __all__ = ["Asked", "Record", "StudyHeader"]
 
 _FORMAT = 1
-_LATER = ("report", "latency", "departure")
+_LATER = ("reprieve", "report", "latency", "departure")
 _DIRECTIONS = {
     "accuracy": StudyDirection.MAXIMIZE,
     "latency": StudyDirection.MINIMIZE,
@@ -232,6 +232,16 @@ class Record:
         """Note why trials are no members of the front any more, by digest; None takes back."""
         self._add("departure", {key: {"left_front": value} for key, value in reasons.items()})
 
+    def add_reprieve(self, digest: str, measurement: Measurement) -> None:
+        """Note the figures of a trial that had been turned away and was evaluated after all."""
+        evidence = measurement.evidence
+        figures = {
+            **measurement.model_dump(mode="json"),
+            "state": "complete",
+            "evidence": None if evidence is None else evidence.model_dump(),
+        }
+        self._add("reprieve", {digest: figures})
+
     def _add(self, name: str, values: Mapping[str, Any]) -> None:
         self.study.set_user_attr(name, {**self.study.user_attrs.get(name, {}), **values})
 
@@ -285,16 +295,17 @@ def _read_trial(frozen: FrozenTrial) -> Trial | None:
 
 
 def _amend(trial: Trial, amendments: Sequence[Mapping[str, Any]]) -> Trial:
-    """A trial with what was measured later: report figures, latency beside the front."""
+    """A trial with what was measured later: at a second look, beside the front, on report."""
     changes: dict[str, Any] = {}
     for figures in amendments:
         changes |= figures
     if not changes:
         return trial
-    if "timing" in changes:
-        changes["timing"] = {**changes["timing"], "search_ratio": trial.latency_ratio}
-    values = {**trial.model_dump(), **changes, "evidence": trial.evidence}
-    return Trial.model_validate(values)
+    if "latency_ratio" in amendments[_LATER.index("latency")]:
+        reprieved = amendments[_LATER.index("reprieve")]
+        earlier = reprieved.get("latency_ratio", trial.latency_ratio)
+        changes["timing"] = {**changes["timing"], "search_ratio": earlier}
+    return Trial.model_validate({**trial.model_dump(), "evidence": trial.evidence, **changes})
 
 
 def _read_header(study: optuna.Study) -> StudyHeader:

@@ -2,7 +2,8 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Literal, Protocol
 
 from autoquant.core.artifact import Artifact, Builder
 from autoquant.core.front import find_front
-from autoquant.core.gate import Gate
+from autoquant.core.gate import Gate, Glimpse
 from autoquant.core.pareto import Bounds
 from autoquant.core.recipe import Recipe
 from autoquant.core.space import SearchSpace, baselines
@@ -22,7 +23,7 @@ from autoquant.search.sampler import SamplerName, build_sampler
 __all__ = ["Budget", "Evaluates", "Event", "Keep", "Study"]
 
 Keep = Literal["front", "all"]
-EventKind = Literal["begin", "end", "timing", "left", "report", "exhausted"]
+EventKind = Literal["begin", "end", "again", "timing", "left", "report", "exhausted"]
 
 _MAX_TIMING_ROUNDS = 3
 
@@ -68,8 +69,8 @@ class Event:
     """Something happened, for whoever shows progress.
 
     Attributes:
-        kind: `begin` and `end` of a trial, `timing` of the front, `left` by a member,
-            `report` of a member, `exhausted` space.
+        kind: `begin` and `end` of a trial, a rejected one looked at `again`, `timing` of the
+            front, `left` by a member, `report` of a member, `exhausted` space.
         done: finished trials so far.
         trial: the trial, at its end.
         front: the front so far.
@@ -146,7 +147,7 @@ class Study:
     def close(self) -> list[Trial]:
         """Make sure that the front is whole: timed together, files kept, report split read."""
         self._reload()
-        self._time_front()
+        self._settle_front()
         for trial in self._front:
             if trial.report_accuracy is None:
                 self._emit("report", f"reading the report split for trial {trial.number}")
@@ -166,21 +167,52 @@ class Study:
     def _find_front(self) -> list[Trial]:
         return find_front(self._trials, self.record.header.objectives, self.bounds)
 
-    def _time_front(self) -> None:
-        """Time the members in turns with each other; who falls off lets others in, so again."""
+    def _settle_front(self) -> None:
+        """Second looks and common timings; who falls off lets others in, so again."""
         for _ in range(_MAX_TIMING_ROUNDS):
-            members = self._front
-            if _are_timed_together(members):
+            self._look_again()
+            if _are_timed_together(self._front) or not self._time_front():
                 return
-            self._emit("timing", f"timing the {len(members)} members of the front in turns")
-            artifacts = {trial.digest: self.artifact(trial) for trial in members}
-            session = f"front of {len(self._trials)} trials, {time.time_ns():x}"
-            figures = self.evaluator.time_together(artifacts, session)
-            if not figures:
-                return
-            self.record.add_latency(figures)
-            self._reload()
-            self._note_departures(members)
+
+    def _look_again(self) -> None:
+        """Evaluate in full who was turned away by members that are none any more."""
+        tried: set[str] = set()
+        while (trial := self._find_hopeful(tried)) is not None:
+            tried.add(trial.digest)
+            self._emit("again", f"trial {trial.number} is no longer dominated: evaluating it")
+            with suppress(AutoquantError):  # it stays rejected, with the reason that it had
+                measurement, _ = self.evaluator.evaluate(trial.recipe)
+                seconds = Counter(trial.seconds) + Counter(measurement.seconds)
+                both = measurement.model_copy(update={"seconds": dict(seconds)})
+                self.record.add_reprieve(trial.digest, both)
+                self._reload()
+
+    def _find_hopeful(self, tried: Collection[str]) -> Trial | None:
+        """A rejected trial that the gate would let pass now."""
+        gate = self._gate()
+        reference = next((trial for trial in self._trials if trial.name == "fp32"), None)
+        if gate is None or reference is None:
+            return None
+        for trial in self._trials:
+            if trial.state == "rejected" and trial.digest not in tried:
+                glimpse = Glimpse.of(trial, reference)
+                if glimpse is not None and gate.find_reason(glimpse) is None:
+                    return trial
+        return None
+
+    def _time_front(self) -> bool:
+        """Time the members in turns with each other; False where no latency is measured."""
+        members = self._front
+        self._emit("timing", f"timing the {len(members)} members of the front in turns")
+        artifacts = {trial.digest: self.artifact(trial) for trial in members}
+        session = f"front of {len(self._trials)} trials, {time.time_ns():x}"
+        figures = self.evaluator.time_together(artifacts, session)
+        if not figures:
+            return False
+        self.record.add_latency(figures)
+        self._reload()
+        self._note_departures(members)
+        return True
 
     def _note_departures(self, before: Sequence[Trial]) -> None:
         now = {trial.digest for trial in self._front}
@@ -246,7 +278,8 @@ class Study:
             measurement, artifact = self.evaluator.evaluate(asked.recipe, gate)
         except Rejection as rejection:
             seen = rejection.measurement.model_dump()
-            trial = Trial(**common, state="rejected", **seen)
+            evidence = rejection.measurement.evidence
+            trial = Trial(**common, state="rejected", **seen, evidence=evidence)
             self._trials.append(trial)
         except AutoquantError as error:
             trial = Trial(**common, state="failed", error=str(error))
