@@ -73,6 +73,7 @@ class TaskBuilder:
         self.conditions = dict(conditions or {})
         self._graph = export_float(trace(task.model, task.example_input))
         self.quantizer = Quantizer(self._graph.module, task.calibration, seed)
+        self._graph.name_layers(self.quantizer.names)
         if not self.layers:
             raise TaskError(
                 f"task '{task.name}': the model has no layer that can be quantized (a "

@@ -1,3 +1,4 @@
+import dataclasses
 from collections import Counter
 from pathlib import Path
 
@@ -61,8 +62,8 @@ def test_packed_file_is_bit_identical_to_unpacked(builder: TaskBuilder, seed: in
     widths["body"] = 4
     encodings = builder.quantizer.quantize(Recipe.quantized(widths)).encodings
     inputs = Data(32, seed=seed).x.numpy()
-    packed = write_qdq(builder._graph.model, encodings)
-    plain = write_qdq(builder._graph.model, encodings, pack=False)
+    packed = write_qdq(builder._graph, encodings)
+    plain = write_qdq(builder._graph, encodings, pack=False)
     assert (run(packed, inputs) == run(plain, inputs)).all()
     assert len(packed.SerializeToString()) < len(plain.SerializeToString())
 
@@ -145,9 +146,9 @@ def test_damaged_passport_is_refused(builder: TaskBuilder) -> None:
 
 def test_encodings_of_a_missing_layer_are_refused(builder: TaskBuilder) -> None:
     encodings = builder.quantizer.quantize(Recipe.uniform(LAYERS, 8)).encodings
-    other = onnx.ModelProto()
-    other.CopyFrom(builder._graph.model)
-    other.graph.node[0].name = "renamed"
+    other = dataclasses.replace(builder._graph, model=onnx.ModelProto())
+    other.model.CopyFrom(builder._graph.model)
+    other.model.graph.node[0].name = "renamed"
     with pytest.raises(RecipeError, match="'stem' is quantized but not in the exported graph"):
         write_qdq(other, encodings)
 

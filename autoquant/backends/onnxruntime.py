@@ -110,7 +110,7 @@ class OrtBackend:
         """Layers that the optimized graph executes in integer kernels."""
         # ONNX Runtime names a fused node after the one it came from: `conv1_token_4`.
         longest_first = sorted(layers, key=len, reverse=True)
-        pattern = re.compile(f"({'|'.join(map(re.escape, longest_first))})(?:[_#].*)?$")
+        pattern = re.compile(f"({'|'.join(map(re.escape, longest_first))})(?:[_#/].*)?$")
         names = [name for name, kernel in self._kernels(artifact) if kernel in _INTEGER_KERNELS]
         matches = (pattern.match(name) for name in names)
         return frozenset(match[1] for match in matches if match)

@@ -1,11 +1,14 @@
 """The float model as ONNX, and as a torch graph whose value names are the same."""
 
+import ast
 import logging
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx
 import torch
+from onnx import numpy_helper
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
@@ -14,19 +17,52 @@ from autoquant.errors import TraceError
 __all__ = ["OPSET", "FloatGraph", "export_float"]
 
 OPSET = 21  # the first with 4-bit integers
+_SCOPES = "pkg.torch.onnx.name_scopes"
+_PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN"})
+_ATEN = torch.ops.aten
+# Operators of an inference graph that hand their input on as it is; ONNX has no node for them.
+_IDENTITIES = frozenset(
+    {
+        _ATEN.alias.default,
+        _ATEN.clone.default,
+        _ATEN.contiguous.default,
+        _ATEN.detach.default,
+        _ATEN.dropout.default,
+        _ATEN.lift_fresh_copy.default,
+    }
+)
+_VIEWS = frozenset({_ATEN.view.default, _ATEN._unsafe_view.default})
 
 
 @dataclass(frozen=True)
 class FloatGraph:
-    """One network, twice: every value keeps its name in both.
+    """One network, twice: every value of the torch graph keeps its name in ONNX.
 
     Attributes:
         model: ONNX, without anything that the runtime does not need.
         module: the ATen graph that the ONNX nodes were translated from.
+        origins: by the name of an ONNX node's first output, the ATen node it is a part of.
+        shapes: by value name, its shape; the free dimension is -1.
     """
 
     model: onnx.ModelProto
     module: GraphModule
+    origins: Mapping[str, str]
+    shapes: Mapping[str, tuple[int, ...]]
+
+    def name_layers(self, names: Mapping[str, str]) -> None:
+        """Call the operators that multiply and accumulate by their layers: `layer1.0.conv2`.
+
+        The runtime keeps these names through its optimizations, which is how its integer
+        kernels are told from its float ones.
+
+        Args:
+            names: layer names by ATen node.
+        """
+        for node in self.model.graph.node:
+            origin = self.origins[node.output[0]]
+            if node.op_type in _PRODUCTS and origin in names:
+                node.name = names[origin]
 
 
 def export_float(program: ExportedProgram) -> FloatGraph:
@@ -49,9 +85,50 @@ def export_float(program: ExportedProgram) -> FloatGraph:
         assert translated.exported_program is not None
         module = translated.exported_program.module(check_guards=False)
     assert isinstance(module, GraphModule)
-    model = _strip(translated.model_proto)
+    model = translated.model_proto
+    origins = {node.output[0]: _find_origin(node) for node in model.graph.node}
+    _strip(model)
+    _use_global_pools(model)
+    _drop_identities(module)
     _align_inputs(module, model)
-    return FloatGraph(model, module)
+    return FloatGraph(model, module, origins, _find_shapes(module))
+
+
+def _find_origin(node: onnx.NodeProto) -> str:
+    """The ATen node that an ONNX node was translated from, as the exporter noted it."""
+    notes = {entry.key: entry.value for entry in node.metadata_props}
+    scopes = ast.literal_eval(notes.get(_SCOPES, "[]"))
+    return str(scopes[-1]) if scopes else str(node.output[0])
+
+
+def _drop_identities(module: GraphModule) -> None:
+    for node in list(module.graph.nodes):
+        if node.op == "call_function" and node.target in _IDENTITIES:
+            node.replace_all_uses_with(node.args[0])
+            module.graph.erase_node(node)
+        elif node.op == "call_function" and node.target in _VIEWS:
+            node.target = _ATEN.reshape.default  # without the copies, strides differ
+    module.recompile()
+
+
+def _use_global_pools(model: onnx.ModelProto) -> None:
+    """A mean over an image is written as the pool that it is: only pools run in integers."""
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "ReduceMean" and len(node.input) == 2 and node.input[1] in constants:
+            axes = numpy_helper.to_array(constants[node.input[1]]).tolist()
+            keeps = next((item.i for item in node.attribute if item.name == "keepdims"), 1)
+            if keeps and sorted(axes) in ([-2, -1], [2, 3]):
+                node.op_type = "GlobalAveragePool"
+                del node.input[1:], node.attribute[:]
+
+
+def _find_shapes(module: GraphModule) -> dict[str, tuple[int, ...]]:
+    return {
+        node.name: tuple(size if isinstance(size, int) else -1 for size in value.shape)
+        for node in module.graph.nodes
+        if isinstance(value := node.meta.get("val"), torch.Tensor)
+    }
 
 
 def _align_inputs(module: GraphModule, model: onnx.ModelProto) -> None:
@@ -71,6 +148,7 @@ def _strip(model: onnx.ModelProto) -> onnx.ModelProto:
     del model.graph.value_info[:]
     model.graph.name = "autoquant"
     for node in model.graph.node:
+        node.name = node.output[0]
         node.ClearField("metadata_props")
         node.ClearField("doc_string")
     for value in (*model.graph.input, *model.graph.output):
@@ -79,22 +157,6 @@ def _strip(model: onnx.ModelProto) -> onnx.ModelProto:
     for tensor in model.graph.initializer:
         tensor.ClearField("metadata_props")
         tensor.ClearField("doc_string")
-    _name_layers(model)
     model.producer_name = "autoquant"
     model.producer_version = ""
     return model
-
-
-def _name_layers(model: onnx.ModelProto) -> None:
-    """Call every convolution and matrix product by its module: `layer1.0.conv2`.
-
-    The runtime keeps these names through its optimizations, which is how its integer kernels
-    are told from its float ones.
-    """
-    parameters = {tensor.name for tensor in model.graph.initializer}
-    seen: dict[str, int] = {}
-    for node in model.graph.node:
-        if node.op_type in ("Conv", "Gemm") and node.input[1] in parameters:
-            name = node.input[1].removesuffix(".weight")
-            seen[name] = seen.get(name, 0) + 1
-            node.name = name if seen[name] == 1 else f"{name}#{seen[name]}"

@@ -1,6 +1,6 @@
 """Encodings onto a float graph: an ONNX file in QDQ form that the runtime fuses."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -9,21 +9,21 @@ from onnx import helper, numpy_helper
 
 from autoquant.core.encodings import ActivationEncoding, Encodings, WeightEncoding
 from autoquant.errors import RecipeError
+from autoquant.export.float_graph import FloatGraph
 from autoquant.export.packing import packed_tensor
 
 __all__ = ["WEIGHT_SUFFIX", "write_qdq"]
 
 WEIGHT_SUFFIX = "_quantized"
-_LAYERS = ("Conv", "Gemm")
+# The runtime quantizes float weights of these by itself; see `_Writer._keep_float`.
+_LAYERS = ("Conv", "ConvTranspose", "Gemm")
 
 
-def write_qdq(
-    model: onnx.ModelProto, encodings: Encodings, *, pack: bool = True
-) -> onnx.ModelProto:
+def write_qdq(graph: FloatGraph, encodings: Encodings, *, pack: bool = True) -> onnx.ModelProto:
     """Insert quantize and dequantize nodes.
 
     Args:
-        model: the float model; it is left as it is.
+        graph: the float model; it is left as it is.
         encodings: what to quantize; layers by node name, activations by value name.
         pack: store 4-bit weights two to a byte behind a Cast, which the runtime folds when it
             loads the file; False stores them as 8-bit integers. Outputs are the same, bit
@@ -32,18 +32,21 @@ def write_qdq(
     Raises:
         RecipeError: an encoding for a layer or a value that the graph does not have.
     """
-    return _Writer(model, encodings, pack).write()
+    return _Writer(graph, encodings, pack).write()
 
 
 class _Writer:
-    def __init__(self, model: onnx.ModelProto, encodings: Encodings, pack: bool) -> None:
+    def __init__(self, graph: FloatGraph, encodings: Encodings, pack: bool) -> None:
         self.model = onnx.ModelProto()
-        self.model.CopyFrom(model)
+        self.model.CopyFrom(graph.model)
         self.graph = self.model.graph
+        self.origins = graph.origins
+        self.shapes = graph.shapes
         self.encodings = encodings
         self.pack = pack
         self.parameters = {tensor.name: tensor for tensor in self.graph.initializer}
         self.added: list[onnx.TensorProto] = []
+        self.absorbed: set[str] = set()
 
     def write(self) -> onnx.ModelProto:
         self._check()
@@ -52,20 +55,28 @@ class _Writer:
         for value in self.graph.input:
             nodes += self._requantize(value.name, renamed)
         for node in self.graph.node:
-            node.input[:] = [renamed.get(name, name) for name in node.input]
+            origin = self.origins[node.output[0]]
             weight = self.encodings.weights.get(node.name)
+            if weight is None and origin in self.absorbed:
+                continue  # the addition of a bias that the layer does by itself now
+            node.input[:] = [self._read(name, origin, renamed) for name in node.input]
             if weight is not None:
                 nodes += self._quantize_layer(node, weight)
-            elif node.op_type in _LAYERS:
-                nodes += self._keep_float(node)
-            nodes.append(node)
-            for name in list(node.output):
+            else:
+                nodes += [*self._keep_float(node), node]
+            for name in list(nodes[-1].output):
                 nodes += self._requantize(name, renamed)
         del self.graph.node[:]
         self.graph.node.extend(nodes)
         self._restore_outputs(renamed)
         self._replace_parameters()
         return self.model
+
+    def _read(self, name: str, reader: str, renamed: Mapping[str, str]) -> str:
+        """What a reader takes: the value, or what is left of it on its grid."""
+        origin = self.encodings.carriers.get(name, name)
+        is_on_grid = name in renamed and self.encodings.is_read_quantized(origin, reader)
+        return renamed[name] if is_on_grid else name
 
     def _check(self) -> None:
         names = {node.name for node in self.graph.node}
@@ -108,16 +119,42 @@ class _Writer:
         return names
 
     def _quantize_layer(self, node: onnx.NodeProto, weight: WeightEncoding) -> list[onnx.NodeProto]:
+        """The layer, behind its dequantized weight and bias."""
         source = node.input[0].removesuffix("_dequantized")
-        encoding = self._encoding_of(source)
-        if encoding is None:
+        if self._encoding_of(source) is None:
             raise RecipeError(f"layer '{node.name}' is quantized but its input '{source}' is not")
         scale = weight.scale if weight.is_per_channel else weight.scale.reshape(())
         nodes = self._dequantize_weight(f"{node.name}.weight", weight, scale)
         nodes.append(self._dequantize_bias(f"{node.name}.bias", weight))
+        parameters = [nodes[-2].output[0], nodes[-1].output[0]]
+        if node.op_type == "MatMul":
+            return nodes + self._write_flat(node, parameters, weight)
         del node.input[1:]
-        node.input.extend([nodes[-2].output[0], nodes[-1].output[0]])
-        return nodes
+        node.input.extend(parameters)
+        return [*nodes, node]
+
+    def _write_flat(
+        self, node: onnx.NodeProto, parameters: Sequence[str], weight: WeightEncoding
+    ) -> list[onnx.NodeProto]:
+        """A linear layer over more than two dimensions as one over two, between reshapes.
+
+        The runtime's integer Gemm adds the bias by itself and can answer in integers as well
+        as in float; an integer MatMul can do neither without another pass over the result.
+        """
+        name, origin = node.name, self.origins[node.output[0]]
+        self.absorbed.add(origin)
+        outputs, inputs = weight.values.shape
+        flat = [f"{name}/flat_input", f"{name}/flat"]
+        self._add(f"{name}.flat_shape", np.array([-1, inputs], dtype=np.int64))
+        shape = np.array([*self.shapes[origin][:-1], outputs], dtype=np.int64)
+        self._add(f"{name}.shape", shape)
+        return [
+            helper.make_node(
+                "Reshape", [node.input[0], f"{name}.flat_shape"], flat[:1], name=flat[0]
+            ),
+            helper.make_node("Gemm", [flat[0], *parameters], flat[1:], name=name, transB=1),
+            helper.make_node("Reshape", [flat[1], f"{name}.shape"], [origin], name=origin),
+        ]
 
     def _keep_float(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
         """Give an excluded layer a dequantizer of its own, with one scale for each channel.
@@ -126,13 +163,14 @@ class _Writer:
         (WeightBiasQuantization) quantizes the float weights of a layer that stands between a
         per-tensor dequantizer and a quantizer, per tensor and without a word.
         """
+        if node.op_type not in _LAYERS:
+            return []
         source = node.input[0].removesuffix("_dequantized")
         encoding = self._encoding_of(source)
         weight = self.parameters.get(node.input[1])
         if encoding is None or weight is None or node.input[0] == source:
             return []
-        groups = next((item.i for item in node.attribute if item.name == "group"), 1)
-        channels = weight.dims[1] * groups
+        channels = self.shapes[source][1]
         name = f"{node.name}.input"
         self._add(f"{name}_scale", np.full(channels, encoding.scale, dtype=np.float32))
         self._add(f"{name}_zero_point", np.full(channels, encoding.zero_point, dtype=np.uint8))

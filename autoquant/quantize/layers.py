@@ -21,6 +21,8 @@ _TRANSPOSED_OPS = frozenset(
         _ATEN.conv_transpose3d.input,
     }
 )
+# aten.convolution(input, weight, bias, stride, padding, dilation, transposed, ...)
+_GENERAL_OPS = frozenset({_ATEN.convolution.default})
 _VOLUME_OPS = frozenset({_ATEN.conv3d.default, _ATEN.conv3d.padding})
 _RECURRENT_OPS = frozenset({_ATEN.lstm.input, _ATEN.gru.input, _ATEN.rnn_tanh.input})
 _KINDS: Mapping[LayerKind, frozenset[object]] = {
@@ -65,6 +67,8 @@ def find_layers(module: GraphModule) -> Mapping[str, LayerNode]:
 
 
 def _kind_of(node: Node) -> LayerKind | None:
+    if computes(node, _GENERAL_OPS):  # what is left of a transposed convolution
+        return "conv_transpose" if node.args[6] else None
     return next((kind for kind, operators in _KINDS.items() if computes(node, operators)), None)
 
 

@@ -14,11 +14,12 @@ __all__ = [
     "CONV_OPS",
     "ELEMENTWISE_OPS",
     "LINEAR_OPS",
-    "POOL_OPS",
     "PRODUCT_OPS",
     "computes",
     "is_carrier",
     "is_fused_activation",
+    "is_global_pool",
+    "is_pool",
     "producer",
     "root",
     "tensor_inputs",
@@ -43,7 +44,7 @@ PRODUCT_OPS = frozenset({_ATEN.matmul.default, _ATEN.bmm.default, _ATEN.mm.defau
 ELEMENTWISE_OPS = frozenset(
     {_ATEN.add.Tensor, _ATEN.mul.Tensor, _ATEN.cat.default, _ATEN.sigmoid.default}
 )
-POOL_OPS = frozenset({_ATEN.avg_pool2d.default, _ATEN.adaptive_avg_pool2d.default})
+_POOL_OPS = frozenset({_ATEN.avg_pool2d.default, _ATEN.adaptive_avg_pool2d.default})
 
 # Activations that disappear into the quantizer behind them: its range starts at zero.
 _FUSED_ACTIVATIONS = frozenset(
@@ -88,6 +89,22 @@ _SPLITS = frozenset(
 def computes(node: Node, operators: frozenset[object]) -> bool:
     """Whether a node calls one of some operators."""
     return node.op == "call_function" and node.target in operators
+
+
+def is_pool(node: Node) -> bool:
+    """Whether a node averages over an image, or over windows of one."""
+    return computes(node, _POOL_OPS) or is_global_pool(node)
+
+
+def is_global_pool(node: Node) -> bool:
+    """Whether a node is a mean over the two last of four dimensions, which it keeps."""
+    if not computes(node, frozenset({_ATEN.mean.dim})) or len(node.args) < 3 or node.kwargs:
+        return False
+    source, dims, keeps = node.args[:3]
+    assert isinstance(source, Node)
+    assert isinstance(dims, (list, tuple))
+    rank = source.meta["val"].dim()
+    return rank == 4 and keeps is True and {int(str(dim)) % 4 for dim in dims} == {2, 3}
 
 
 def tensor_inputs(node: Node) -> Iterator[Node]:

@@ -15,20 +15,23 @@ import torch
 from torch.fx import Graph, Node
 
 from autoquant.quantize.operators import (
-    CONV_OPS,
     ELEMENTWISE_OPS,
     LINEAR_OPS,
-    POOL_OPS,
     PRODUCT_OPS,
     computes,
     is_carrier,
     is_fused_activation,
+    is_pool,
     producer,
     root,
     tensor_inputs,
 )
 
 __all__ = ["Placement", "place"]
+
+_SCALINGS: frozenset[object] = frozenset(
+    {torch.ops.aten.mul.Tensor, torch.ops.aten.div.Tensor, torch.ops.aten.mul.Scalar}
+)
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,10 @@ class _Placer:
         """Operators to run in integers: the layers, and what pays between them."""
         found: set[Node] = set(self.quantized)
         for node in self.nodes:
-            if computes(node, ELEMENTWISE_OPS | POOL_OPS) and self._is_ready(node, found):
+            is_possible = computes(node, ELEMENTWISE_OPS) or is_pool(node)
+            if is_possible and self._is_ready(node, found):
+                found.add(node)
+            elif computes(node, PRODUCT_OPS) and _is_of_layers(node, found):
                 found.add(node)
         for node in reversed(self.nodes):
             if node in found and computes(node, ELEMENTWISE_OPS) and not _reaches(node, found):
@@ -120,6 +126,19 @@ class _Placer:
         is_binary = node.target not in ELEMENTWISE_OPS or _is_whole(node, sources)
         origins = (producer(source) for source in sources)
         return is_binary and any(item in integer and self._is_bound(item) for item in origins)
+
+
+def _is_of_layers(product: Node, integer: Collection[Node]) -> bool:
+    """Whether an operand of a product of activations was computed by a quantized layer."""
+    return any(_unscaled(source) in integer for source in tensor_inputs(product))
+
+
+def _unscaled(node: Node) -> Node:
+    """The value behind carriers and products with a number."""
+    node = root(node)
+    while computes(node, _SCALINGS) and len(list(tensor_inputs(node))) == 1:
+        node = root(next(tensor_inputs(node)))
+    return node
 
 
 def _is_whole(node: Node, sources: list[Node]) -> bool:

@@ -67,6 +67,10 @@ class Quantizer:
         module: float ATen graph without batch norms.
         calibration: data set whose images set the ranges.
         seed: draws the calibration images and the kept activation values.
+
+    Attributes:
+        operators: everything that multiplies and accumulates, in network order.
+        names: their names by graph node.
     """
 
     def __init__(self, module: GraphModule, calibration: Dataset, seed: int = 0) -> None:
@@ -75,6 +79,7 @@ class Quantizer:
         self.seed = seed
         everything = find_layers(module)
         self.operators: list[Layer] = [found.layer for found in everything.values()]
+        self.names = {found.node.name: name for name, found in everything.items()}
         self._found: Mapping[str, LayerNode] = {
             name: found for name, found in everything.items() if found.layer.is_quantizable
         }
