@@ -34,7 +34,9 @@ from autoquant.core.metric import (
     find_evidence,
     find_hits,
     measure_accuracy,
+    signal_to_noise_db,
 )
+from autoquant.core.proof import LayerProof, explain_layers, other_operators
 from autoquant.core.recipe import Recipe
 from autoquant.core.split import Split
 from autoquant.core.task import Dataset, Metric
@@ -59,6 +61,7 @@ _REMEMBERED_RACES = 20  # few, since a machine that gets warm is slower for good
 FRONT_PROTOCOL = LatencyProtocol(slice_s=0.2, min_slices=10, max_s=4.0, pause_s=0.1)
 
 Outputs = npt.NDArray[np.float32]
+Shares = list[tuple[str, float]]  # of the time, by operator
 
 
 @dataclass(frozen=True)
@@ -230,6 +233,18 @@ class Evaluator:
             )
         return integer
 
+    def explain(self, artifact: Artifact, recipe: Recipe) -> tuple[list[LayerProof], Shares]:
+        """Which kernel ran each layer, and where else the time goes.
+
+        Returns:
+            One proof a layer, and the share of the time of every other operator.
+        """
+        with self.place.turn():
+            nodes = self.backend.profile(artifact, self._timed_inputs, self.options.threads)
+        integer = self.find_integer_layers(artifact)
+        proofs = explain_layers(self.operators, artifact.precisions, recipe, nodes, integer)
+        return proofs, other_operators(self.operators, nodes)
+
     @cached_property
     def _float(self) -> Artifact:
         return self.builder.build(Recipe(method="fp32")).artifact
@@ -398,6 +413,7 @@ class _Examination:
         parity = Parity(
             top1_agreement=agreement(measured, promised),
             max_abs_diff=float(np.abs(measured - promised).max()),
+            sqnr_db=round(signal_to_noise_db(promised, measured), 2),
             samples=len(promised),
         )
         if parity.top1_agreement < MIN_AGREEMENT:

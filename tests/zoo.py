@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -96,7 +97,9 @@ class AudioNet(nn.Module):
         channels = [1, 16, 32, 64, 64]
         for index, (inputs, outputs) in enumerate(zip(channels, channels[1:], strict=False)):
             layers += [
-                nn.Conv1d(inputs, outputs, 9, stride=4, padding=4 * (1 + index), dilation=1 + index),
+                nn.Conv1d(
+                    inputs, outputs, 9, stride=4, padding=4 * (1 + index), dilation=1 + index
+                ),
                 nn.BatchNorm1d(outputs),
                 nn.ReLU(),
             ]

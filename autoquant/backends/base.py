@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autoquant.core.artifact import Artifact
+from autoquant.core.proof import NodeTime
 
 __all__ = ["Backend", "Session"]
 
@@ -48,6 +49,16 @@ class Backend(Protocol):
 
     def find_integer_layers(self, artifact: Artifact, layers: Sequence[str]) -> frozenset[str]:
         """Which of the named layers the runtime executes in integer kernels."""
+        ...
+
+    def profile(self, artifact: Artifact, inputs: Any, threads: int) -> list[NodeTime]:
+        """Time of every operator that the runtime executes, in order.
+
+        Args:
+            artifact: what to run.
+            inputs: one batch.
+            threads: threads within one operator.
+        """
         ...
 
     def measure_memory(self, artifact: Artifact, threads: int) -> int | None:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from autoquant.core.artifact import Artifact, Candidate
 from autoquant.core.layer import Layer
+from autoquant.core.proof import NodeTime
 from autoquant.core.recipe import Recipe
 
 __all__ = ["FakeBackend", "FakeBuilder", "FakeData", "FakeSession", "fake_artifact", "fake_layers"]
@@ -77,6 +78,13 @@ class FakeBackend:
     def find_integer_layers(self, artifact: Artifact, layers: Sequence[str]) -> frozenset[str]:
         """Every layer that is not stored as float."""
         return frozenset(name for name in layers if artifact.precisions[name] != "float32")
+
+    def profile(self, artifact: Artifact, inputs: Any, threads: int) -> list[NodeTime]:
+        """The cost model, layer by layer."""
+        return [
+            NodeTime(name, "Conv" if kind == "float32" else "QLinearConv", 0.1 * _LATENCY[kind])
+            for name, kind in artifact.precisions.items()
+        ]
 
     def measure_memory(self, artifact: Artifact, threads: int) -> int | None:
         """Twice the file; nothing runs."""

@@ -1,6 +1,5 @@
 """ONNX Runtime's CPU provider. The only room that knows onnxruntime as a runtime."""
 
-import re
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ import onnxruntime as ort
 from autoquant.backends.machine import describe_machine, package_versions
 from autoquant.backends.memory import measure_peak_bytes
 from autoquant.core.artifact import Artifact
+from autoquant.core.proof import NodeTime, match_layers
 from autoquant.errors import ArtifactError, TrialError
 
 __all__ = ["OrtBackend", "OrtSession", "open_session"]
@@ -102,18 +102,20 @@ class OrtBackend:
         """
         return open_session(artifact.content, threads)
 
+    def profile(self, artifact: Artifact, inputs: Any, threads: int) -> list[NodeTime]:
+        """By the runtime's own profiler."""
+        from autoquant.backends.profile import profile_nodes
+
+        return profile_nodes(artifact.content, inputs, threads)
+
     def measure_memory(self, artifact: Artifact, threads: int) -> int | None:
         """Growth of a fresh process that loads and runs the file."""
         return measure_peak_bytes(artifact.content, threads)
 
     def find_integer_layers(self, artifact: Artifact, layers: Sequence[str]) -> frozenset[str]:
         """Layers that the optimized graph executes in integer kernels."""
-        # ONNX Runtime names a fused node after the one it came from: `conv1_token_4`.
-        longest_first = sorted(layers, key=len, reverse=True)
-        pattern = re.compile(f"({'|'.join(map(re.escape, longest_first))})(?:[_#/].*)?$")
         names = [name for name, kernel in self._kernels(artifact) if kernel in _INTEGER_KERNELS]
-        matches = (pattern.match(name) for name in names)
-        return frozenset(match[1] for match in matches if match)
+        return frozenset(match_layers(names, layers).values())
 
     def fingerprint(self) -> dict[str, Any]:
         """Machine and runtime version."""

@@ -2,33 +2,18 @@
 
 import json
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from autoquant.backends.onnxruntime import open_session
+from autoquant.core.proof import NodeTime
 
-__all__ = ["NodeTime", "profile_nodes"]
+__all__ = ["profile_nodes"]
 
 _SUFFIX = "_kernel_time"
 _WARM_RUNS = 5
-
-
-@dataclass(frozen=True)
-class NodeTime:
-    """One node of the runtime's optimized graph.
-
-    Attributes:
-        name: as the runtime calls it.
-        kernel: its operator, `QLinearConv` for one.
-        ms: median time of a run, milliseconds.
-    """
-
-    name: str
-    kernel: str
-    ms: float
 
 
 def profile_nodes(

@@ -19,11 +19,13 @@ __all__ = [
     "find_evidence",
     "find_hits",
     "measure_accuracy",
+    "signal_to_noise_db",
     "top_k_hits",
     "wilson_interval",
 ]
 
 _Z95 = 1.959963984540054
+_NO_NOISE_DB = 200.0
 
 
 def top_k_hits(
@@ -171,3 +173,20 @@ def wilson_interval(successes_share: float, n: int) -> tuple[float, float]:
     spread = successes_share * (1 - successes_share) / n + _Z95**2 / (4 * n**2)
     half = _Z95 * math.sqrt(spread) / (1 + _Z95**2 / n)
     return max(0.0, center - half), min(1.0, center + half)
+
+
+def signal_to_noise_db(wanted: npt.NDArray[Any], found: npt.NDArray[Any]) -> float:
+    """SQNR: power of a signal over that of what is wrong with it, in decibels.
+
+    Args:
+        wanted: any shape.
+        found: the same shape.
+
+    Returns:
+        At most 200, which stands for no difference at all.
+    """
+    signal = np.square(wanted, dtype=np.float64).sum()
+    noise = np.square(wanted - found, dtype=np.float64).sum()
+    if not noise:
+        return _NO_NOISE_DB
+    return float(np.clip(10 * np.log10(max(signal, 1e-300) / noise), -_NO_NOISE_DB, _NO_NOISE_DB))

@@ -128,7 +128,9 @@ class Recipe(BaseModel):
         odd = [name for name in self.activations if self.layers.get(name) is None]
         if odd:
             raise ValueError(f"activation of '{odd[0]}': a layer that is not quantized has none")
-        wide = [n for n, kind in self.activations.items() if kind == "float" and self.layers[n] != 4]
+        wide = [
+            n for n, kind in self.activations.items() if kind == "float" and self.layers[n] != 4
+        ]
         if wide:
             raise ValueError(f"'{wide[0]}': float activations go with weights of 4 bits")
         return self

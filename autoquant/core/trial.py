@@ -29,10 +29,19 @@ class _Record(BaseModel):
 
 
 class Parity(_Record):
-    """Agreement of the exported file with the quantized model that it came from."""
+    """Agreement of the exported file with the quantized model that it came from.
+
+    Attributes:
+        top1_agreement: share of samples with the same class.
+        max_abs_diff: largest difference of an output value.
+        sqnr_db: power of the outputs over that of the differences, decibels; 200 stands for
+            outputs that are the same.
+        samples: how many were compared.
+    """
 
     top1_agreement: float
     max_abs_diff: float
+    sqnr_db: float | None = None
     samples: int
 
 

@@ -97,9 +97,7 @@ def _find_obstacle(node: Node, kind: LayerKind, uses: int) -> str | None:
     return None
 
 
-def _describe(
-    name: str, order: int, node: Node, kind: LayerKind, obstacle: str | None
-) -> Layer:
+def _describe(name: str, order: int, node: Node, kind: LayerKind, obstacle: str | None) -> Layer:
     return Layer(
         name=name,
         kind=kind,

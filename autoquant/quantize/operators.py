@@ -150,7 +150,7 @@ def is_fused_activation(node: Node) -> bool:
     # Clamping anywhere else than at zero cuts into the grid: it stays an operator.
     is_clamp = node.target in {_ATEN.clamp.default, _ATEN.hardtanh.default}
     lowest = node.args[1] if len(node.args) > 1 else (None if is_clamp else 0)
-    return not is_clamp or lowest == 0
+    return not is_clamp or bool(lowest == 0)
 
 
 def producer(node: Node) -> Node:

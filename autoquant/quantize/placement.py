@@ -110,15 +110,18 @@ class _Placer:
         """Operators to run in integers: the layers, and what pays between them."""
         found: set[Node] = set(self.quantized)
         for node in self.nodes:
-            is_possible = computes(node, ELEMENTWISE_OPS) or is_pool(node)
-            if is_possible and self._is_ready(node, found):
-                found.add(node)
-            elif computes(node, PRODUCT_OPS) and _is_of_layers(node, found):
+            if self._can_be_integer(node, found):
                 found.add(node)
         for node in reversed(self.nodes):
             if node in found and computes(node, ELEMENTWISE_OPS) and not _reaches(node, found):
                 found.remove(node)
         return found
+
+    def _can_be_integer(self, node: Node, integer: Collection[Node]) -> bool:
+        if computes(node, PRODUCT_OPS):
+            return _is_of_layers(node, integer)
+        is_between = computes(node, ELEMENTWISE_OPS) or is_pool(node)
+        return is_between and self._is_ready(node, integer)
 
     def _is_ready(self, node: Node, integer: Collection[Node]) -> bool:
         """Whether an input is quantized anyway, and all inputs can be."""
@@ -162,6 +165,9 @@ def _fused_output(node: Node) -> Node:
 def _reaches(node: Node, integer: Collection[Node]) -> bool:
     """Whether a value reaches an integer operator, activations on the way allowed."""
     return any(
-        user in integer or ((is_carrier(user) or is_fused_activation(user)) and _reaches(user, integer))
-        for user in node.users
+        user in integer or (_hands_on(user) and _reaches(user, integer)) for user in node.users
     )
+
+
+def _hands_on(node: Node) -> bool:
+    return is_carrier(node) or is_fused_activation(node)

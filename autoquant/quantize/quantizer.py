@@ -1,6 +1,6 @@
 """`Quantizer`: a recipe onto a float graph."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,7 +20,7 @@ from autoquant.errors import RecipeError
 from autoquant.quantize.activations import calibrate, encoding_of
 from autoquant.quantize.layers import LayerNode, find_layers
 from autoquant.quantize.placement import Placement, place
-from autoquant.quantize.sampling import call, sample_activations
+from autoquant.quantize.sampling import call, record_values, sample_activations
 from autoquant.quantize.weights import (
     QuantLayer,
     WeightChoice,
@@ -41,10 +41,13 @@ class QuantizedModel:
     Attributes:
         module: the float graph with quantized layers and activation quantizers in place.
         encodings: the same decisions, for an exporter.
+        values: nodes of `module` by the value of the float graph that they compute: as it is
+            read, on its grid if it has one.
     """
 
     module: GraphModule
     encodings: Encodings
+    values: Mapping[str, str]
 
     def predict(self, batches: Sequence[Any]) -> torch.Tensor:
         """Outputs for some batches, joined, (n, ...)."""
@@ -54,6 +57,15 @@ class QuantizedModel:
             call(self.module, _first_sample(batches[0]))
             outputs = [_first_output(call(self.module, batch)) for batch in batches]
         return torch.cat(outputs)
+
+    def trace(self, batch: Any, names: Collection[str]) -> dict[str, torch.Tensor]:
+        """Values of the float graph as this model computes them, by name.
+
+        Args:
+            batch: one batch.
+            names: which values.
+        """
+        return record_values(self.module, {self.values[name]: name for name in names}, batch)
 
 
 class Quantizer:
@@ -110,8 +122,8 @@ class Quantizer:
         deployed = {
             name: with_real_bias(layer, encodings.weights[name]) for name, layer in layers.items()
         }
-        module = self._assemble(deployed, activations, encodings)
-        return QuantizedModel(module, encodings)
+        module, values = self._assemble(deployed, activations, encodings)
+        return QuantizedModel(module, encodings, values)
 
     def _check(self, recipe: Recipe) -> PtqOptions:
         if recipe.options is None:
@@ -177,7 +189,7 @@ class Quantizer:
     def _correct_biases(self, layers: Mapping[str, QuantLayer], options: PtqOptions) -> None:
         # Brevitas hands the float output on, so each layer's correction depends on that
         # layer alone: one pass corrects all of them, for whatever mixture a recipe makes.
-        model = self._assemble(layers, {}, Encodings({}, {}, {}))
+        model, _ = self._assemble(layers, {}, Encodings({}, {}, {}))
         batches = input_batches(
             self.calibration, self.calibration_images(options), _BATCH, torch.stack
         )
@@ -192,8 +204,12 @@ class Quantizer:
         layers: Mapping[str, QuantLayer],
         activations: Mapping[str, QuantIdentity],
         encodings: Encodings,
-    ) -> GraphModule:
-        """The graph with quantized layers in place of operators and quantizers behind values."""
+    ) -> tuple[GraphModule, dict[str, str]]:
+        """The graph with quantized layers in place of operators and quantizers behind values.
+
+        Returns:
+            The module, and its nodes by the values that they compute.
+        """
         replaced = {self._found[name].node: name for name in layers}
         root = torch.nn.Module()
         root.layers = torch.nn.ModuleList(layers.values())
@@ -223,7 +239,8 @@ class Quantizer:
             copies[node] = copied
             if node.name in quantizers:
                 on_grid[node] = graph.call_module(quantizers[node.name], (copied,))
-        return GraphModule(root, graph).eval()
+        values = {node.name: copied.name for node, copied in (copies | on_grid).items()}
+        return GraphModule(root, graph).eval(), values
 
     def _encode(
         self,

@@ -15,7 +15,8 @@ _ATEN = torch.ops.aten
 def rewrite_for_integers(module: GraphModule) -> None:
     """Replace operators in place; the graph has to be captured once more afterwards.
 
-    - SiLU becomes a product with a sigmoid: both have integer kernels.
+    - SiLU and hard-swish become products with a gate; products run in integers, and so does
+      the sigmoid.
     - Attention becomes two matrix products and a softmax.
     - A mean over a whole image becomes the global pool that it is.
     """
@@ -24,6 +25,8 @@ def rewrite_for_integers(module: GraphModule) -> None:
             continue
         if node.target in (_ATEN.silu.default, _ATEN.silu_.default):
             node.target = _silu
+        elif node.target in (_ATEN.hardswish.default, _ATEN.hardswish_.default):
+            node.target = _hardswish
         elif node.target is _ATEN.scaled_dot_product_attention.default:
             node.target = _attention
         elif node.target is _ATEN.mean.dim and _is_global_pool(node):
@@ -33,6 +36,10 @@ def rewrite_for_integers(module: GraphModule) -> None:
 
 def _silu(x: torch.Tensor) -> torch.Tensor:
     return x * torch.sigmoid(x)
+
+
+def _hardswish(x: torch.Tensor) -> torch.Tensor:
+    return x * F.hardsigmoid(x)
 
 
 def _attention(
@@ -48,7 +55,9 @@ def _attention(
     """Attention as its definition says.
 
     Args:
-        query: (..., heads, length, size); key and value likewise.
+        query: (..., heads, length, size).
+        key: likewise.
+        value: likewise.
         attn_mask: added to the scores, or of bool: where to look.
         dropout_p: nothing is dropped in a captured inference graph.
         is_causal: no position looks ahead.
@@ -81,7 +90,7 @@ def _is_global_pool(node: Node) -> bool:
     value = source.meta["val"]
     if not isinstance(dims, (list, tuple)) or value.dim() != 4 or node.kwargs:
         return False
-    return {int(dim) % 4 for dim in dims} == {2, 3}  # type: ignore[arg-type, call-overload]
+    return {int(str(dim)) % 4 for dim in dims} == {2, 3}
 
 
 def _global_pool(x: torch.Tensor, dim: Any = None, keepdim: bool = False) -> torch.Tensor:

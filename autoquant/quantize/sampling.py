@@ -9,7 +9,7 @@ from zlib import crc32
 import torch
 from torch.fx import GraphModule, Interpreter, Node
 
-__all__ = ["MAX_VALUES", "call", "sample_activations"]
+__all__ = ["MAX_VALUES", "call", "record_values", "sample_activations"]
 
 # 99.99 % of a million values leaves a hundred above: enough to place a percentile.
 MAX_VALUES = 2**20
@@ -73,3 +73,34 @@ def sample_activations(
         for batch in inputs:
             recorder.run(*(batch.values() if isinstance(batch, Mapping) else (batch,)))
     return {name: torch.cat(parts) for name, parts in recorder.kept.items()}
+
+
+class _Tracer(Interpreter):
+    """Runs a graph and keeps the whole values of some nodes."""
+
+    def __init__(self, module: GraphModule, names: Mapping[str, str]) -> None:
+        super().__init__(module)
+        self.names = names
+        self.values: dict[str, torch.Tensor] = {}
+
+    def run_node(self, node: Node) -> Any:
+        value = super().run_node(node)
+        if node.name in self.names:
+            self.values[self.names[node.name]] = value.detach()
+        return value
+
+
+def record_values(
+    module: GraphModule, names: Mapping[str, str], inputs: Any
+) -> dict[str, torch.Tensor]:
+    """Values of some nodes for one batch.
+
+    Args:
+        module: a graph.
+        names: what to call them, by node name.
+        inputs: a tensor or a dict of tensors.
+    """
+    tracer = _Tracer(module, names)
+    with torch.no_grad():
+        tracer.run(*(inputs.values() if isinstance(inputs, Mapping) else (inputs,)))
+    return tracer.values
