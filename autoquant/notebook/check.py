@@ -1,5 +1,6 @@
 """What a caller may hand over; the command line's parser checks the same for its own options."""
 
+import dataclasses
 import warnings
 from typing import get_args
 
@@ -8,9 +9,9 @@ from autoquant.core.task import Task
 from autoquant.errors import InputError, TaskError
 from autoquant.search.sampler import SAMPLERS
 from autoquant.search.study import Keep
-from autoquant.tasks import load_task, name_task, task_names
+from autoquant.tasks import load_task, task_names
 
-__all__ = ["check_choices", "check_counts", "find_task", "name_of", "warn"]
+__all__ = ["check_choices", "check_counts", "find_task", "name_of", "name_task", "warn"]
 
 _UNNAMED = "notebook"
 
@@ -43,6 +44,17 @@ def find_task(task: Task | str) -> Task:
             "hand the Task itself over (task=...)"
         )
     return load_task(name)
+
+
+def name_task(task: Task, name: str) -> Task:
+    """A task of the caller's under this name; held to what a registered one is held to.
+
+    Raises:
+        TaskError: it has no data to calibrate with, or none to search with.
+    """
+    if not (len(task.calibration) and len(task.search)):
+        raise TaskError(f"task '{name}': calibration and search data must not be empty")
+    return dataclasses.replace(task, name=name)
 
 
 def check_counts(threads: int = 1, batch: int = 1, trials: int | None = None) -> None:

@@ -16,7 +16,7 @@ from autoquant.errors import InputError
 from autoquant.evaluate import Evaluator
 from autoquant.launch import Launch, check_same_model, extend_header, load_evaluator, run_launch
 from autoquant.notebook.advice import Recommendations
-from autoquant.notebook.check import check_choices, check_counts, find_task, warn
+from autoquant.notebook.check import check_choices, check_counts, find_task, name_task, warn
 from autoquant.notebook.table import frame_trials
 from autoquant.report import pareto_figure
 from autoquant.search.choice import (
@@ -30,7 +30,6 @@ from autoquant.search.choice import (
 from autoquant.search.record import Record, StudyHeader
 from autoquant.search.storage import Location, load_record
 from autoquant.search.study import Keep
-from autoquant.tasks import name_task
 
 __all__ = ["NotebookStudy", "open_console"]
 

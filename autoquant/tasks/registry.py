@@ -10,7 +10,7 @@ from pathlib import Path
 from autoquant.core.task import Task
 from autoquant.errors import AutoquantError, TaskError
 
-__all__ = ["load_task", "load_task_file", "name_task", "register_task", "task_names"]
+__all__ = ["load_task", "load_task_file", "register_task", "task_names"]
 
 Factory = Callable[[], Task]
 
@@ -73,15 +73,6 @@ def load_task(name: str) -> Task:
         raise TaskError(f"task '{name}' failed: {type(error).__name__}: {error}") from error
     if not isinstance(task, Task):
         raise TaskError(f"task '{name}': its function returned no autoquant.Task")
-    return name_task(task, name)
-
-
-def name_task(task: Task, name: str) -> Task:
-    """A task under this name.
-
-    Raises:
-        TaskError: it has no data to calibrate with, or none to search with.
-    """
     if not (len(task.calibration) and len(task.search)):
         raise TaskError(f"task '{name}': calibration and search data must not be empty")
     return dataclasses.replace(task, name=name)
