@@ -183,6 +183,7 @@ def pareto_figure(
     x: Objective = "size",
     y: Objective = "accuracy",
     title: str = "",
+    color: Objective | None = None,
 ) -> go.Figure:
     """Every complete trial, the front joined, the baselines named.
 
@@ -192,12 +193,13 @@ def pareto_figure(
         x: objective on the horizontal axis.
         y: objective on the vertical axis.
         title: what the reader is to take away.
+        color: objective that colours the points; the one that is left, if none is named.
     """
     complete = [trial for trial in trials if trial.state == "complete"]
     baselines = [trial for trial in complete if trial.name is not None]
-    color = next(name for name in _LABELS if name not in (x, y))
+    left: Objective = next(name for name in _LABELS if name not in (x, y))
     figure = go.Figure()
-    figure.add_trace(_all_points(complete, x, y, color))
+    figure.add_trace(_all_points(complete, x, y, color or left))
     figure.add_trace(_ring(front, x, y, "on the front", "circle-open", _ACCENT))
     figure.add_trace(_ring(baselines, x, y, "baseline", "diamond-open", _BASELINE))
     for trial, shift in zip(baselines, _label_shifts(baselines, complete, x, y), strict=True):

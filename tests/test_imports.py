@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "brevitas", "onnx", "onnxruntime", "optuna", "ray", "streamlit")
+HEAVY = ("torch", "brevitas", "onnx", "onnxruntime", "optuna", "ray", "streamlit", "pandas")
 
 
 def loaded_by(statement: str) -> set[str]:
@@ -28,6 +28,8 @@ def loaded_by(statement: str) -> set[str]:
         ("import autoquant.bench", {"onnxruntime"}),
         ("import autoquant.search.study", {"optuna"}),
         ("import autoquant.cli", {"optuna"}),
+        ("import autoquant.notebook", {"optuna", "pandas"}),
+        ("import autoquant; autoquant.search; autoquant.quantize", set()),
     ],
 )
 def test_imports_stay_light(statement: str, allowed: set[str]) -> None:
@@ -39,3 +41,29 @@ def test_public_names_exist() -> None:
 
     for name in autoquant.__all__:
         assert getattr(autoquant, name) is not None
+    assert set(autoquant._HOMES) | set(autoquant._VERBS) == set(autoquant.__all__)
+
+
+@pytest.mark.parametrize(
+    ("verb", "first", "module"),
+    [("search", "task", "storage"), ("quantize", "task", "layers")],
+)
+@pytest.mark.parametrize("before", ["pass", "import autoquant.{0}.{1}"])
+def test_packages_that_are_verbs_are_both_whatever_was_imported(
+    verb: str, first: str, module: str, before: str
+) -> None:
+    """Python sets a subpackage on its parent when it is imported: that must not hide the verb."""
+    statement = f"""
+{before.format(verb, module)}
+import inspect, autoquant
+from autoquant import {verb}
+assert list(inspect.signature({verb}).parameters)[0] == '{first}'
+assert 'Args:' in {verb}.__doc__
+import autoquant.{verb}.{module} as module
+assert autoquant.{verb} is {verb} and {verb}.{module} is module
+try:
+    {verb}(3)
+except autoquant.errors.TaskError as error:
+    assert 'not int' in str(error)
+"""
+    loaded_by(statement)

@@ -15,17 +15,17 @@ from autoquant.cli.options import (
 )
 from autoquant.cli.output import (
     STDERR,
-    check_output,
     print_json,
     print_rows,
     print_trials,
     warn_of_oversubscription,
 )
 from autoquant.core.check import Verification
-from autoquant.core.recipe import Recipe
 from autoquant.core.space import baselines
 from autoquant.core.trial import Trial
-from autoquant.errors import ArtifactError, InputError, NegativeAnswer, RecipeError
+from autoquant.deliver import check_output, load_single_evaluator, measure_recipe, read_recipe
+from autoquant.errors import ArtifactError, InputError, NegativeAnswer
+from autoquant.tasks import load_task, load_task_file
 
 
 def quantize(
@@ -48,28 +48,17 @@ def quantize(
       autoquant quantize digits --recipe w4a8 -o model.onnx
       autoquant quantize my-model --recipe recipe.json --tasks-from my_tasks.py -o model.onnx
     """
-    from autoquant.build import build_evaluator
-    from autoquant.evaluate import FRONT_PROTOCOL, EvaluationOptions
-    from autoquant.tasks import load_task, load_task_file
-
-    check_output(output)
+    check_output(output, "-o ")
     warn_of_oversubscription(threads)
-    wanted = _read_recipe(recipe)
+    wanted = read_recipe(recipe)
     if tasks_from is not None:
         load_task_file(tasks_from)
     with STDERR.status(f"loading task {task}") as status:
-        loaded = load_task(task)
-        options = EvaluationOptions(threads, batch, latency=FRONT_PROTOCOL)
-        evaluator = build_evaluator(loaded, seed, options)
+        evaluator = load_single_evaluator(load_task(task), seed, threads, batch)
         chosen = wanted or baselines([layer.name for layer in evaluator.layers])[recipe]
         status.update(f"quantizing by {recipe} and measuring")
-        measurement, artifact = evaluator.evaluate(chosen)
-        figures = evaluator.report(artifact)
-        memory = evaluator.backend.measure_memory(artifact, threads)
-    later = {"peak_memory_bytes": memory, **(figures.model_dump() if figures else {})}
-    measurement = measurement.model_copy(update=later)
-    artifact = evaluator.builder.seal(artifact, measurement.model_dump(mode="json"))
-    output.write_bytes(artifact.content)
+        artifact, measurement = measure_recipe(evaluator, chosen)
+    artifact.save(output)
     trial = Trial(
         **measurement.model_dump(), number=0, state="complete", digest=chosen.digest,
         recipe=chosen, name=None if wanted else recipe, seed=seed,
@@ -80,17 +69,6 @@ def quantize(
         print_trials([trial], {}, format_)
         _explain_float_layers(trial)
     STDERR.print(f"wrote {output} ({artifact.size_bytes:,} bytes)")
-
-
-def _read_recipe(text: str) -> Recipe | None:
-    """A recipe from a file; None for a known name."""
-    names = list(baselines([]))
-    if text in names:
-        return None
-    path = Path(text)
-    if not path.is_file():
-        raise RecipeError(f"'{text}' is neither a file nor a named recipe: {', '.join(names)}")
-    return Recipe.from_json(path.read_text(encoding="utf-8", errors="replace"))
 
 
 def _explain_float_layers(trial: Trial) -> None:
@@ -146,7 +124,6 @@ def verify(
 
 def _verify_everything(model: Path, tasks_from: Path | None) -> Verification:
     content = _read(model)
-    from autoquant.tasks import load_task_file
     from autoquant.verify import read_verifiable, verify_artifact
 
     artifact = read_verifiable(content, str(model))

@@ -4,7 +4,6 @@ import csv
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -13,12 +12,10 @@ from rich.table import Table
 
 from autoquant.backends.machine import explain_oversubscription
 from autoquant.core.trial import Trial
-from autoquant.errors import InputError
 from autoquant.report import COLUMNS, trial_row
 
 __all__ = [
     "STDERR",
-    "check_output",
     "print_json",
     "print_rows",
     "print_trials",
@@ -108,16 +105,3 @@ def _flatten(trials: Sequence[Trial]) -> tuple[list[str], list[list[str]]]:
         for record in records
     ]  # fmt: skip
     return columns, rows
-
-
-def check_output(path: Path) -> Path:
-    """A path that can be written.
-
-    Raises:
-        InputError: its folder is missing, or it is a folder itself.
-    """
-    if path.is_dir():
-        raise InputError(f"-o {path}: is a folder; name a file")
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"-o {path}: there is no folder '{path.parent}'")
-    return path

@@ -1,83 +1,34 @@
 """Running a study from the command line, and showing its front."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from autoquant.backends.machine import has_integer_dot_product
 from autoquant.cli.output import STDERR, print_trials, warn, warn_of_oversubscription
-from autoquant.cli.progress import SearchProgress
-from autoquant.config import parse_space
-from autoquant.core.front import find_front, front_probabilities
 from autoquant.core.pareto import Bounds
-from autoquant.core.recommend import Recommendation, find_nearest_miss, recommend
+from autoquant.core.recommend import find_nearest_miss
 from autoquant.core.trial import Objective, Trial
-from autoquant.errors import NegativeAnswer, StudyError
-from autoquant.report import describe_drift, describe_recommendation, describe_saturation
-from autoquant.search.record import Record, StudyHeader
-from autoquant.search.sampler import SAMPLERS
-from autoquant.search.storage import (
-    Location,
-    create_record,
-    hold_driver_lock,
-    load_record,
-)
-from autoquant.search.study import Budget, Keep, Study
+from autoquant.errors import NegativeAnswer
+from autoquant.launch import Launch, load_evaluator, run_launch
+from autoquant.report import describe_drift, describe_saturation
+from autoquant.search.choice import advise, view_front
+from autoquant.search.record import Record
+from autoquant.search.storage import Location
+from autoquant.tasks import load_task, load_task_file
 
-__all__ = ["Launch", "read_artifact_of", "run_study", "show_front"]
+__all__ = ["run_study", "show_front"]
 
 _STATES = ("complete", "rejected", "failed")
 
 
-@dataclass(frozen=True)
-class Launch:
-    """What `search` and `resume` agree on before anything runs."""
-
-    location: Location
-    header: StudyHeader
-    keep: Keep
-    reject_early: bool
-    tasks_from: Path | None
-
-
-def run_study(launch: Launch, kind: str) -> None:
+def run_study(launch: Launch, tasks_from: Path | None, kind: str) -> None:
     """Search until the budget is spent, then print the front."""
-    from autoquant.build import build_evaluator
-    from autoquant.evaluate import EvaluationOptions
-    from autoquant.tasks import load_task, load_task_file
-
     header, location = launch.header, launch.location
     warn_of_oversubscription(header.threads)
-    config = parse_space(dict(header.definition), f"study '{location.name}'")
-    if launch.tasks_from is not None:
-        load_task_file(launch.tasks_from)
+    if tasks_from is not None:
+        load_task_file(tasks_from)
     with STDERR.status(f"loading task {header.task} (a first use may take half a minute)"):
-        task = load_task(header.task)
-        options = EvaluationOptions(header.threads, header.batch)
-        evaluator = build_evaluator(task, header.seed, options)
-    names = [layer.name for layer in evaluator.layers]
-    space = config.to_space(names, is_exact=has_integer_dot_product())
-    location.create_folder()
-    budget = Budget(header.trials, header.timeout_s)
-    sampler = next(name for name in SAMPLERS if name == header.sampler)
-    bounds = config.constraints.to_bounds()
-    with hold_driver_lock(location), SearchProgress(budget) as progress:
-        record = (
-            load_record(location, warn=warn, is_driver=True)
-            if location.exists()
-            else create_record(location, header)
-        )
-        study = Study(
-            record,
-            space,
-            evaluator,
-            location.artifacts,
-            keep=launch.keep,
-            bounds=bounds,
-            reject_early=launch.reject_early,
-            on_event=progress.show,
-        )
-        study.run(budget, sampler)
+        evaluator = load_evaluator(header, load_task(header.task))
+    record = run_launch(launch, evaluator, STDERR, warn)
     show_front(location, record, header.objectives, Bounds(), kind, with_next=True)
 
 
@@ -105,57 +56,31 @@ def show_front(
     """
     trials = record.trials()
     bounds = record.header.bounds.overlaid(bounds)
-    members = _with_probability(trials, objectives, bounds)
-    reference = next((trial for trial in trials if trial.name == "fp32"), None)
-    choices = recommend(members, objectives, bounds)
+    view = view_front(trials, objectives, bounds)
     title = (
-        f"Front of study {location.name}: {len(members)} of {len(trials)} trials, "
+        f"Front of study {location.name}: {len(view.members)} of {len(trials)} trials, "
         f"by {', '.join(objectives)} (* recommended)"
     )
     document = {
         "study": location.name,
         "task": record.header.task,
         "objectives": objectives,
-        "reference": None if reference is None else reference.to_dict(),
+        "reference": None if view.reference is None else view.reference.to_dict(),
         "recommendations": [
-            {"kind": choice.kind, "trial": choice.trial.number, "reason": reason}
-            for choice in choices
-            for reason in _explain([choice], reference)
+            {"kind": choice.kind, "trial": choice.trial.number, "reason": advice.reason}
+            for choice in view.choices
+            for advice in advise([choice], view.reference)
         ],
     }
-    print_trials(_mark_knee(members, choices), document, kind, title)
-    if not members:
+    print_trials(view.members, document, kind, title)
+    if not view.members:
         raise NegativeAnswer(_describe_nearest_miss(trials, bounds))
     if kind == "table":
-        _advise(location, trials, _explain(choices, reference), with_next=with_next)
+        reasons = [advice.reason for advice in advise(view.choices, view.reference)]
+        _show_advice(location, trials, reasons, with_next=with_next)
 
 
-def _with_probability(
-    trials: Sequence[Trial], objectives: list[Objective], bounds: Bounds
-) -> list[Trial]:
-    probabilities = front_probabilities(trials, objectives, bounds)
-    return [
-        trial.model_copy(update={"front_probability": probabilities[trial.digest]})
-        for trial in find_front(trials, objectives, bounds)
-    ]
-
-
-def _explain(choices: Sequence[Recommendation], reference: Trial | None) -> list[str]:
-    """One sentence for each trial that is recommended."""
-    if reference is None or reference.state != "complete":
-        return []
-    by_trial: dict[int, list[Recommendation]] = {}
-    for choice in choices:
-        by_trial.setdefault(choice.trial.number, []).append(choice)
-    return [describe_recommendation(group, reference) for group in by_trial.values()]
-
-
-def _mark_knee(members: Sequence[Trial], choices: Sequence[Recommendation]) -> list[Trial]:
-    knee = next((choice.trial.digest for choice in choices if choice.kind == "knee"), None)
-    return [trial.model_copy(update={"knee": trial.digest == knee}) for trial in members]
-
-
-def _advise(
+def _show_advice(
     location: Location, trials: Sequence[Trial], reasons: Sequence[str], *, with_next: bool
 ) -> None:
     if reasons:
@@ -210,30 +135,3 @@ def _describe_nearest_miss(trials: Sequence[Trial], bounds: Bounds) -> str:
         f"no trial is within the constraint; the nearest miss is trial {nearest.number} "
         f"(drop {nearest.accuracy_drop:.4f}{latency}, {(nearest.size_bytes or 0) / 1e6:.3f} MB)"
     )
-
-
-def read_artifact_of(
-    location: Location, record: Record, trial: Trial, tasks_from: Path | None
-) -> bytes:
-    """A trial's file: the kept one, or rebuilt from its recipe."""
-    kept = location.artifacts / f"{trial.digest}.onnx"
-    if kept.is_file():
-        return kept.read_bytes()
-    from autoquant.build import build_evaluator
-    from autoquant.evaluate import EvaluationOptions
-    from autoquant.tasks import load_task, load_task_file
-
-    if tasks_from is not None:
-        load_task_file(tasks_from)
-    header = record.header
-    with STDERR.status(f"rebuilding trial {trial.number} from its recipe"):
-        options = EvaluationOptions(header.threads, header.batch)
-        evaluator = build_evaluator(load_task(header.task), header.seed, options)
-        artifact = evaluator.builder.build(trial.recipe).artifact
-        sealed = evaluator.builder.seal(artifact, trial.measurement().model_dump(mode="json"))
-    if trial.size_bytes not in (None, sealed.size_bytes):
-        raise StudyError(
-            f"trial {trial.number} rebuilds to {sealed.size_bytes} bytes instead of "
-            f"{trial.size_bytes}: weights, data or library versions have changed since"
-        )
-    return sealed.content

@@ -1,7 +1,7 @@
 """Commands on studies: search, resume, studies, trials, front, export."""
 
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated
 
 import typer
 
@@ -16,19 +16,29 @@ from autoquant.cli.options import (
     TasksFromOption,
     ThreadsOption,
 )
-from autoquant.cli.output import STDERR, check_output, print_json, print_rows, print_trials, warn
-from autoquant.cli.running import Launch, run_study, show_front
-from autoquant.config import find_space, load_space, parse_duration
+from autoquant.cli.output import STDERR, print_json, print_rows, print_trials, warn
+from autoquant.cli.running import run_study, show_front
+from autoquant.config import find_space, load_space
 from autoquant.core.front import find_front
-from autoquant.core.pareto import Bounds, find_knee, pick_fastest, pick_smallest
-from autoquant.core.recommend import find_nearest_miss
-from autoquant.core.trial import Objective, Trial
-from autoquant.errors import InputError, NegativeAnswer, StudyError
+from autoquant.core.pareto import Bounds
+from autoquant.core.trial import Trial
+from autoquant.deliver import check_output, read_kept, rebuild_trial
+from autoquant.errors import InputError
+from autoquant.launch import (
+    Launch,
+    build_header,
+    check_same,
+    extend_header,
+    find_study,
+    load_evaluator,
+)
 from autoquant.report import describe_trade
-from autoquant.search.record import Record, StudyHeader
+from autoquant.search.choice import choose_trial, find_reference, parse_objectives
+from autoquant.search.record import Record
 from autoquant.search.sampler import SamplerName
 from autoquant.search.storage import Location, is_running, list_studies, load_record
 from autoquant.search.study import Keep
+from autoquant.tasks import load_task, load_task_file
 
 RESULTS = Path("results")
 
@@ -77,37 +87,21 @@ def search(
       autoquant search my.yaml --tasks-from my_tasks.py --study night-run --sampler nsga2
     """
     path = find_space(space)
-    config = load_space(path)
-    seconds = config.budget.timeout if timeout is None else parse_duration(timeout)
-    header = StudyHeader(
-        definition=config.definition(),
-        seed=seed,
+    header = build_header(
+        load_space(path),
         sampler=sampler,
+        seed=seed,
         threads=threads,
         batch=batch,
-        trials=trials or config.budget.trials,
-        timeout_s=seconds,
+        trials=trials,
+        timeout=timeout,
     )
     location = Location(results, study or path.stem, storage)
-    launch = Launch(location, header, keep, not full, tasks_from)
     if location.exists():
-        _check_same(load_record(location), header, location.name)
+        ways = {"resume": f"autoquant resume {location.name}", "rename": "--study NAME"}
+        check_same(load_record(location), header, location.name, **ways)
         STDERR.print(f"study '{location.name}' exists with this space: going on with it")
-    run_study(launch, format_)
-
-
-def _check_same(record: Record, header: StudyHeader, name: str) -> None:
-    if dict(record.header.definition) != dict(header.definition):
-        raise StudyError(
-            f"study '{name}' exists with another search space; go on with it "
-            f"(autoquant resume {name}) or give this one a new name (--study NAME)"
-        )
-    known, wanted = record.header, header
-    if (known.seed, known.threads, known.batch) != (wanted.seed, wanted.threads, wanted.batch):
-        raise StudyError(
-            f"study '{name}' exists with seed {known.seed}, {known.threads} threads and batch "
-            f"{known.batch}; go on with those or give this one a new name (--study NAME)"
-        )
+    run_study(Launch(location, header, keep, not full), tasks_from, format_)
 
 
 def resume(
@@ -129,21 +123,10 @@ def resume(
       autoquant resume digits
       autoquant resume cifar10-resnet20 --trials 200
     """
-    location = _existing(results, study, storage)
+    location = find_study(results, study, storage)
     known = load_record(location, warn=None).header
-    seconds = known.timeout_s if timeout is None else parse_duration(timeout)
-    header = StudyHeader(**{**vars(known), "trials": trials or known.trials, "timeout_s": seconds})
-    run_study(Launch(location, header, keep, not full, tasks_from), format_)
-
-
-def _existing(results: Path, study: str, storage: str | None) -> Location:
-    location = Location(results, study, storage)
-    if not location.exists():
-        known = list_studies(results, storage)
-        there = f"there are {', '.join(known)}" if known else "there is none yet"
-        where = "this storage" if storage else f"'{results}'"
-        raise StudyError(f"there is no study '{study}' in {where}; {there}")
-    return location
+    header = extend_header(known, trials, timeout)
+    run_study(Launch(location, header, keep, not full), tasks_from, format_)
 
 
 def studies(
@@ -200,7 +183,7 @@ def trials(
       autoquant trials digits
       autoquant trials digits --format csv > trials.csv
     """
-    record = load_record(_existing(results, study, storage), warn=warn)
+    record = load_record(find_study(results, study, storage), warn=warn)
     found = record.trials()
     print_trials(found, {"study": study, "task": record.header.task}, format_)
     failed = [trial for trial in found if trial.state == "failed"]
@@ -235,20 +218,12 @@ def front(
       autoquant front digits
       autoquant front cifar10-resnet20 --objectives accuracy,size --max-drop 0.01
     """
-    location = _existing(results, study, storage)
+    location = find_study(results, study, storage)
     record = load_record(location, warn=warn)
-    wanted = _parse_objectives(objectives) or record.header.objectives
+    names = [] if objectives is None else [part.strip() for part in objectives.split(",")]
+    wanted = parse_objectives(names) or record.header.objectives
     bounds = Bounds(max_drop, max_latency_ms, max_size_mb)
     show_front(location, record, wanted, bounds, format_)
-
-
-def _parse_objectives(text: str | None) -> list[Objective]:
-    known: tuple[Objective, ...] = get_args(Objective)
-    names = [] if text is None else [part.strip() for part in text.split(",")]
-    for name in names:
-        if name not in known:
-            raise InputError(f"'{name}' is no objective; there are {', '.join(known)}")
-    return [name for name in known if name in names]
 
 
 def export(
@@ -270,41 +245,25 @@ def export(
       autoquant export digits --smallest --max-drop 0.01 -o model.onnx
       autoquant export digits --trial 17 -o model.onnx
     """
-    from autoquant.cli.running import read_artifact_of
-
     if sum([trial is not None, knee, fastest, smallest]) != 1:
         raise InputError("name one of --trial N, --knee, --fastest, --smallest")
-    check_output(output)
-    location = _existing(results, study, storage)
+    check_output(output, "-o ")
+    location = find_study(results, study, storage)
     record = load_record(location, warn=warn)
-    chosen = _choose(record, trial, knee=knee, fastest=fastest, bounds=Bounds(max_drop))
-    content = read_artifact_of(location, record, chosen, tasks_from)
+    chosen = choose_trial(record, trial, knee=knee, fastest=fastest, bounds=Bounds(max_drop))
+    content = read_kept(location, chosen)
+    if content is None:
+        content = _rebuild(record, chosen, tasks_from)
     output.write_bytes(content)
-    reference = next((item for item in record.trials() if item.name == "fp32"), None)
+    reference = find_reference(record.trials())
     if reference is not None and reference.state == "complete":
         STDERR.print(f"trial {chosen.number}: {describe_trade(chosen, reference)}", markup=False)
     STDERR.print(f"wrote {output} ({len(content):,} bytes); check it: autoquant verify {output}")
 
 
-def _choose(
-    record: Record, number: int | None, *, knee: bool, fastest: bool, bounds: Bounds
-) -> Trial:
-    complete = [trial for trial in record.trials() if trial.state == "complete"]
-    if number is not None:
-        found = next((trial for trial in complete if trial.number == number), None)
-        if found is None:
-            raise InputError(f"trial {number} is not among the complete trials of this study")
-        return found
-    objectives = record.header.objectives
-    bounds = record.header.bounds.overlaid(bounds)
-    members = find_front(complete, objectives, bounds)
-    if knee:
-        picked = find_knee(members, objectives)
-    else:
-        picked = (pick_fastest if fastest else pick_smallest)(members, bounds)
-    if picked is None:
-        miss = find_nearest_miss(complete, bounds)
-        nearest = f"; the nearest miss is trial {miss.number}" if miss else ""
-        drop = f" with a drop of {miss.accuracy_drop:.4f}" if miss and miss.accuracy_drop else ""
-        raise NegativeAnswer(f"no trial on the front is within the constraint{nearest}{drop}")
-    return picked
+def _rebuild(record: Record, trial: Trial, tasks_from: Path | None) -> bytes:
+    if tasks_from is not None:
+        load_task_file(tasks_from)
+    with STDERR.status(f"rebuilding trial {trial.number} from its recipe"):
+        evaluator = load_evaluator(record.header, load_task(record.header.task))
+        return rebuild_trial(evaluator, trial)

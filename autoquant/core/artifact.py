@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -40,6 +41,12 @@ class Artifact:
     def sha256(self) -> str:
         """Digest of the file, hexadecimal."""
         return hashlib.sha256(self.content).hexdigest()
+
+    def save(self, path: str | Path) -> Path:
+        """Write the file; returns where it lies."""
+        target = Path(path)
+        target.write_bytes(self.content)
+        return target
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,13 @@
-"""Progress of a search on standard error: a bar on a terminal, a line a trial elsewhere."""
+"""Progress of a search: a bar on a terminal and in a notebook, a line a trial elsewhere."""
 
 import time
+from importlib.util import find_spec
 from types import TracebackType
 from typing import Self
 
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
-from autoquant.cli.output import STDERR
 from autoquant.core.trial import Trial
 from autoquant.report import trial_row
 from autoquant.search.study import Budget, Event
@@ -19,10 +20,13 @@ class SearchProgress:
 
     Args:
         budget: what the bar runs to.
+        console: where to show them.
     """
 
-    def __init__(self, budget: Budget) -> None:
+    def __init__(self, budget: Budget, console: Console) -> None:
         self.budget = budget
+        self.console = console
+        self.has_bar = _has_bar(console)
         self.started = time.monotonic()
         self.first_done: int | None = None
         self.progress = Progress(
@@ -30,8 +34,8 @@ class SearchProgress:
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[status]}"),
-            console=STDERR,
-            disable=not STDERR.is_terminal,
+            console=console,
+            disable=not self.has_bar,
         )
         self.bar = self.progress.add_task("search", total=budget.trials, status="starting")
 
@@ -54,9 +58,9 @@ class SearchProgress:
         status = self._status(event)
         self.progress.update(self.bar, completed=event.done, status=status)
         if event.kind in ("exhausted", "left"):
-            STDERR.print(event.message, markup=False)
-        elif event.trial is not None and (event.trial.state == "failed" or not STDERR.is_terminal):
-            STDERR.print(_line(event.trial, event.done, self.budget.trials), markup=False)
+            self.console.print(event.message, markup=False)
+        elif event.trial is not None and (event.trial.state == "failed" or not self.has_bar):
+            self.console.print(_line(event.trial, event.done, self.budget.trials), markup=False)
 
     def _status(self, event: Event) -> str:
         parts = [f"front {len(event.front)}"]
@@ -77,6 +81,11 @@ class SearchProgress:
             return by_trials
         by_clock = max(0.0, self.budget.timeout_s - elapsed)
         return by_clock if by_trials is None else min(by_trials, by_clock)
+
+
+def _has_bar(console: Console) -> bool:
+    """Whether a bar can be redrawn; in a notebook that takes widgets, without them rich warns."""
+    return console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
 
 
 def _best(front: tuple[Trial, ...]) -> str:

@@ -1,0 +1,99 @@
+"""Files for people: one recipe without a search, or a trial's file, kept or rebuilt."""
+
+from pathlib import Path
+
+from autoquant.core.artifact import Artifact
+from autoquant.core.recipe import Recipe
+from autoquant.core.space import baselines
+from autoquant.core.task import Task
+from autoquant.core.trial import Measurement, Trial
+from autoquant.errors import InputError, RecipeError, StudyError
+from autoquant.evaluate import FRONT_PROTOCOL, EvaluationOptions, Evaluator
+from autoquant.search.storage import Location
+
+__all__ = [
+    "check_output",
+    "load_single_evaluator",
+    "measure_recipe",
+    "read_kept",
+    "read_recipe",
+    "rebuild_trial",
+]
+
+
+def load_single_evaluator(task: Task, seed: int, threads: int, batch: int) -> Evaluator:
+    """What measures one recipe, with the patience that otherwise a front is timed with."""
+    from autoquant.build import build_evaluator
+
+    options = EvaluationOptions(threads, batch, latency=FRONT_PROTOCOL)
+    return build_evaluator(task, seed, options)
+
+
+def measure_recipe(evaluator: Evaluator, recipe: Recipe) -> tuple[Artifact, Measurement]:
+    """Build and measure a recipe on both splits; the figures are in the file's passport too.
+
+    Raises:
+        RecipeError: the recipe does not fit the task's layers.
+        TrialError: it cannot be built, or the file does not hold what it promises.
+    """
+    measurement, artifact = evaluator.evaluate(recipe)
+    figures = evaluator.report(artifact)
+    memory = evaluator.backend.measure_memory(artifact, evaluator.options.threads)
+    later = {"peak_memory_bytes": memory, **(figures.model_dump() if figures else {})}
+    measurement = measurement.model_copy(update=later)
+    sealed = evaluator.builder.seal(artifact, measurement.model_dump(mode="json"))
+    return sealed, measurement
+
+
+def read_recipe(text: str) -> Recipe | None:
+    """A recipe from a file; None for a known name.
+
+    Raises:
+        RecipeError: neither a file nor a name, or not a recipe.
+    """
+    names = list(baselines([]))
+    if text in names:
+        return None
+    path = Path(text)
+    if not path.is_file():
+        raise RecipeError(f"'{text}' is neither a file nor a named recipe: {', '.join(names)}")
+    return Recipe.from_json(path.read_text(encoding="utf-8", errors="replace"))
+
+
+def read_kept(location: Location, trial: Trial) -> bytes | None:
+    """A trial's file, if it was kept."""
+    kept = location.artifacts / f"{trial.digest}.onnx"
+    return kept.read_bytes() if kept.is_file() else None
+
+
+def rebuild_trial(evaluator: Evaluator, trial: Trial) -> bytes:
+    """A trial's file, rebuilt from its recipe, its figures in the passport.
+
+    Raises:
+        StudyError: it comes out with another size.
+    """
+    artifact = evaluator.builder.build(trial.recipe).artifact
+    sealed = evaluator.builder.seal(artifact, trial.measurement().model_dump(mode="json"))
+    if trial.size_bytes not in (None, sealed.size_bytes):
+        raise StudyError(
+            f"trial {trial.number} rebuilds to {sealed.size_bytes} bytes instead of "
+            f"{trial.size_bytes}: weights, data or library versions have changed since"
+        )
+    return sealed.content
+
+
+def check_output(path: Path, option: str = "") -> Path:
+    """A path that can be written.
+
+    Args:
+        path: of the file.
+        option: what to name before it in a message.
+
+    Raises:
+        InputError: its folder is missing, or it is a folder itself.
+    """
+    if path.is_dir():
+        raise InputError(f"{option}{path}: is a folder; name a file")
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"{option}{path}: there is no folder '{path.parent}'")
+    return path

@@ -1,0 +1,221 @@
+"""A study from its header to its front: what the command line and a notebook have in common."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from autoquant.backends.machine import has_integer_dot_product
+from autoquant.config import SpaceConfig, parse_duration, parse_space
+from autoquant.core.recipe import Recipe
+from autoquant.core.task import Task
+from autoquant.errors import StudyError
+from autoquant.evaluate import EvaluationOptions, Evaluator
+from autoquant.progress import SearchProgress
+from autoquant.search.record import Record, StudyHeader
+from autoquant.search.sampler import SAMPLERS, SamplerName
+from autoquant.search.storage import (
+    Location,
+    create_record,
+    hold_driver_lock,
+    list_studies,
+    load_record,
+)
+from autoquant.search.study import Budget, Event, Keep, Study
+
+__all__ = [
+    "Launch",
+    "build_header",
+    "check_same",
+    "check_same_model",
+    "extend_header",
+    "find_study",
+    "load_evaluator",
+    "run_launch",
+]
+
+_ORIGINS = {"weights_sha256": "weights", "data_sha256": "data"}
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What is agreed on before anything runs.
+
+    Attributes:
+        location: where the study lies.
+        header: what it is, and how far it is to go.
+        keep: which files stay.
+        reject_early: stop candidates that certainly cannot enter the front.
+    """
+
+    location: Location
+    header: StudyHeader
+    keep: Keep = "front"
+    reject_early: bool = True
+
+
+def build_header(
+    config: SpaceConfig,
+    *,
+    sampler: SamplerName,
+    seed: int,
+    threads: int,
+    batch: int,
+    trials: int | None,
+    timeout: str | float | None,
+) -> StudyHeader:
+    """The header of a new study; what the space says of the budget holds where nothing else is.
+
+    Raises:
+        InputError: a timeout that is no duration.
+    """
+    return StudyHeader(
+        definition=config.definition(),
+        seed=seed,
+        sampler=sampler,
+        threads=threads,
+        batch=batch,
+        trials=trials or config.budget.trials,
+        timeout_s=config.budget.timeout if timeout is None else parse_duration(timeout),
+    )
+
+
+def extend_header(
+    known: StudyHeader, trials: int | None, timeout: str | float | None
+) -> StudyHeader:
+    """The header of a study that goes on, with another budget where one is given."""
+    seconds = known.timeout_s if timeout is None else parse_duration(timeout)
+    return dataclasses.replace(known, trials=trials or known.trials, timeout_s=seconds)
+
+
+def check_same(record: Record, header: StudyHeader, name: str, *, resume: str, rename: str) -> None:
+    """Refuse to go on with a study that was begun otherwise.
+
+    Args:
+        record: the study that exists.
+        header: what is to be searched.
+        name: the study's name.
+        resume: how to go on with what exists.
+        rename: how to name a new study.
+
+    Raises:
+        StudyError: another space, seed, thread count or batch size.
+    """
+    if dict(record.header.definition) != dict(header.definition):
+        raise StudyError(
+            f"study '{name}' exists with another search space; go on with it "
+            f"({resume}) or give this one a new name ({rename})"
+        )
+    known, wanted = record.header, header
+    if (known.seed, known.threads, known.batch) != (wanted.seed, wanted.threads, wanted.batch):
+        raise StudyError(
+            f"study '{name}' exists with seed {known.seed}, {known.threads} threads and batch "
+            f"{known.batch}; go on with those or give this one a new name ({rename})"
+        )
+
+
+def find_study(results: Path, study: str, storage: str | None) -> Location:
+    """Where an existing study lies.
+
+    Raises:
+        StudyError: there is none of that name; lists those that there are.
+    """
+    location = Location(results, study, storage)
+    if not location.exists():
+        known = list_studies(results, storage)
+        there = f"there are {', '.join(known)}" if known else "there is none yet"
+        where = "this storage" if storage else f"'{results}'"
+        raise StudyError(f"there is no study '{study}' in {where}; {there}")
+    return location
+
+
+def load_evaluator(header: StudyHeader, task: Task) -> Evaluator:
+    """What measures a study's recipes under the study's conditions."""
+    from autoquant.build import build_evaluator
+
+    options = EvaluationOptions(header.threads, header.batch)
+    return build_evaluator(task, header.seed, options)
+
+
+def check_same_model(location: Location, evaluator: Evaluator) -> None:
+    """Refuse to mix two models, or two sets of data, in one study, as far as a kept file tells.
+
+    Two objects without a name look the same to a study's header.
+
+    Raises:
+        StudyError: the study's files were made of other weights or data.
+    """
+    from autoquant.export.readback import read_artifact
+
+    kept = sorted(location.artifacts.glob("*.onnx"))
+    if not kept:
+        return
+    here = evaluator.builder.build(Recipe(method="fp32")).artifact.passport
+    if not here:  # a rehearsal
+        return
+    stored = read_artifact(kept[0].read_bytes()).passport
+    for key, what in _ORIGINS.items():
+        if key in stored and stored[key] != here[key]:
+            raise StudyError(
+                f"study '{location.name}' was made with other {what} than this task's: hand over "
+                'the task that it was made with, or give a new study another name (study="NAME")'
+            )
+
+
+def run_launch(
+    launch: Launch,
+    evaluator: Evaluator,
+    console: Console | None,
+    warn: Callable[[str], None],
+) -> Record:
+    """Search until the budget is spent; whatever is finished stays if this is interrupted.
+
+    Args:
+        launch: what to run.
+        evaluator: measures recipes.
+        console: where progress is shown; None shows none.
+        warn: called with one line if a damaged tail of the record was cut off.
+
+    Raises:
+        SpaceError: the space does not fit the task's layers.
+        StudyError: another process runs this study.
+        StorageError: its folder cannot be written.
+    """
+    header, location = launch.header, launch.location
+    config = parse_space(dict(header.definition), f"study '{location.name}'")
+    names = [layer.name for layer in evaluator.layers]
+    space = config.to_space(names, is_exact=has_integer_dot_product())
+    location.create_folder()
+    budget = Budget(header.trials, header.timeout_s)
+    with hold_driver_lock(location), _progress(budget, console) as show:
+        record = _open_record(launch, warn)
+        study = Study(
+            record,
+            space,
+            evaluator,
+            location.artifacts,
+            keep=launch.keep,
+            bounds=config.constraints.to_bounds(),
+            reject_early=launch.reject_early,
+            on_event=show,
+        )
+        study.run(budget, next(name for name in SAMPLERS if name == header.sampler))
+    return record
+
+
+def _open_record(launch: Launch, warn: Callable[[str], None]) -> Record:
+    if launch.location.exists():
+        return load_record(launch.location, warn=warn, is_driver=True)
+    return create_record(launch.location, launch.header)
+
+
+@contextmanager
+def _progress(budget: Budget, console: Console | None) -> Iterator[Callable[[Event], None] | None]:
+    if console is None:
+        yield None
+        return
+    with SearchProgress(budget, console) as progress:
+        yield progress.show

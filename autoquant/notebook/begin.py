@@ -1,0 +1,170 @@
+"""The three ways in: search, quantize, load a study."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from autoquant.core.artifact import Artifact
+from autoquant.core.recipe import Recipe
+from autoquant.core.space import baselines
+from autoquant.core.task import Task
+from autoquant.core.trial import Measurement
+from autoquant.deliver import load_single_evaluator, measure_recipe, read_recipe
+from autoquant.errors import RecipeError, StudyError
+from autoquant.evaluate import Evaluator
+from autoquant.launch import Launch, build_header, check_same, find_study
+from autoquant.notebook.check import check_choices, check_counts, find_task, name_of, warn
+from autoquant.notebook.space import Space, check_complete, name_space, read_space
+from autoquant.notebook.study import NotebookStudy, open_console
+from autoquant.search.record import StudyHeader
+from autoquant.search.sampler import SamplerName
+from autoquant.search.storage import Location, list_studies, load_record
+from autoquant.search.study import Keep
+
+__all__ = ["load_study", "quantize", "search"]
+
+
+def search(
+    task: Task | str,
+    space: Space = None,
+    *,
+    study: str | None = None,
+    trials: int | None = None,
+    timeout: str | float | None = None,
+    sampler: SamplerName = "tpe",
+    seed: int = 0,
+    threads: int = 1,
+    batch: int = 1,
+    results: str | Path = "results",
+    storage: str | None = None,
+    keep: Keep = "front",
+    full: bool = False,
+    progress: bool = True,
+) -> NotebookStudy:
+    """Search a space: every trial is judged as the file that would ship, on its runtime.
+
+    Interrupt it at any moment: what is finished is kept, and the study so far comes back.
+
+    Args:
+        task: a task, or the name of one.
+        space: a SearchSpace, a dict as in a YAML file, a file, a shipped name, or None for
+            every layer at 8 or 4 bits or float and all calibration methods. The task goes
+            before one that the space names. On a processor whose 8-bit sums saturate,
+            `reduce_range` is a choice unless the space decides on it.
+        study: name of the study; that of the space's file, or of the task, if left out. One
+            that exists with this space goes on.
+        trials: finished trials to reach, baselines included.
+        timeout: stop after so long: seconds, or text such as `30m`.
+        sampler: `tpe`, `nsga2` or `random`.
+        seed: of every random choice.
+        threads: of the timed runs.
+        batch: batch size of the timed runs.
+        results: folder that holds the studies.
+        storage: database URL for the record; a journal in the results folder if left out.
+        keep: which files stay on disk; all others are rebuilt on demand.
+        full: stop no trial early.
+        progress: show it.
+
+    Raises:
+        InputError: an argument that cannot be; names it and the way out.
+    """
+    check_counts(threads, batch, trials)
+    check_choices(keep, sampler)
+    name = name_of(task)
+    header = build_header(
+        read_space(space, name),
+        sampler=sampler,
+        seed=seed,
+        threads=threads,
+        batch=batch,
+        trials=trials,
+        timeout=timeout,
+    )
+    location = Location(Path(results), study or name_space(space, name), storage)
+    console = open_console(progress=progress)
+    _check_existing(location, header, console)
+    found = NotebookStudy(location, task if isinstance(task, Task) else None)
+    check_complete(space, [layer.name for layer in found.evaluator(header, console).layers])
+    return found.run(Launch(location, header, keep, not full), console)
+
+
+def _check_existing(location: Location, header: StudyHeader, console: Console | None) -> None:
+    if not location.exists():
+        return
+    ways = {"resume": f'load_study("{location.folder}").resume()', "rename": 'study="NAME"'}
+    check_same(load_record(location, warn=warn), header, location.name, **ways)
+    if console is not None:
+        console.print(f"study '{location.name}' exists with this space: going on with it")
+
+
+def quantize(
+    task: Task | str,
+    recipe: Recipe | Mapping[str, Any] | str | Path = "w8a8",
+    *,
+    seed: int = 0,
+    threads: int = 1,
+    batch: int = 1,
+) -> tuple[Artifact, Measurement]:
+    """Quantize a task by one recipe, without a search, and measure the file on both splits.
+
+    Args:
+        task: a task, or the name of one.
+        recipe: a recipe, its content as a dict, a JSON file, or a name such as `w8a8`.
+        seed: draws the calibration images.
+        threads: of the timed runs.
+        batch: batch size of the timed runs.
+
+    Returns:
+        The file (`artifact.save("model.onnx")` writes it) and its figures.
+
+    Raises:
+        InputError: an argument that cannot be; names it and the way out.
+        TrialError: this recipe cannot be built, or its file does not hold what it promises.
+    """
+    check_counts(threads, batch)
+    wanted = _read_recipe(recipe)
+    evaluator = load_single_evaluator(find_task(task), seed, threads, batch)
+    return measure_recipe(evaluator, wanted or _named_recipe(str(recipe), evaluator))
+
+
+def _read_recipe(recipe: Recipe | Mapping[str, Any] | str | Path) -> Recipe | None:
+    """A recipe in any of its forms; None for a known name."""
+    match recipe:
+        case Recipe():
+            return recipe
+        case str() | Path():
+            return read_recipe(str(recipe))
+        case Mapping():
+            return Recipe.from_json(json.dumps(dict(recipe)))
+    raise RecipeError(
+        f"a recipe is a Recipe, a dict, a file or a name, not {type(recipe).__name__}"
+    )
+
+
+def _named_recipe(name: str, evaluator: Evaluator) -> Recipe:
+    return baselines([layer.name for layer in evaluator.layers])[name]
+
+
+def load_study(
+    path: str | Path, *, storage: str | None = None, task: Task | None = None
+) -> NotebookStudy:
+    """Open a study.
+
+    Args:
+        path: the study's folder, such as `results/digits`.
+        storage: database URL of its record, if that is not in the folder.
+        task: the task, if no name leads to it; only needed to resume or to rebuild files.
+
+    Raises:
+        StudyError: there is no study; lists those that there are.
+    """
+    folder = Path(path)
+    location = Location(folder.parent, folder.name, storage)
+    inside = list_studies(folder) if folder.is_dir() and not location.exists() else []
+    if inside:
+        raise StudyError(f"'{folder}' holds studies: name one, {folder / inside[0]} for instance")
+    load_record(find_study(folder.parent, folder.name, storage), warn=warn)
+    return NotebookStudy(location, task)

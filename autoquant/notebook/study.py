@@ -1,0 +1,221 @@
+"""`NotebookStudy`: a study as tables, figures and sentences."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import plotly.graph_objects as go
+from rich.console import Console
+
+from autoquant.core.front import find_front
+from autoquant.core.pareto import Bounds
+from autoquant.core.task import Task
+from autoquant.core.trial import Objective, Trial
+from autoquant.deliver import check_output, read_kept, rebuild_trial
+from autoquant.errors import InputError
+from autoquant.evaluate import Evaluator
+from autoquant.launch import Launch, check_same_model, extend_header, load_evaluator, run_launch
+from autoquant.notebook.advice import Recommendations
+from autoquant.notebook.check import check_choices, check_counts, find_task, name_task, warn
+from autoquant.notebook.table import frame_trials
+from autoquant.report import pareto_figure
+from autoquant.search.choice import (
+    FrontView,
+    advise,
+    choose_trial,
+    find_reference,
+    parse_objectives,
+    view_front,
+)
+from autoquant.search.record import Record, StudyHeader
+from autoquant.search.storage import Location, load_record
+from autoquant.search.study import Keep
+
+__all__ = ["NotebookStudy", "open_console"]
+
+
+class NotebookStudy:
+    """A study: what it found, and how to go on.
+
+    It reads its record anew whenever it is asked, so it also follows a search that another
+    process runs.
+
+    Args:
+        location: where the study lies.
+        task: the task, if no name leads to it.
+    """
+
+    def __init__(self, location: Location, task: Task | None = None) -> None:
+        self.location = location
+        self._own_task = task
+        self._evaluator: Evaluator | None = None
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return self.location.name
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        """Every finished trial, one a row; columns are those of `autoquant trials` in JSON."""
+        return frame_trials(self._record().trials())
+
+    @property
+    def reference(self) -> Trial | None:
+        """The float model's record; None if it is not measured yet."""
+        return find_reference(self._record().trials())
+
+    def front(
+        self,
+        objectives: str | Sequence[str] | None = None,
+        *,
+        max_drop: float | None = None,
+        max_latency_ms: float | None = None,
+        max_size_mb: float | None = None,
+    ) -> pd.DataFrame:
+        """The trials that no other trial beats, within bounds; empty if there is none.
+
+        Args:
+            objectives: by which; those of the study if left out.
+            max_drop: largest accuracy drop against float, 0.01 is one point.
+            max_latency_ms: longest median latency.
+            max_size_mb: largest file, in 10**6 bytes.
+        """
+        bounds = Bounds(max_drop, max_latency_ms, max_size_mb)
+        return frame_trials(self._view(objectives, bounds).members, is_front=True)
+
+    def recommend(
+        self,
+        *,
+        max_drop: float | None = None,
+        max_latency_ms: float | None = None,
+        max_size_mb: float | None = None,
+    ) -> Recommendations:
+        """The knee, the fastest, the smallest and the most accurate, each with its reason."""
+        view = self._view(None, Bounds(max_drop, max_latency_ms, max_size_mb))
+        return Recommendations(advise(view.choices, view.reference))
+
+    def plot(
+        self, x: Objective = "size", y: Objective = "accuracy", color: Objective = "latency"
+    ) -> go.Figure:
+        """Every complete trial and the front, as a Plotly figure."""
+        parse_objectives([x, y, color])
+        trials = self._record().trials()
+        members = self._view(None, Bounds()).members
+        title = f"{self.name}: {len(members)} of {len(trials)} trials on the front"
+        return pareto_figure(trials, members, x, y, title, color)
+
+    def export(
+        self,
+        path: str | Path,
+        trial: int | None = None,
+        *,
+        knee: bool = False,
+        fastest: bool = False,
+        smallest: bool = False,
+        max_drop: float | None = None,
+    ) -> Path:
+        """Write the ONNX file of a trial, its passport inside; returns where it lies.
+
+        Args:
+            path: file to write.
+            trial: number of the trial.
+            knee: the recommended one.
+            fastest: least latency ratio.
+            smallest: smallest file.
+            max_drop: largest accuracy drop against float, 0.01 is one point.
+
+        Raises:
+            InputError: not exactly one trial is named, or the file cannot be written.
+            NegativeAnswer: no member of the front is within the drop.
+        """
+        if sum([trial is not None, knee, fastest, smallest]) != 1:
+            raise InputError("name one of trial=N, knee=True, fastest=True, smallest=True")
+        target = check_output(Path(path))
+        record = self._record()
+        chosen = choose_trial(record, trial, knee=knee, fastest=fastest, bounds=Bounds(max_drop))
+        content = read_kept(self.location, chosen)
+        if content is None:
+            content = rebuild_trial(self.evaluator(record.header), chosen)
+        target.write_bytes(content)
+        return target
+
+    def resume(
+        self,
+        trials: int | None = None,
+        timeout: str | float | None = None,
+        *,
+        task: Task | None = None,
+        keep: Keep = "front",
+        full: bool = False,
+        progress: bool = True,
+    ) -> "NotebookStudy":
+        """Go on with a study that was stopped or is to grow; returns it.
+
+        Args:
+            trials: finished trials to reach, baselines included.
+            timeout: stop after so long: seconds, or text such as `30m`.
+            task: the task, if no name leads to it.
+            keep: which files stay on disk; all others are rebuilt on demand.
+            full: stop no trial early.
+            progress: show it.
+        """
+        known = self._record().header
+        check_counts(known.threads, trials=trials)
+        check_choices(keep)
+        header = extend_header(known, trials, timeout)
+        if task is not None:
+            self._own_task, self._evaluator = task, None
+        launch = Launch(self.location, header, keep, not full)
+        return self.run(launch, open_console(progress=progress))
+
+    def run(self, launch: Launch, console: Console | None) -> "NotebookStudy":
+        """Search until the budget is spent, or until an interrupt; returns this study."""
+        try:
+            run_launch(launch, self.evaluator(launch.header, console), console, warn)
+        except KeyboardInterrupt:
+            if not self.location.exists():
+                raise
+            warn("interrupted; everything finished so far is kept, resume() goes on")
+        return self
+
+    def evaluator(self, header: StudyHeader, console: Console | None = None) -> Evaluator:
+        """What measures this study's recipes; made once.
+
+        Raises:
+            TaskError: no name leads to the task.
+            StudyError: the task is another than the one that the study was made with.
+        """
+        if self._evaluator is None:
+            if console is not None:
+                console.print(f"loading task {header.task}", markup=False)
+            evaluator = load_evaluator(header, self._find_task(header.task))
+            check_same_model(self.location, evaluator)
+            self._evaluator = evaluator
+        return self._evaluator
+
+    def _find_task(self, name: str) -> Task:
+        return find_task(name) if self._own_task is None else name_task(self._own_task, name)
+
+    def _record(self) -> Record:
+        return load_record(self.location, warn=warn)
+
+    def _view(self, objectives: str | Sequence[str] | None, bounds: Bounds) -> FrontView:
+        record = self._record()
+        names = objectives.split(",") if isinstance(objectives, str) else objectives or []
+        wanted = parse_objectives([name.strip() for name in names]) or record.header.objectives
+        return view_front(record.trials(), wanted, record.header.bounds.overlaid(bounds))
+
+    def __repr__(self) -> str:
+        record = self._record()
+        found = record.trials()
+        members = find_front(found, record.header.objectives, record.header.bounds)
+        return (
+            f"<study '{self.name}' of task {record.header.task}: {len(found)} trials, "
+            f"{len(members)} on the front>"
+        )
+
+
+def open_console(*, progress: bool) -> Console | None:
+    """Where progress is shown: standard error, or a notebook's cell; None for nowhere."""
+    return Console(stderr=True, highlight=False, soft_wrap=True) if progress else None
