@@ -95,11 +95,9 @@ class AudioNet(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         channels = [1, 16, 32, 64, 64]
-        for index, (inputs, outputs) in enumerate(zip(channels, channels[1:], strict=False)):
+        for step, (inputs, outputs) in enumerate(pairwise(channels), start=1):
             layers += [
-                nn.Conv1d(
-                    inputs, outputs, 9, stride=4, padding=4 * (1 + index), dilation=1 + index
-                ),
+                nn.Conv1d(inputs, outputs, 9, stride=4, padding=4 * step, dilation=step),
                 nn.BatchNorm1d(outputs),
                 nn.ReLU(),
             ]
