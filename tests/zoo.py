@@ -200,6 +200,9 @@ def build_network(name: str) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         model = NETWORKS[name]()
+        for module in model.modules():
+            if isinstance(module, nn.Linear) and not module.weight.any():
+                nn.init.normal_(module.weight, std=0.02)  # a head that starts at zero says nothing
         _estimate_statistics(model, name)
     return model.eval()
 

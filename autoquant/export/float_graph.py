@@ -2,6 +2,7 @@
 
 import ast
 import logging
+import operator
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -91,6 +92,7 @@ def export_float(program: ExportedProgram) -> FloatGraph:
     _use_global_pools(model)
     _drop_identities(module)
     _align_inputs(module, model)
+    _align_parts(module, model, origins)
     return FloatGraph(model, module, origins, _find_shapes(module))
 
 
@@ -139,6 +141,22 @@ def _align_inputs(module: GraphModule, model: onnx.ModelProto) -> None:
     placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
     for node, value in zip(placeholders, model.graph.input, strict=True):
         node.name = value.name
+
+
+def _align_parts(module: GraphModule, model: onnx.ModelProto, origins: dict[str, str]) -> None:
+    """Give each output of a split the name that its part has in the torch graph."""
+    made = {name for node in model.graph.node for name in node.output}
+    renamed = {}
+    for part in module.graph.nodes:
+        if part.target is operator.getitem:
+            source, index = part.args
+            name = f"{source.name}_split_{index}"  # as torch's exporter calls it
+            if name in made:
+                renamed[name] = part.name
+                origins[part.name] = source.name
+    for node in model.graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        node.output[:] = [renamed.get(name, name) for name in node.output]
 
 
 def _strip(model: onnx.ModelProto) -> onnx.ModelProto:
