@@ -52,7 +52,7 @@ def run_study(launch: Launch, kind: str) -> None:
     if launch.tasks_from is not None:
         load_task_file(launch.tasks_from)
     with STDERR.status(f"loading task {header.task} (a first use may take half a minute)"):
-        task = load_task(header.task)
+        task = load_task(header.task, header.task_options)
         options = EvaluationOptions(header.threads, header.batch)
         evaluator = build_evaluator(task, header.seed, options)
     names = [layer.name for layer in evaluator.layers]
@@ -228,7 +228,8 @@ def read_artifact_of(
     header = record.header
     with STDERR.status(f"rebuilding trial {trial.number} from its recipe"):
         options = EvaluationOptions(header.threads, header.batch)
-        evaluator = build_evaluator(load_task(header.task), header.seed, options)
+        task = load_task(header.task, header.task_options)
+        evaluator = build_evaluator(task, header.seed, options)
         artifact = evaluator.builder.build(trial.recipe).artifact
         sealed = evaluator.builder.seal(artifact, trial.measurement().model_dump(mode="json"))
     if trial.size_bytes not in (None, sealed.size_bytes):

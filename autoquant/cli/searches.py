@@ -13,8 +13,10 @@ from autoquant.cli.options import (
     ResultsOption,
     SeedOption,
     StorageOption,
+    TaskOptionOption,
     TasksFromOption,
     ThreadsOption,
+    collect_task_options,
 )
 from autoquant.cli.output import STDERR, check_output, print_json, print_rows, print_trials, warn
 from autoquant.cli.running import Launch, run_study, show_front
@@ -64,6 +66,7 @@ def search(
     results: ResultsOption = RESULTS,
     storage: StorageOption = None,
     tasks_from: TasksFromOption = None,
+    task_option: TaskOptionOption = None,
     format_: FormatOption = "table",
 ) -> None:
     """Search a space and show the front.
@@ -75,9 +78,14 @@ def search(
       autoquant search digits
       autoquant search search_spaces/cifar10-resnet20.yaml --trials 60 --timeout 10m
       autoquant search my.yaml --tasks-from my_tasks.py --study night-run --sampler nsga2
+      autoquant search imagefolder --task-option data=photos --task-option model=timm:resnet18
     """
     path = find_space(space)
     config = load_space(path)
+    told = collect_task_options(
+        config.task, task_option, config.task_options, path.parent, tasks_from
+    )
+    config = config.with_task_options(told)
     seconds = config.budget.timeout if timeout is None else parse_duration(timeout)
     header = StudyHeader(
         definition=config.definition(),
