@@ -185,6 +185,10 @@ def _import_a_factory(program: dict[str, Any]) -> None:
     call["in_spec"] = json.dumps(tree)
 
 
+def _no_tree(program: dict[str, Any]) -> None:
+    program["graph_module"]["module_call_graph"][0]["signature"]["in_spec"] = "3"
+
+
 PROGRAM_ATTACKS = {
     "system": ("models/model.json", in_json(_call_the_system), "calls 'torch.os.system'"),
     "library": ("models/model.json", in_json(_load_a_library), "calls 'torch.ops.load_library'"),
@@ -195,6 +199,7 @@ PROGRAM_ATTACKS = {
     "native": ("data/aotinductor/model/net.so", lambda _: b"", "holds 'data/aotinductor"),
     "opaque": ("data/constants/opaque_obj_0", lambda _: b"", "holds 'data/constants/opaque"),
     "legacy": ("data/weights/model.pt", lambda _: b"", "holds 'data/weights/model.pt'"),
+    "no tree": ("models/model.json", in_json(_no_tree), "it is damaged"),
     "damage": ("models/model.json", lambda content: content[:50], "missing or damaged"),
 }
 

@@ -56,6 +56,8 @@ def open_model_file(path: Path) -> ModelSource:
         return _open(content)
     except TaskError as error:
         raise TaskError(f"model: '{path}' is refused: {error}") from error
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise TaskError(f"model: '{path}' is refused: it is damaged: {error!r}"[:300]) from error
 
 
 def _open(content: bytes) -> ModelSource:
