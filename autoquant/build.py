@@ -143,6 +143,7 @@ class TaskBuilder:
         return {
             "format": _PASSPORT_FORMAT,
             "task": self.task.name,
+            **({"task_options": dict(self.task.options)} if self.task.options else {}),
             "recipe": recipe.to_dict(),
             "digest": recipe.digest,
             "seed": self.seed,

@@ -95,6 +95,7 @@ class SpaceConfig(_Strict):
 
     version: Literal[1]
     task: str
+    task_options: dict[str, Any] | None = None  # the task itself says what it takes
     objectives: Annotated[list[Objective], Field(min_length=1)] = list(get_args(Objective))
     constraints: ConstraintConfig = ConstraintConfig()
     budget: BudgetConfig = BudgetConfig()
@@ -134,6 +135,10 @@ class SpaceConfig(_Strict):
         if not is_exact:
             options.setdefault("reduce_range", (False, True))
         return SearchSpace(expand_layers(rules, layers, activations), options)
+
+    def with_task_options(self, options: dict[str, Any] | None) -> Self:
+        """The same space for a task that is told something else."""
+        return self.model_copy(update={"task_options": options})
 
     def definition(self) -> dict[str, Any]:
         """What makes two studies the same: everything but the budget."""

@@ -187,7 +187,8 @@ def run_launch(
     header, location = launch.header, launch.location
     config = parse_space(dict(header.definition), f"study '{location.name}'")
     names = [layer.name for layer in evaluator.layers]
-    space = config.to_space(names, is_exact=has_integer_dot_product())
+    able = {layer.name: layer.activations for layer in evaluator.layers}
+    space = config.to_space(names, activations=able, is_exact=has_integer_dot_product())
     location.create_folder()
     budget = Budget(header.trials, header.timeout_s)
     with hold_driver_lock(location), _progress(budget, console) as show:

@@ -1,6 +1,7 @@
 """Replay of a passport: does a file still do what it says it was measured to do?"""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -14,7 +15,7 @@ from autoquant.errors import ArtifactError, ParityError
 from autoquant.evaluate import MIN_AGREEMENT, EvaluationOptions, Evaluator
 from autoquant.export.passport import graph_digest, load_model
 from autoquant.export.readback import read_artifact
-from autoquant.tasks import load_task
+from autoquant.tasks import load_task, resolve_options
 
 __all__ = ["read_verifiable", "verify_artifact"]
 
@@ -44,8 +45,14 @@ def read_verifiable(content: bytes, name: str) -> Artifact:
     return artifact
 
 
-def verify_artifact(artifact: Artifact) -> Verification:
+def verify_artifact(
+    artifact: Artifact, task_options: Mapping[str, Any] | None = None
+) -> Verification:
     """Measure a file again and compare.
+
+    Args:
+        artifact: a file with figures.
+        task_options: go before those of the passport; data may have moved.
 
     Raises:
         ArtifactError: a passport that this version cannot read.
@@ -59,9 +66,12 @@ def verify_artifact(artifact: Artifact) -> Verification:
         options = EvaluationOptions(int(conditions["threads"]), int(conditions["batch"]))
         seed = int(passport["seed"])
         task_name = str(passport["task"])
+        stored_options = dict(passport.get("task_options", {}))
     except (KeyError, TypeError, ValueError, ValidationError) as error:
         raise ArtifactError(f"the passport cannot be read: {error!r}"[:200]) from error
-    evaluator = build_evaluator(load_task(task_name), seed, options)
+    here = Path.cwd()
+    told = resolve_options(task_name, (stored_options, here), (task_options or {}, here))
+    evaluator = build_evaluator(load_task(task_name, told), seed, options)
     builder = evaluator.builder
     assert isinstance(builder, TaskBuilder)
     rebuilt = builder.build(recipe)

@@ -10,6 +10,7 @@ _NEEDS = {
     "cifar10-resnet8": "AUTOQUANT_DATA",
     "cifar10-resnet20": "AUTOQUANT_DATA",
     "cifar10-resnet44": "AUTOQUANT_DATA",
+    "imagefolder": "options data and model; the extra 'models' for timm and torchvision",
     "imagenet-sample-efficientnet-lite0": "AUTOQUANT_DATA and the extra 'zoo'",
 }
 

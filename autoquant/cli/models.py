@@ -10,8 +10,11 @@ from autoquant.cli.options import (
     FormatOption,
     OutputOption,
     SeedOption,
+    TaskOptionOption,
     TasksFromOption,
     ThreadsOption,
+    collect_task_options,
+    parse_task_options,
 )
 from autoquant.cli.output import (
     STDERR,
@@ -38,6 +41,7 @@ def quantize(
     threads: ThreadsOption = 1,
     batch: BatchOption = 1,
     tasks_from: TasksFromOption = None,
+    task_option: TaskOptionOption = None,
     format_: FormatOption = "table",
 ) -> None:
     """Quantize a task by one recipe, without a search, and measure the file.
@@ -47,14 +51,16 @@ def quantize(
     Examples:
       autoquant quantize digits --recipe w4a8 -o model.onnx
       autoquant quantize my-model --recipe recipe.json --tasks-from my_tasks.py -o model.onnx
+      autoquant quantize imagefolder --task-option data=photos --task-option model=net.pt2 -o m.onnx
     """
     check_output(output, "-o ")
     warn_of_oversubscription(threads)
     wanted = read_recipe(recipe)
     if tasks_from is not None:
         load_task_file(tasks_from)
+    told = collect_task_options(task, task_option)
     with STDERR.status(f"loading task {task}") as status:
-        evaluator = load_single_evaluator(load_task(task), seed, threads, batch)
+        evaluator = load_single_evaluator(load_task(task, told), seed, threads, batch)
         chosen = wanted or baselines([layer.name for layer in evaluator.layers])[recipe]
         status.update(f"quantizing by {recipe} and measuring")
         artifact, measurement = measure_recipe(evaluator, chosen)
@@ -91,6 +97,7 @@ def verify(
         typer.Option("--vs", help="With --latency: the float model's file, for the ratio."),
     ] = None,
     tasks_from: TasksFromOption = None,
+    task_option: TaskOptionOption = None,
     format_: FormatOption = "table",
 ) -> None:
     """Replay a file's passport on this machine: parity, accuracy, latency.
@@ -101,12 +108,15 @@ def verify(
     Examples:
       autoquant verify model.onnx
       autoquant verify model.onnx --latency --vs float.onnx
+      autoquant verify model.onnx --task-option data=where/the/images/are/now
     """
     if versus is not None and not latency:
         raise InputError("--vs belongs to --latency; without it the float model is built anew")
     with STDERR.status("replaying the passport"):
         verification = (
-            _verify_latency(model, versus) if latency else _verify_everything(model, tasks_from)
+            _verify_latency(model, versus)
+            if latency
+            else _verify_everything(model, tasks_from, parse_task_options(task_option))
         )
     if format_ == "json":
         print_json(verification.to_dict())
@@ -122,14 +132,16 @@ def verify(
     STDERR.print(f"{model} holds what its passport says")
 
 
-def _verify_everything(model: Path, tasks_from: Path | None) -> Verification:
+def _verify_everything(
+    model: Path, tasks_from: Path | None, task_options: dict[str, Any]
+) -> Verification:
     content = _read(model)
     from autoquant.verify import read_verifiable, verify_artifact
 
     artifact = read_verifiable(content, str(model))
     if tasks_from is not None:
         load_task_file(tasks_from)
-    return verify_artifact(artifact)
+    return verify_artifact(artifact, task_options)
 
 
 def _verify_latency(model: Path, versus: Path | None) -> Verification:

@@ -13,8 +13,10 @@ from autoquant.cli.options import (
     ResultsOption,
     SeedOption,
     StorageOption,
+    TaskOptionOption,
     TasksFromOption,
     ThreadsOption,
+    collect_task_options,
 )
 from autoquant.cli.output import STDERR, print_json, print_rows, print_trials, warn
 from autoquant.cli.running import run_study, show_front
@@ -74,6 +76,7 @@ def search(
     results: ResultsOption = RESULTS,
     storage: StorageOption = None,
     tasks_from: TasksFromOption = None,
+    task_option: TaskOptionOption = None,
     format_: FormatOption = "table",
 ) -> None:
     """Search a space and show the front.
@@ -85,10 +88,15 @@ def search(
       autoquant search digits
       autoquant search search_spaces/cifar10-resnet20.yaml --trials 60 --timeout 10m
       autoquant search my.yaml --tasks-from my_tasks.py --study night-run --sampler nsga2
+      autoquant search imagefolder --task-option data=photos --task-option model=timm:resnet18
     """
     path = find_space(space)
+    config = load_space(path)
+    told = collect_task_options(
+        config.task, task_option, config.task_options, path.parent, tasks_from
+    )
     header = build_header(
-        load_space(path),
+        config.with_task_options(told),
         sampler=sampler,
         seed=seed,
         threads=threads,
@@ -265,5 +273,6 @@ def _rebuild(record: Record, trial: Trial, tasks_from: Path | None) -> bytes:
     if tasks_from is not None:
         load_task_file(tasks_from)
     with STDERR.status(f"rebuilding trial {trial.number} from its recipe"):
-        evaluator = load_evaluator(record.header, load_task(record.header.task))
+        header = record.header
+        evaluator = load_evaluator(header, load_task(header.task, header.task_options))
         return rebuild_trial(evaluator, trial)

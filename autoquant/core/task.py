@@ -1,7 +1,7 @@
 """`Task`: a float model, its data and its metric."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -38,6 +38,8 @@ class Task:
         metric: `top1`, `top5`, `agreement` with the float model, or a function of (outputs,
             targets), arrays of the whole split, that returns a float, higher is better.
         name: set by the registry.
+        options: what the task was told, JSON; set by the registry. With the name it is all
+            that is needed to build the task again.
     """
 
     model: "torch.nn.Module"
@@ -48,3 +50,4 @@ class Task:
     report: Dataset | None = None
     metric: Metric = "top1"
     name: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)

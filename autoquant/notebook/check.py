@@ -2,7 +2,8 @@
 
 import dataclasses
 import warnings
-from typing import get_args
+from collections.abc import Mapping
+from typing import Any, get_args
 
 from autoquant.backends.machine import explain_oversubscription
 from autoquant.core.task import Task
@@ -29,8 +30,8 @@ def name_of(task: Task | str) -> str:
     raise TaskError(f"a task is an autoquant.Task or the name of one, not {type(task).__name__}")
 
 
-def find_task(task: Task | str) -> Task:
-    """The task itself, or the one of this name.
+def find_task(task: Task | str, options: Mapping[str, Any] | None = None) -> Task:
+    """The task itself, or the one of this name, told these options.
 
     Raises:
         TaskError: no task is known by this name; lists those that are. Or it is incomplete.
@@ -43,7 +44,7 @@ def find_task(task: Task | str) -> Task:
             f"no task is known here as '{name}', only {', '.join(task_names())}: register it, or "
             "hand the Task itself over (task=...)"
         )
-    return load_task(name)
+    return load_task(name, options)
 
 
 def name_task(task: Task, name: str) -> Task:

@@ -189,13 +189,15 @@ class NotebookStudy:
         if self._evaluator is None:
             if console is not None:
                 console.print(f"loading task {header.task}", markup=False)
-            evaluator = load_evaluator(header, self._find_task(header.task))
+            evaluator = load_evaluator(header, self._find_task(header))
             check_same_model(self.location, evaluator)
             self._evaluator = evaluator
         return self._evaluator
 
-    def _find_task(self, name: str) -> Task:
-        return find_task(name) if self._own_task is None else name_task(self._own_task, name)
+    def _find_task(self, header: StudyHeader) -> Task:
+        if self._own_task is None:
+            return find_task(header.task, header.task_options)
+        return name_task(self._own_task, header.task)
 
     def _record(self) -> Record:
         return load_record(self.location, warn=warn)

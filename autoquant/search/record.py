@@ -56,6 +56,12 @@ class StudyHeader:
         return str(self.definition["task"])
 
     @property
+    def task_options(self) -> Mapping[str, Any]:
+        """What the task is told."""
+        options: Mapping[str, Any] = self.definition.get("task_options", {})
+        return options
+
+    @property
     def objectives(self) -> list[Objective]:
         """What the study optimizes, in order."""
         return list(self.definition["objectives"])

@@ -1,11 +1,15 @@
-"""CIFAR-10 classifiers with published weights, from the data folder."""
+"""CIFAR-10 classifiers with published weights, from the data folder.
 
-import numpy as np
+Images are arrays or CIFAR-10's official archives (`cifar10_archive`). The first 5,000 test images
+search and the other 5,000 report; calibration takes training images alone.
+"""
+
 import torch
 from torch import nn
 
 from autoquant.core.task import Task
 from autoquant.errors import TaskError
+from autoquant.tasks.cifar10_archive import read_cifar10
 from autoquant.tasks.data import ImageArray, data_file, load_state_dict
 from autoquant.tasks.registry import register_task
 from autoquant.tasks.resnet import CifarResNet, TinyResNet8
@@ -24,12 +28,8 @@ def _build(model: nn.Module, weights: str, mean: tuple[float, ...], std: tuple[f
         model.load_state_dict(load_state_dict(path))
     except RuntimeError as error:
         raise TaskError(f"{path} holds the weights of another network") from error
-    with (
-        np.load(data_file("cifar10_test_10k.npz")) as test,
-        np.load(data_file("cifar10_train_20k.npz")) as train,
-    ):
-        held_out = ImageArray(test["x"], test["y"], mean, std)
-        training = ImageArray(train["x"], train["y"], mean, std)
+    held_out = ImageArray(*read_cifar10("test"), mean, std)
+    training = ImageArray(*read_cifar10("train"), mean, std)
     return Task(
         model=model.eval(),
         example_input=torch.zeros(1, 3, 32, 32),

@@ -28,7 +28,7 @@ def main(results: str, study: str, target: str) -> None:
     record = load_record(Location(Path(results), study))
     trials = record.trials()
     header = record.header
-    evaluator = build_evaluator(load_task(header.task), header.seed)
+    evaluator = build_evaluator(load_task(header.task, header.task_options), header.seed)
     evaluator.evaluate(trials[0].recipe)  # what is done once belongs to no trial
     full = {
         trial.digest: _complete(trial, evaluator) for trial in trials if trial.state == "rejected"
