@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "brevitas", "onnx", "onnxruntime", "optuna", "ray", "streamlit")
+HEAVY = ("torch", "brevitas", "onnx", "onnxruntime", "openvino", "optuna", "ray", "streamlit")
 
 
 def loaded_by(statement: str) -> set[str]:
@@ -25,7 +25,7 @@ def loaded_by(statement: str) -> set[str]:
         ("import autoquant.core.task", set()),
         ("import autoquant.tasks", set()),
         ("import autoquant.backends.latency", set()),
-        ("import autoquant.bench", {"onnxruntime"}),
+        ("import autoquant.bench", set()),
         ("import autoquant.search.study", {"optuna"}),
         ("import autoquant.cli", {"optuna"}),
     ],

@@ -6,9 +6,11 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from autoquant.backends.inputs import Arrays
+from autoquant.backends.profile import NodeTime
 from autoquant.core.artifact import Artifact
 
-__all__ = ["Backend", "Session"]
+__all__ = ["Backend", "FileBackend", "FileSession", "Session"]
 
 
 class Session(Protocol):
@@ -59,4 +61,42 @@ class Backend(Protocol):
 
     def fingerprint(self) -> dict[str, Any]:
         """What timings depend on: processor, flags, versions."""
+        ...
+
+
+class FileSession(Session, Protocol):
+    """A session that knows its own inputs, so that any file can be timed."""
+
+    def random_inputs(self, batch: int, seed: int = 0) -> Arrays:
+        """Inputs of the model's shapes; free dimensions take the batch size.
+
+        Raises:
+            ArtifactError: an input that is neither float nor integer.
+        """
+        ...
+
+
+class FileBackend(Backend, Protocol):
+    """A backend that reads real files: what `bench` needs beside what a search needs."""
+
+    def load(self, artifact: Artifact, threads: int) -> FileSession:
+        """Load a file; see `Backend.load`."""
+        ...
+
+    def profile_nodes(
+        self, artifact: Artifact, threads: int = 1, batch: int = 1, runs: int = 30
+    ) -> list[NodeTime]:
+        """Time of every node that the runtime executes, in order, on random inputs.
+
+        The profiler itself costs time: shares are what to read, not sums.
+
+        Args:
+            artifact: the file.
+            threads: threads within one operator.
+            batch: batch size.
+            runs: how many are timed.
+
+        Raises:
+            ArtifactError: not a file that this runtime reads.
+        """
         ...
