@@ -5,7 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
+from autoquant.backends.registry import DEFAULT_BACKEND, load_backend
 from autoquant.cli.options import (
+    BackendOption,
     BatchOption,
     FormatOption,
     OutputOption,
@@ -37,6 +39,7 @@ def quantize(
     seed: SeedOption = 0,
     threads: ThreadsOption = 1,
     batch: BatchOption = 1,
+    backend: BackendOption = DEFAULT_BACKEND,
     tasks_from: TasksFromOption = None,
     format_: FormatOption = "table",
 ) -> None:
@@ -46,6 +49,7 @@ def quantize(
 
     Examples:
       autoquant quantize digits --recipe w4a8 -o model.onnx
+      autoquant quantize digits --recipe w8a8 --backend openvino -o model.onnx
       autoquant quantize my-model --recipe recipe.json --tasks-from my_tasks.py -o model.onnx
     """
     from autoquant.build import build_evaluator
@@ -53,6 +57,7 @@ def quantize(
     from autoquant.tasks import load_task, load_task_file
 
     check_output(output)
+    load_backend(backend)  # if it is missing, say so before the task is loaded
     warn_of_oversubscription(threads)
     wanted = _read_recipe(recipe)
     if tasks_from is not None:
@@ -60,7 +65,7 @@ def quantize(
     with STDERR.status(f"loading task {task}") as status:
         loaded = load_task(task)
         options = EvaluationOptions(threads, batch, latency=FRONT_PROTOCOL)
-        evaluator = build_evaluator(loaded, seed, options)
+        evaluator = build_evaluator(loaded, seed, options, backend)
         chosen = wanted or baselines([layer.name for layer in evaluator.layers])[recipe]
         status.update(f"quantizing by {recipe} and measuring")
         measurement, artifact = evaluator.evaluate(chosen)
@@ -106,7 +111,7 @@ def _explain_float_layers(trial: Trial) -> None:
 def verify(
     model: Annotated[Path, typer.Argument(help="ONNX file that autoquant exported.")],
     latency: Annotated[
-        bool, typer.Option("--latency", help="Latency alone; needs onnxruntime and numpy only.")
+        bool, typer.Option("--latency", help="Latency alone; needs no torch and no task.")
     ] = False,
     versus: Annotated[
         Path | None,
@@ -115,7 +120,7 @@ def verify(
     tasks_from: TasksFromOption = None,
     format_: FormatOption = "table",
 ) -> None:
-    """Replay a file's passport on this machine: parity, accuracy, latency.
+    """Replay a file's passport on this machine and its backend: parity, accuracy, latency.
 
     On another machine than the passport's, figures that are expected to move are measured
     again and shown, and decide nothing. Exit status 1 if a figure does not agree.
@@ -169,22 +174,24 @@ def bench(
     ] = None,
     threads: ThreadsOption = 1,
     batch: BatchOption = 1,
+    backend: BackendOption = DEFAULT_BACKEND,
     format_: FormatOption = "table",
 ) -> None:
     """Time any ONNX file, alone or against another.
 
-    Needs onnxruntime alone: no torch, no Brevitas.
+    Needs the backend's package alone: no torch, no Brevitas.
 
     Examples:
       autoquant bench model.onnx
       autoquant bench model.onnx --vs float.onnx --threads 2 --format json
+      autoquant bench model.onnx --vs float.onnx --backend openvino
     """
     from autoquant.bench import bench_files
 
     warn_of_oversubscription(threads)
     contents = {str(path): _read(path) for path in (model, versus) if path is not None}
     with STDERR.status("timing"):
-        result = bench_files(contents, str(model), threads, batch)
+        result = bench_files(contents, str(model), threads, batch, backend)
     if format_ == "json":
         print_json(result)
         return

@@ -42,11 +42,13 @@ class Launch:
 
 def run_study(launch: Launch, kind: str) -> None:
     """Search until the budget is spent, then print the front."""
+    from autoquant.backends.registry import load_backend
     from autoquant.build import build_evaluator
     from autoquant.evaluate import EvaluationOptions
     from autoquant.tasks import load_task, load_task_file
 
     header, location = launch.header, launch.location
+    load_backend(header.backend)  # if it is missing, say so before the task is loaded
     warn_of_oversubscription(header.threads)
     config = parse_space(dict(header.definition), f"study '{location.name}'")
     if launch.tasks_from is not None:
@@ -54,7 +56,7 @@ def run_study(launch: Launch, kind: str) -> None:
     with STDERR.status(f"loading task {header.task} (a first use may take half a minute)"):
         task = load_task(header.task)
         options = EvaluationOptions(header.threads, header.batch)
-        evaluator = build_evaluator(task, header.seed, options)
+        evaluator = build_evaluator(task, header.seed, options, header.backend)
     names = [layer.name for layer in evaluator.layers]
     space = config.to_space(names, is_exact=has_integer_dot_product())
     location.create_folder()
@@ -228,7 +230,8 @@ def read_artifact_of(
     header = record.header
     with STDERR.status(f"rebuilding trial {trial.number} from its recipe"):
         options = EvaluationOptions(header.threads, header.batch)
-        evaluator = build_evaluator(load_task(header.task), header.seed, options)
+        task = load_task(header.task)
+        evaluator = build_evaluator(task, header.seed, options, header.backend)
         artifact = evaluator.builder.build(trial.recipe).artifact
         sealed = evaluator.builder.seal(artifact, trial.measurement().model_dump(mode="json"))
     if trial.size_bytes not in (None, sealed.size_bytes):

@@ -5,7 +5,9 @@ from typing import Annotated, get_args
 
 import typer
 
+from autoquant.backends.registry import DEFAULT_BACKEND
 from autoquant.cli.options import (
+    BackendOption,
     BatchOption,
     FormatOption,
     MaxDropOption,
@@ -59,6 +61,7 @@ def search(
     seed: SeedOption = 0,
     threads: ThreadsOption = 1,
     batch: BatchOption = 1,
+    backend: BackendOption = DEFAULT_BACKEND,
     keep: KeepOption = "front",
     full: FullOption = False,
     results: ResultsOption = RESULTS,
@@ -75,6 +78,7 @@ def search(
       autoquant search digits
       autoquant search search_spaces/cifar10-resnet20.yaml --trials 60 --timeout 10m
       autoquant search my.yaml --tasks-from my_tasks.py --study night-run --sampler nsga2
+      autoquant search digits --study digits-openvino --backend openvino
     """
     path = find_space(space)
     config = load_space(path)
@@ -87,6 +91,7 @@ def search(
         batch=batch,
         trials=trials or config.budget.trials,
         timeout_s=seconds,
+        backend=backend,
     )
     location = Location(results, study or path.stem, storage)
     launch = Launch(location, header, keep, not full, tasks_from)
@@ -102,12 +107,18 @@ def _check_same(record: Record, header: StudyHeader, name: str) -> None:
             f"study '{name}' exists with another search space; go on with it "
             f"(autoquant resume {name}) or give this one a new name (--study NAME)"
         )
-    known, wanted = record.header, header
-    if (known.seed, known.threads, known.batch) != (wanted.seed, wanted.threads, wanted.batch):
+    known = record.header
+    if _conditions(known) != _conditions(header):
         raise StudyError(
-            f"study '{name}' exists with seed {known.seed}, {known.threads} threads and batch "
-            f"{known.batch}; go on with those or give this one a new name (--study NAME)"
+            f"study '{name}' exists with seed {known.seed}, {known.threads} threads, batch "
+            f"{known.batch} and backend {known.backend}; go on with those or give this one a "
+            "new name (--study NAME)"
         )
+
+
+def _conditions(header: StudyHeader) -> tuple[int, int, int, str]:
+    """What every trial of a study has in common beside its space."""
+    return header.seed, header.threads, header.batch, header.backend
 
 
 def resume(
