@@ -1,9 +1,11 @@
-"""Timing of ONNX files. Needs ONNX Runtime and numpy alone: it runs on an edge box."""
+"""Timing of ONNX files. Needs one runtime and numpy alone: it runs on an edge box."""
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from autoquant.backends.base import FileBackend, FileSession
 from autoquant.backends.latency import (
     CANDIDATE_INSTANCES,
     REFERENCE_INSTANCES,
@@ -13,10 +15,9 @@ from autoquant.backends.latency import (
     compare,
 )
 from autoquant.backends.machine import describe_machine
-from autoquant.backends.memory import measure_peak_bytes
-from autoquant.backends.onnxruntime import OrtSession, open_session
-from autoquant.backends.profile import profile_nodes
 from autoquant.backends.quiet import QuietPlace
+from autoquant.backends.registry import DEFAULT_BACKEND, backend_of, load_backend
+from autoquant.core.artifact import Artifact
 from autoquant.core.check import Check, Verification, check_latency, describe_machine_change
 from autoquant.errors import ArtifactError, AutoquantError
 
@@ -26,8 +27,21 @@ _PROTOCOL = LatencyProtocol(warmup_s=0.5, min_slices=12, max_s=5.0, pause_s=0.1)
 _PASSPORT = "autoquant.passport"
 
 
+@dataclass(frozen=True)
+class _Conditions:
+    """What all timings of one call have in common."""
+
+    backend: FileBackend
+    threads: int
+    batch: int
+
+
 def bench_files(
-    contents: Mapping[str, bytes], first: str, threads: int = 1, batch: int = 1
+    contents: Mapping[str, bytes],
+    first: str,
+    threads: int = 1,
+    batch: int = 1,
+    backend: str = DEFAULT_BACKEND,
 ) -> dict[str, Any]:
     """Time one file, or two alternately, and say where the time goes.
 
@@ -36,19 +50,24 @@ def bench_files(
         first: name of the file that the ratio is of.
         threads: threads of the runs.
         batch: batch size.
+        backend: name of the runtime.
 
     Returns:
         `latency_ms`, `ratio` and the like; what concerns a second file is None without one.
         `operators` lists, for each kernel, nodes and milliseconds in each file.
 
     Raises:
-        ArtifactError: a file that ONNX Runtime cannot load or run; names it.
+        ArtifactError: a file that the runtime cannot load or run; names it.
+        InputError: a backend that is unknown or not installed.
     """
+    conditions = _Conditions(load_backend(backend), threads, batch)
+    files = {name: Artifact(content, {}, {}) for name, content in contents.items()}
     others = [name for name in contents if name != first]
     other = others[0] if others else first
     is_pair = bool(others)
-    result = _compare(contents, first, other, threads, batch)
+    result = _compare(files, first, other, conditions)
     return {
+        "backend": backend,
         "latency_ms": result.latency_ms,
         "latency_ms_ci": result.latency_ms_ci,
         "vs_latency_ms": result.reference_ms if is_pair else None,
@@ -59,16 +78,16 @@ def bench_files(
         "stable": result.stable,
         **dict(zip(("p50_ms", "p90_ms", "p99_ms"), result.percentiles_ms, strict=True)),
         "peak_memory_bytes": {
-            name: measure_peak_bytes(content, threads) for name, content in contents.items()
+            name: conditions.backend.measure_memory(file, threads) for name, file in files.items()
         },
-        "operators": _tabulate_operators(contents, threads, batch),
+        "operators": _tabulate_operators(files, conditions),
     }
 
 
 def verify_latency(
     name: str, content: bytes, reference: tuple[str, bytes] | None = None
 ) -> Verification:
-    """Time a file that autoquant exported and compare with its passport.
+    """Time a file that autoquant exported, on its passport's backend, and compare with that.
 
     Args:
         name: what to call the file.
@@ -78,19 +97,22 @@ def verify_latency(
 
     Raises:
         ArtifactError: no passport, no latency in it, or a reference of other weights.
+        InputError: the passport's backend is not installed here.
     """
     passport = _read_passport(name, content)
     stored = passport.get("measurement") or {}
     if not stored.get("latency_ratio"):
         raise ArtifactError(f"{name}: the passport holds no latency to replay")
-    conditions = passport["conditions"]
-    threads, batch = int(conditions["threads"]), int(conditions["batch"])
-    contents = {name: content}
+    noted = passport["conditions"]
+    backend = load_backend(backend_of(noted))
+    conditions = _Conditions(backend, int(noted["threads"]), int(noted["batch"]))
+    files = {name: Artifact(content, {}, {})}
     other = name
     if reference is not None:
-        other, contents[reference[0]] = reference
-        _check_reference(other, contents[other], passport)
-    result = _compare(contents, name, other, threads, batch)
+        other, other_content = reference
+        _check_reference(other, other_content, passport)
+        files[other] = Artifact(other_content, {}, {})
+    result = _compare(files, name, other, conditions)
     change = describe_machine_change(passport["machine"], describe_machine())
     checks = [_check_machine(change), _check_milliseconds(stored, result, change is None)]
     if reference is not None:
@@ -102,34 +124,34 @@ def verify_latency(
 
 
 def _compare(
-    contents: Mapping[str, bytes], first: str, other: str, threads: int, batch: int
+    files: Mapping[str, Artifact], first: str, other: str, conditions: _Conditions
 ) -> Comparison:
     counts = {other: REFERENCE_INSTANCES, first: CANDIDATE_INSTANCES}
-    with QuietPlace(threads).turn():
-        models = {
-            name: _load(name, content, threads, batch, counts[name])
-            for name, content in contents.items()
-        }
+    with QuietPlace(conditions.threads).turn():
+        models = {name: _load(name, file, conditions, counts[name]) for name, file in files.items()}
         return compare(models[first], models[other], _PROTOCOL)
 
 
-def _load(name: str, content: bytes, threads: int, batch: int, count: int) -> list[Instance]:
+def _load(name: str, file: Artifact, conditions: _Conditions, count: int) -> list[Instance]:
+    def load() -> FileSession:
+        return conditions.backend.load(file, conditions.threads)
+
     try:
-        session: OrtSession = open_session(content, threads)
-        inputs = session.random_inputs(batch)
+        session = load()
+        inputs = session.random_inputs(conditions.batch)
         session.time_once(inputs)
     except AutoquantError as error:
         raise ArtifactError(f"{name}: {error}") from error
-    return Instance.several(lambda: open_session(content, threads), inputs, len(content), count)
+    return Instance.several(load, inputs, file.size_bytes, count)
 
 
 def _tabulate_operators(
-    contents: Mapping[str, bytes], threads: int, batch: int
+    files: Mapping[str, Artifact], conditions: _Conditions
 ) -> list[dict[str, Any]]:
     """Nodes and milliseconds by kernel and file, the most expensive kernels first."""
     rows: dict[str, dict[str, dict[str, float]]] = {}
-    for name, content in contents.items():
-        for node in profile_nodes(content, threads=threads, batch=batch):
+    for name, file in files.items():
+        for node in conditions.backend.profile_nodes(file, conditions.threads, conditions.batch):
             cell = rows.setdefault(node.kernel, {}).setdefault(name, {"nodes": 0, "ms": 0.0})
             cell["nodes"] += 1
             cell["ms"] += node.ms
@@ -138,8 +160,12 @@ def _tabulate_operators(
 
 
 def _read_passport(name: str, content: bytes) -> dict[str, Any]:
+    # A file's backend stands in its passport, so one backend reads all passports.
+    load_backend("onnxruntime")  # or says what to install
+    from autoquant.backends.onnxruntime import read_metadata
+
     try:
-        metadata = open_session(content, 1).session.get_modelmeta().custom_metadata_map
+        metadata = read_metadata(content)
     except ArtifactError as error:
         raise ArtifactError(f"{name}: {error}") from error
     if _PASSPORT not in metadata:

@@ -12,8 +12,8 @@ import onnx
 import torch
 
 from autoquant.backends.latency import PROTOCOL_VERSION
-from autoquant.backends.machine import available_cores, package_versions
-from autoquant.backends.onnxruntime import OrtBackend
+from autoquant.backends.machine import available_cores, describe_machine, package_versions
+from autoquant.backends.registry import DEFAULT_BACKEND, load_backend
 from autoquant.core.artifact import Artifact, Candidate
 from autoquant.core.batching import input_batches
 from autoquant.core.layer import Layer
@@ -38,18 +38,33 @@ _PACKAGES = ("autoquant", "torch", "brevitas", "onnx", "onnxruntime", "onnxscrip
 
 
 def build_evaluator(
-    task: Task, seed: int = 0, options: EvaluationOptions | None = None
+    task: Task,
+    seed: int = 0,
+    options: EvaluationOptions | None = None,
+    backend: str = DEFAULT_BACKEND,
 ) -> Evaluator:
-    """An evaluator of a task on ONNX Runtime."""
+    """An evaluator of a task on one of the runtimes.
+
+    Args:
+        task: what is quantized.
+        seed: draws the calibration images.
+        options: how files are judged.
+        backend: name of the runtime that runs and judges them.
+
+    Raises:
+        InputError: a backend that is unknown or not installed, or a task without layers.
+    """
     options = options or EvaluationOptions()
+    runtime = load_backend(backend)
     torch.set_num_threads(available_cores())
     conditions = {
+        "backend": backend,
         "threads": options.threads,
         "batch": options.batch,
         "latency_protocol": PROTOCOL_VERSION,
     }
-    builder = TaskBuilder(task, seed, conditions)
-    return Evaluator(builder, OrtBackend(), task.search, task.report, task.metric, options)
+    builder = TaskBuilder(task, seed, conditions, runtime.fingerprint())
+    return Evaluator(builder, runtime, task.search, task.report, task.metric, options)
 
 
 class TaskBuilder:
@@ -59,6 +74,7 @@ class TaskBuilder:
         task: what is quantized.
         seed: draws the calibration images.
         conditions: how figures are taken, for the passport.
+        fingerprint: of the backend that takes them; this machine's alone if left out.
 
     Raises:
         TraceError: the model cannot be captured or translated.
@@ -66,11 +82,16 @@ class TaskBuilder:
     """
 
     def __init__(
-        self, task: Task, seed: int = 0, conditions: Mapping[str, Any] | None = None
+        self,
+        task: Task,
+        seed: int = 0,
+        conditions: Mapping[str, Any] | None = None,
+        fingerprint: Mapping[str, Any] | None = None,
     ) -> None:
         self.task = task
         self.seed = seed
         self.conditions = dict(conditions or {})
+        self.fingerprint = fingerprint or {"machine": describe_machine(), "versions": {}}
         self._graph = export_float(trace(task.model, task.example_input))
         self.quantizer = Quantizer(self._graph.module, task.calibration, seed)
         self._graph.name_layers(self.quantizer.names)
@@ -164,8 +185,8 @@ class TaskBuilder:
             "data_sha256": {
                 name: dataset_digest(split) for name, split in splits.items() if split is not None
             },
-            "versions": package_versions(*_PACKAGES),
-            "machine": OrtBackend().fingerprint()["machine"],
+            "versions": {**package_versions(*_PACKAGES), **self.fingerprint["versions"]},
+            "machine": self.fingerprint["machine"],
         }
 
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from autoquant.backends.registry import DEFAULT_BACKEND
 from autoquant.core.artifact import Artifact
 from autoquant.core.recipe import Recipe
 from autoquant.core.space import baselines
@@ -21,12 +22,14 @@ __all__ = [
 ]
 
 
-def load_single_evaluator(task: Task, seed: int, threads: int, batch: int) -> Evaluator:
+def load_single_evaluator(
+    task: Task, seed: int, threads: int, batch: int, backend: str = DEFAULT_BACKEND
+) -> Evaluator:
     """What measures one recipe, with the patience that otherwise a front is timed with."""
     from autoquant.build import build_evaluator
 
     options = EvaluationOptions(threads, batch, latency=FRONT_PROTOCOL)
-    return build_evaluator(task, seed, options)
+    return build_evaluator(task, seed, options, backend)
 
 
 def measure_recipe(evaluator: Evaluator, recipe: Recipe) -> tuple[Artifact, Measurement]:

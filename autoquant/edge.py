@@ -1,4 +1,4 @@
-"""The command line where only ONNX Runtime and numpy are installed: `bench`, `verify --latency`.
+"""The command line where only a runtime and numpy are installed: `bench`, `verify --latency`.
 
 The full command line needs typer, rich and pydantic; `python -m autoquant` falls back to this
 one where they are missing.
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from autoquant.backends.registry import BACKENDS, DEFAULT_BACKEND
 from autoquant.bench import bench_files, verify_latency
 from autoquant.errors import ArtifactError, AutoquantError
 
@@ -45,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--vs", type=Path)
     bench.add_argument("--threads", type=int, default=1)
     bench.add_argument("--batch", type=int, default=1)
+    bench.add_argument("--backend", choices=BACKENDS, default=DEFAULT_BACKEND)
     bench.add_argument("--format", choices=("table", "json"), default="table")
     bench.set_defaults(run=_bench)
     verify = commands.add_parser(
@@ -61,7 +63,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _bench(options: argparse.Namespace) -> int:
     contents = {str(path): _read(path) for path in (options.model, options.vs) if path is not None}
-    result = bench_files(contents, str(options.model), options.threads, options.batch)
+    result = bench_files(
+        contents, str(options.model), options.threads, options.batch, options.backend
+    )
     _print(result, options.format)
     return 0
 

@@ -18,8 +18,8 @@ AutoquantError
 ```
 
 An exception of a dependency is translated at its one door: torch.export in
-`quantize.trace`, Brevitas in `quantize`, ONNX in `export`, ONNX Runtime in
-`backends`, Optuna in `search.storage`.
+`quantize.trace`, Brevitas in `quantize`, ONNX in `export`, ONNX Runtime and
+OpenVINO in `backends`, Optuna in `search.storage`.
 """
 
 from typing import Any

@@ -240,7 +240,7 @@ class Evaluator:
             One proof a layer, and the share of the time of every other operator.
         """
         with self.place.turn():
-            nodes = self.backend.profile(artifact, self._timed_inputs, self.options.threads)
+            nodes = self.backend.profile_nodes(artifact, self.options.threads, self.options.batch)
         integer = self.find_integer_layers(artifact)
         proofs = explain_layers(self.operators, artifact.precisions, recipe, nodes, integer)
         return proofs, other_operators(self.operators, nodes)

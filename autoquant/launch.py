@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from autoquant.backends.machine import has_integer_dot_product
+from autoquant.backends.registry import DEFAULT_BACKEND, BackendName
 from autoquant.config import SpaceConfig, parse_duration, parse_space
 from autoquant.core.recipe import Recipe
 from autoquant.core.task import Task
@@ -66,6 +67,7 @@ def build_header(
     batch: int,
     trials: int | None,
     timeout: str | float | None,
+    backend: BackendName = DEFAULT_BACKEND,
 ) -> StudyHeader:
     """The header of a new study; what the space says of the budget holds where nothing else is.
 
@@ -80,6 +82,7 @@ def build_header(
         batch=batch,
         trials=trials or config.budget.trials,
         timeout_s=config.budget.timeout if timeout is None else parse_duration(timeout),
+        backend=backend,
     )
 
 
@@ -102,19 +105,25 @@ def check_same(record: Record, header: StudyHeader, name: str, *, resume: str, r
         rename: how to name a new study.
 
     Raises:
-        StudyError: another space, seed, thread count or batch size.
+        StudyError: another space, seed, thread count, batch size or backend.
     """
     if dict(record.header.definition) != dict(header.definition):
         raise StudyError(
             f"study '{name}' exists with another search space; go on with it "
             f"({resume}) or give this one a new name ({rename})"
         )
-    known, wanted = record.header, header
-    if (known.seed, known.threads, known.batch) != (wanted.seed, wanted.threads, wanted.batch):
+    known = record.header
+    if _conditions(known) != _conditions(header):
         raise StudyError(
-            f"study '{name}' exists with seed {known.seed}, {known.threads} threads and batch "
-            f"{known.batch}; go on with those or give this one a new name ({rename})"
+            f"study '{name}' exists with seed {known.seed}, {known.threads} threads, batch "
+            f"{known.batch} and backend {known.backend}; go on with those or give this one a "
+            f"new name ({rename})"
         )
+
+
+def _conditions(header: StudyHeader) -> tuple[int, int, int, str]:
+    """What every trial of a study has in common beside its space."""
+    return header.seed, header.threads, header.batch, header.backend
 
 
 def find_study(results: Path, study: str, storage: str | None) -> Location:
@@ -137,7 +146,7 @@ def load_evaluator(header: StudyHeader, task: Task) -> Evaluator:
     from autoquant.build import build_evaluator
 
     options = EvaluationOptions(header.threads, header.batch)
-    return build_evaluator(task, header.seed, options)
+    return build_evaluator(task, header.seed, options, header.backend)
 
 
 def check_same_model(location: Location, evaluator: Evaluator) -> None:

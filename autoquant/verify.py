@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from autoquant.backends.registry import backend_of
 from autoquant.build import TaskBuilder, build_evaluator
 from autoquant.core.artifact import Artifact, Candidate
 from autoquant.core.check import Check, Verification, check_latency, describe_machine_change
@@ -48,7 +49,7 @@ def read_verifiable(content: bytes, name: str) -> Artifact:
 def verify_artifact(
     artifact: Artifact, task_options: Mapping[str, Any] | None = None
 ) -> Verification:
-    """Measure a file again and compare.
+    """Measure a file again, on the backend of its passport, and compare.
 
     Args:
         artifact: a file with figures.
@@ -56,6 +57,7 @@ def verify_artifact(
 
     Raises:
         ArtifactError: a passport that this version cannot read.
+        InputError: the passport's backend is not installed here.
         TaskError: the task is unknown here, or its data are missing.
     """
     passport = artifact.passport
@@ -64,14 +66,15 @@ def verify_artifact(
         stored = Measurement.model_validate(passport["measurement"])
         conditions = passport["conditions"]
         options = EvaluationOptions(int(conditions["threads"]), int(conditions["batch"]))
+        backend = backend_of(conditions)
         seed = int(passport["seed"])
         task_name = str(passport["task"])
         stored_options = dict(passport.get("task_options", {}))
-    except (KeyError, TypeError, ValueError, ValidationError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, ValidationError) as error:
         raise ArtifactError(f"the passport cannot be read: {error!r}"[:200]) from error
     here = Path.cwd()
     told = resolve_options(task_name, (stored_options, here), (task_options or {}, here))
-    evaluator = build_evaluator(load_task(task_name, told), seed, options)
+    evaluator = build_evaluator(load_task(task_name, told), seed, options, backend)
     builder = evaluator.builder
     assert isinstance(builder, TaskBuilder)
     rebuilt = builder.build(recipe)

@@ -1,16 +1,21 @@
-"""The contract of `Backend`, run over every implementation."""
+"""The contracts of `Backend` and `FileBackend`, run over every implementation."""
+
+import sys
 
 import numpy as np
+import onnx
 import pytest
 
 from autoquant.backends.base import Backend
 from autoquant.backends.fake import FakeBackend, FakeBuilder
-from autoquant.backends.onnxruntime import OrtBackend
-from autoquant.build import TaskBuilder
+from autoquant.backends.registry import BACKENDS, backend_of, load_backend
+from autoquant.build import TaskBuilder, build_evaluator
 from autoquant.core.artifact import Artifact, Builder
 from autoquant.core.recipe import Recipe
-from autoquant.errors import ArtifactError
-from tests.networks import Data, Residual, make_task
+from autoquant.errors import ArtifactError, InputError, TrialError
+from autoquant.evaluate import EvaluationOptions
+from autoquant.tasks import load_task
+from tests.networks import Data, Pair, PairData, Residual, make_task
 
 
 @pytest.fixture(scope="module")
@@ -74,10 +79,10 @@ class BackendContract:
         assert backend.name
 
 
-class TestOrt(BackendContract):
-    @pytest.fixture
-    def backend(self) -> Backend:
-        return OrtBackend()
+class FileBackendContract(BackendContract):
+    """What every backend of real files must do beside that. Subclasses give its name in prose."""
+
+    prose: str
 
     @pytest.fixture
     def builder(self, residual_builder: TaskBuilder) -> Builder:
@@ -87,13 +92,106 @@ class TestOrt(BackendContract):
     def batch(self) -> np.ndarray:
         return Data(8).x.numpy()
 
-    def test_foreign_bytes_are_refused(self, backend) -> None:
-        with pytest.raises(ArtifactError, match="ONNX Runtime cannot load"):
-            backend.load(Artifact(b"not onnx", {}, {}), 1)
+    @pytest.mark.parametrize("content", [b"not onnx", b""])
+    def test_foreign_bytes_are_refused_in_one_line(self, backend, content: bytes) -> None:
+        with pytest.raises(ArtifactError, match=f"{self.prose} cannot load") as caught:
+            backend.load(Artifact(content, {}, {}), 1)
+        assert "\n" not in str(caught.value)
+
+    def test_inputs_that_do_not_fit_are_refused_in_one_line(self, backend, builder) -> None:
+        session = backend.load(self.artifact(builder, 8), 1)
+        for inputs in (np.zeros((1, 7), np.float32), {"nonsense": np.zeros((1, 3, 8, 8))}):
+            with pytest.raises(TrialError, match=f"{self.prose} cannot run") as caught:
+                session.time_once(inputs)
+            assert "\n" not in str(caught.value)
 
     def test_layer_names_that_are_prefixes_are_kept_apart(self, backend, builder) -> None:
         artifact = self.artifact(builder, 8)
         assert backend.find_integer_layers(artifact, ["st", "stem", "stem2"]) == {"stem"}
+
+    def test_random_inputs_have_the_batch_size(self, backend, builder) -> None:
+        session = backend.load(self.artifact(builder, 8), 1)
+        inputs = session.random_inputs(4)
+        assert [value.shape for value in inputs.values()] == [(4, 3, 8, 8)]
+        assert session.predict(inputs).shape == (4, 5)
+
+    def test_named_inputs_go_where_they_belong(self, backend) -> None:
+        data = PairData(8)
+        task = make_task(
+            Pair, calibration=data, search=data, report=None,
+            example_input={name: value[None] for name, value in data[0][0].items()},
+        )  # fmt: skip
+        session = backend.load(TaskBuilder(task).build(Recipe(method="fp32")).artifact, 1)
+        inputs = {name: value[None].numpy() for name, value in data[0][0].items()}
+        swapped = {"a": inputs["b"], "b": inputs["a"]}
+        assert np.abs(session.predict(inputs) - session.predict(swapped)).max() > 1e-3
+
+    def test_outputs_outlive_the_next_run(self, backend, builder, batch) -> None:
+        session = backend.load(self.artifact(builder, None), 1)
+        first = session.predict(batch)
+        copy = first.copy()
+        session.predict(batch + 1)
+        assert (first == copy).all()
+
+    def test_profile_tells_integer_kernels_from_float_ones(self, backend, builder) -> None:
+        kernels = [
+            {node.kernel for node in backend.profile_nodes(self.artifact(builder, bits), runs=2)}
+            for bits in (None, 8)
+        ]
+        assert kernels[0] != kernels[1]
+
+    def test_memory_grows_when_a_file_is_loaded(self, backend, builder) -> None:
+        assert backend.measure_memory(self.artifact(builder, 8), 1) > 0
+
+
+class TestOrt(FileBackendContract):
+    prose = "ONNX Runtime"
+
+    @pytest.fixture
+    def backend(self) -> Backend:
+        return load_backend("onnxruntime")
+
+
+class TestOpenVino(FileBackendContract):
+    prose = "OpenVINO"
+
+    @pytest.fixture
+    def backend(self) -> Backend:
+        return load_backend("openvino")
+
+    def test_an_integer_constant_behind_a_clip_runs_in_float(self, backend, builder) -> None:
+        """The trap of other exporters' files: what the file stores is not what runs."""
+        artifact = self.artifact(builder, 8)
+        model = onnx.load_from_string(artifact.content)
+        for index, node in enumerate(model.graph.node):
+            if node.name == "body.weight/dequantize":
+                bounds = [
+                    onnx.numpy_helper.from_array(np.array(value, np.int8), f"bound{value}")
+                    for value in (-127, 127)
+                ]
+                model.graph.initializer.extend(bounds)
+                names = [node.input[0], *(bound.name for bound in bounds)]
+                node.input[0] = "clipped"
+                model.graph.node.insert(index, onnx.helper.make_node("Clip", names, ["clipped"]))
+                break
+        changed = Artifact(model.SerializeToString(), artifact.precisions, {})
+        names = [layer.name for layer in builder.layers]
+        assert backend.find_integer_layers(changed, names) == frozenset(names) - {"body"}
+
+    def test_the_digits_run_in_integers_and_agree_with_onnx_runtime(self, backend) -> None:
+        options = EvaluationOptions(latency=None)
+        evaluator = build_evaluator(load_task("digits"), options=options, backend="openvino")
+        names = [layer.name for layer in evaluator.layers]
+        measurement, artifact = evaluator.evaluate(Recipe.uniform(names, 8))
+        assert measurement.integer_coverage == 1.0
+        assert artifact.passport["conditions"]["backend"] == "openvino"
+        assert {"openvino", "onnxruntime"} <= set(artifact.passport["versions"])
+        outputs = [
+            evaluator.predict(load_backend(name).load(artifact, 1), evaluator.search.batches)
+            for name in BACKENDS
+        ]
+        classes = [output.argmax(axis=1) for output in outputs]
+        assert (classes[0] == classes[1]).mean() >= 0.99
 
 
 class TestFake(BackendContract):
@@ -118,3 +216,25 @@ class TestFake(BackendContract):
             for item in (four, eight)
         ]
         assert hits[0] < hits[1]
+
+
+def test_unknown_backend_lists_the_known_ones() -> None:
+    with pytest.raises(InputError, match="'magic'; there are onnxruntime, openvino"):
+        load_backend("magic")
+
+
+def test_backend_without_its_package_says_what_to_install(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    monkeypatch.delitem(sys.modules, "autoquant.backends.openvino", raising=False)
+    with pytest.raises(InputError, match=r"pip install 'autoquant\[openvino\]'"):
+        load_backend("openvino")
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_backends_know_their_own_name(name: str) -> None:
+    assert load_backend(name).name == name
+
+
+def test_conditions_of_older_files_mean_onnx_runtime() -> None:
+    assert backend_of({"threads": 1}) == "onnxruntime"
+    assert backend_of({"backend": "openvino"}) == "openvino"

@@ -13,6 +13,10 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
+from autoquant.config import find_space, load_space
+from autoquant.export.readback import read_artifact
+from autoquant.search.record import StudyHeader
+from autoquant.search.storage import Location, create_record
 from autoquant.search.study import Budget
 from tests.fakes import fake_study
 
@@ -247,6 +251,7 @@ def test_bad_spaces_are_refused_and_nothing_is_written(tmp_path, text, words) ->
         (["search", "digits", "--trials", "x"], ["--trials"]),
         (["search", "digits", "--timeout", "soon"], ["write 90s"]),
         (["search", "digits", "--sampler", "magic"], ["tpe"]),
+        (["search", "digits", "--backend", "magic"], ["onnxruntime", "openvino"]),
         (["search", "digits", "--study", "../x"], ["no study name"]),
         (["search", "digits", "--tasks-from", "no.py"], ["no file 'no.py'"]),
         (["resume", "nothing"], ["no study 'nothing'", "none yet"]),
@@ -315,6 +320,66 @@ def test_study_that_exists_with_another_space(tmp_path: Path) -> None:
     fake_study(tmp_path / "results").run(Budget(6), "random")
     result = autoquant("search", "digits", "--study", "fake", cwd=tmp_path)
     refused(result, "exists with another search space", "resume fake", "--study")
+
+
+def openvino_study(folder: Path) -> None:
+    """A study on the digits that was begun on OpenVINO."""
+    location = Location(folder / "results", "digits")
+    location.create_folder()
+    definition = load_space(find_space("digits")).definition()
+    create_record(location, StudyHeader(definition, 0, "tpe", trials=1, backend="openvino"))
+
+
+def test_a_study_keeps_its_backend(tmp_path: Path) -> None:
+    openvino_study(tmp_path)
+    refused(autoquant("search", "digits", cwd=tmp_path), "backend openvino", "--study")
+    found = autoquant("resume", "digits", "--format", "json", cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    digest = next(item["digest"] for item in json.loads(found.stdout)["trials"])
+    exported = autoquant("export", "digits", "--smallest", "-o", "m.onnx", cwd=tmp_path)
+    assert exported.returncode == 0, exported.stderr
+    content = (tmp_path / "results" / "digits" / "artifacts" / f"{digest}.onnx").read_bytes()
+    for file in (content, (tmp_path / "m.onnx").read_bytes()):
+        assert read_artifact(file).passport["conditions"]["backend"] == "openvino"
+
+
+def test_files_of_openvino_are_verified_and_timed_there(tmp_path: Path) -> None:
+    for recipe in ("w8a8", "fp32"):
+        made = autoquant("quantize", "digits", "--recipe", recipe, "--backend", "openvino",
+                         "-o", f"{recipe}.onnx", "--format", "json", cwd=tmp_path)  # fmt: skip
+        assert made.returncode == 0, made.stderr
+        trial = json.loads(made.stdout)
+        assert trial["integer_coverage"] == (1.0 if recipe == "w8a8" else 0.0)
+        assert trial["peak_memory_bytes"] > 0
+    for more in ([], ["--latency", "--vs", "fp32.onnx"]):
+        result = autoquant("verify", "w8a8.onnx", *more, "--format", "json", cwd=tmp_path)
+        wrong = [check for check in json.loads(result.stdout)["checks"] if check["agrees"] is False]
+        assert {check["name"] for check in wrong} <= {"latency ratio"}
+    timed = autoquant("bench", "w8a8.onnx", "--vs", "fp32.onnx", "--backend", "openvino",
+                      "--format", "json", cwd=tmp_path)  # fmt: skip
+    document = json.loads(timed.stdout)
+    assert document["backend"] == "openvino"
+    assert document["ratio"] < 1
+    assert any("Convolution" in row["kernel"] for row in document["operators"])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["search", "digits", "--study", "new", "--backend", "openvino"],
+        ["resume", "digits"],
+        ["quantize", "digits", "--backend", "openvino", "-o", "m.onnx"],
+        ["bench", "openvino.py", "--backend", "openvino"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_missing_openvino_says_what_to_install(tmp_path: Path, arguments: list[str]) -> None:
+    openvino_study(tmp_path)
+    # found before the installed one: a process begins its search in its own folder
+    (tmp_path / "openvino.py").write_text("raise ImportError('not here')\n")
+    refused(autoquant(*arguments, cwd=tmp_path), "'openvino'", "pip install 'autoquant[openvino]'")
+    assert {path.name for path in tmp_path.iterdir()} <= {"results", "openvino.py", "__pycache__"}
+    assert not (tmp_path / "results" / "new").exists()
 
 
 def test_results_folder_that_cannot_be_written(tmp_path: Path) -> None:

@@ -83,6 +83,8 @@ def test_verify_latency_runs_there(edge_python: Path, files: dict[str, Path]) ->
     [
         (["bench", "missing.onnx"], "cannot read 'missing.onnx'"),
         (["bench", __file__], "ONNX Runtime cannot load"),
+        (["bench", "{w8a8}", "--backend", "openvino"], "pip install 'autoquant[openvino]'"),
+        (["bench", "{w8a8}", "--backend", "magic"], "invalid choice: 'magic'"),
         (["verify", "{w8a8}", "--latency", "--vs", "{w8a8}"], "is not a float file"),
         (["search", "digits"], "invalid choice: 'search'"),
     ],

@@ -90,6 +90,7 @@ def test_timing_uses_the_batch_that_was_asked_for() -> None:
     measurement, artifact = evaluator.evaluate(Recipe.uniform(LAYERS, 8))
     assert measurement.latency_ratio > 0
     assert artifact.passport["conditions"] == {
+        "backend": "onnxruntime",
         "threads": 1,
         "batch": 3,
         "latency_protocol": PROTOCOL_VERSION,

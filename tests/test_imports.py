@@ -5,7 +5,9 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "brevitas", "onnx", "onnxruntime", "optuna", "ray", "streamlit", "pandas")
+HEAVY = (
+    "torch", "brevitas", "onnx", "onnxruntime", "openvino", "optuna", "ray", "streamlit", "pandas"
+)  # fmt: skip
 
 
 def loaded_by(statement: str) -> set[str]:
@@ -25,7 +27,7 @@ def loaded_by(statement: str) -> set[str]:
         ("import autoquant.core.task", set()),
         ("import autoquant.tasks", set()),
         ("import autoquant.backends.latency", set()),
-        ("import autoquant.bench", {"onnxruntime"}),
+        ("import autoquant.bench", set()),
         ("import autoquant.search.study", {"optuna"}),
         ("import autoquant.cli", {"optuna"}),
         ("import autoquant.notebook", {"optuna", "pandas"}),

@@ -205,3 +205,18 @@ def test_fewer_slices_give_a_wider_interval() -> None:
     assert factors == sorted(factors, reverse=True)
     assert factors[2] == pytest.approx(2.365 / 1.96 * np.sqrt(8 / 7), rel=0.02)  # t with 7
     assert factors[-1] == pytest.approx(1.0, abs=0.02)
+
+
+def test_a_model_that_loads_for_longer_than_the_warm_up_is_warm_all_the_same() -> None:
+    """What an instance takes while it is cold must not decide how many runs fill a block."""
+    times = iter([5e-3])
+
+    def run() -> float:
+        cold = next(times, None)
+        if cold is not None:
+            time.sleep(0.02)
+        return cold or 1e-4
+
+    race = Race([[run]], [lambda: 1e-4], LatencyProtocol(warmup_s=0.01, max_s=0.0))
+    race.run_slice()
+    assert race._counts == [40, 40]

@@ -219,7 +219,9 @@ def test_study_written_by_version_1_still_loads(tmp_path: Path) -> None:
     folder = tmp_path / "study-v1"
     folder.mkdir()
     (folder / "journal.log").write_bytes((GOLDEN / "study-v1.journal").read_bytes())
-    trials = load_record(Location(tmp_path, "study-v1")).trials()
+    record = load_record(Location(tmp_path, "study-v1"))
+    assert record.header.backend == "onnxruntime"
+    trials = record.trials()
     expected = json.loads((GOLDEN / "study-v1.json").read_text())
     for trial, old in zip(trials, expected, strict=True):
         values = trial.to_dict()

@@ -6,10 +6,11 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from autoquant.backends.inputs import Arrays
 from autoquant.core.artifact import Artifact
 from autoquant.core.proof import NodeTime
 
-__all__ = ["Backend", "Session"]
+__all__ = ["Backend", "FileBackend", "FileSession", "Session"]
 
 
 class Session(Protocol):
@@ -51,16 +52,6 @@ class Backend(Protocol):
         """Which of the named layers the runtime executes in integer kernels."""
         ...
 
-    def profile(self, artifact: Artifact, inputs: Any, threads: int) -> list[NodeTime]:
-        """Time of every operator that the runtime executes, in order.
-
-        Args:
-            artifact: what to run.
-            inputs: one batch.
-            threads: threads within one operator.
-        """
-        ...
-
     def measure_memory(self, artifact: Artifact, threads: int) -> int | None:
         """Most bytes of memory that a process needs more once it has loaded and run the file.
 
@@ -68,6 +59,44 @@ class Backend(Protocol):
         """
         ...
 
+    def profile_nodes(
+        self, artifact: Artifact, threads: int = 1, batch: int = 1, runs: int = 30
+    ) -> list[NodeTime]:
+        """Time of every node that the runtime executes, in order, on random inputs.
+
+        The profiler itself costs time: shares are what to read, not sums.
+
+        Args:
+            artifact: the file.
+            threads: threads within one operator.
+            batch: batch size.
+            runs: how many are timed.
+
+        Raises:
+            ArtifactError: not a file that this runtime reads.
+        """
+        ...
+
     def fingerprint(self) -> dict[str, Any]:
         """What timings depend on: processor, flags, versions."""
+        ...
+
+
+class FileSession(Session, Protocol):
+    """A session that knows its own inputs, so that any file can be timed."""
+
+    def random_inputs(self, batch: int, seed: int = 0) -> Arrays:
+        """Inputs of the model's shapes; free dimensions take the batch size.
+
+        Raises:
+            ArtifactError: an input that is neither float nor integer.
+        """
+        ...
+
+
+class FileBackend(Backend, Protocol):
+    """A backend that reads real files: what `bench` needs beside what a search needs."""
+
+    def load(self, artifact: Artifact, threads: int) -> FileSession:
+        """Load a file; see `Backend.load`."""
         ...

@@ -79,7 +79,9 @@ class FakeBackend:
         """Every layer that is not stored as float."""
         return frozenset(name for name in layers if artifact.precisions[name] != "float32")
 
-    def profile(self, artifact: Artifact, inputs: Any, threads: int) -> list[NodeTime]:
+    def profile_nodes(
+        self, artifact: Artifact, threads: int = 1, batch: int = 1, runs: int = 30
+    ) -> list[NodeTime]:
         """The cost model, layer by layer."""
         return [
             NodeTime(name, "Conv" if kind == "float32" else "QLinearConv", 0.1 * _LATENCY[kind])

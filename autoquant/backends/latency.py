@@ -201,6 +201,7 @@ class Race:
         elif self._turns < max(len(model) for model in self._models):
             for model, run in zip(self._models, runs, strict=True):
                 if self._turns < len(model):
+                    run()  # loads it, see `_warm_up`
                     _typical(run, window)
         return runs
 
@@ -351,7 +352,12 @@ def _small_sample_factor(count: int) -> float:
 
 
 def _warm_up(run: Run, protocol: LatencyProtocol) -> int:
-    """Run until the times are steady; returns how many runs fill a block."""
+    """Run until the times are steady; returns how many runs fill a block.
+
+    The first run comes before the clock starts: it loads the model, and OpenVINO compiles for
+    longer than the whole warm-up, which would then end with a single cold run.
+    """
+    run()
     window, end = protocol.warmup_s / _WINDOWS, time.perf_counter() + protocol.warmup_s
     before, now = math.inf, _typical(run, window)
     while abs(before - now) > _SETTLED * now and time.perf_counter() < end:

@@ -1,6 +1,6 @@
 """Peak memory of a model: a fresh process loads it, runs it, and tells how much it grew.
 
-    python -m autoquant.backends.memory model.onnx THREADS
+    python -m autoquant.backends.memory BACKEND model.onnx THREADS
 
 A fresh process, because what another session has freed would be used again and not be seen.
 """
@@ -10,17 +10,25 @@ import sys
 import tempfile
 from pathlib import Path
 
+from autoquant.core.artifact import Artifact
+
 __all__ = ["measure_peak_bytes"]
 
 _TIMEOUT_S = 120
 
 
-def measure_peak_bytes(content: bytes, threads: int) -> int | None:
-    """Bytes by which a process grows at most when it loads and runs a file; None if unknown."""
+def measure_peak_bytes(backend: str, content: bytes, threads: int) -> int | None:
+    """Bytes by which a process grows at most when it loads and runs a file; None if unknown.
+
+    Args:
+        backend: name of the runtime; what it takes without a model is not counted.
+        content: the file.
+        threads: threads within one operator.
+    """
     with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
         file.write(content)
         file.flush()
-        command = [sys.executable, "-m", __name__, file.name, str(threads)]
+        command = [sys.executable, "-m", __name__, backend, file.name, str(threads)]
         try:
             result = subprocess.run(
                 command, capture_output=True, text=True, check=True, timeout=_TIMEOUT_S
@@ -38,12 +46,13 @@ def _peak_bytes() -> int:
     raise ValueError("VmHWM is not among this process's figures")
 
 
-def _main(path: str, threads: str) -> None:
-    from autoquant.backends.onnxruntime import open_session
+def _main(backend: str, path: str, threads: str) -> None:
+    from autoquant.backends.registry import load_backend
 
-    content = Path(path).read_bytes()
+    runtime = load_backend(backend)
+    artifact = Artifact(Path(path).read_bytes(), {}, {})
     before = _peak_bytes()
-    session = open_session(content, int(threads))
+    session = runtime.load(artifact, int(threads))
     inputs = session.random_inputs(1)
     for _ in range(3):
         session.time_once(inputs)

@@ -1,8 +1,9 @@
 """ONNX Runtime's CPU provider. The only room that knows onnxruntime as a runtime."""
 
+import json
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,15 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from autoquant.backends.inputs import Arrays, InputSpec, as_named, random_inputs
 from autoquant.backends.machine import describe_machine, package_versions
 from autoquant.backends.memory import measure_peak_bytes
+from autoquant.backends.profile import WARM_RUNS, summarize
 from autoquant.core.artifact import Artifact
 from autoquant.core.proof import NodeTime, match_layers
 from autoquant.errors import ArtifactError, TrialError
 
-__all__ = ["OrtBackend", "OrtSession", "open_session"]
+__all__ = ["OrtBackend", "OrtSession", "open_session", "read_metadata"]
 
 _PROVIDERS = ["CPUExecutionProvider"]
 _INTEGER_KERNELS = frozenset(
@@ -30,7 +33,9 @@ _INTEGER_KERNELS = frozenset(
         "DynamicQuantizeMatMul",
     }
 )
+_KINDS = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(int32)": np.int32}
 _ERRORS_ONLY = 3
+_PROFILE_SUFFIX = "_kernel_time"
 
 
 class OrtSession:
@@ -38,7 +43,7 @@ class OrtSession:
 
     def __init__(self, session: ort.InferenceSession) -> None:
         self.session = session
-        self.inputs = list(session.get_inputs())
+        self.inputs = [_describe_input(value) for value in session.get_inputs()]
 
     def predict(self, inputs: Any) -> npt.NDArray[np.float32]:
         """First output for one batch."""
@@ -51,31 +56,23 @@ class OrtSession:
         self._run(feed)
         return time.perf_counter() - start
 
-    def _run(self, feed: dict[str, npt.NDArray[Any]]) -> list[Any]:
+    def random_inputs(self, batch: int, seed: int = 0) -> Arrays:
+        """Inputs of the model's shapes; free dimensions take the batch size."""
+        return random_inputs(self.inputs, _KINDS, batch, seed)
+
+    def _run(self, feed: Arrays) -> list[Any]:
         try:
             return list(self.session.run(None, feed))
         except Exception as error:  # the runtime raises a class of its own for each status code
             raise TrialError(f"ONNX Runtime cannot run it: {_first_line(error)}") from error
 
-    def _feed(self, inputs: Any) -> dict[str, npt.NDArray[Any]]:
-        if isinstance(inputs, Mapping):
-            return {name: np.asarray(value) for name, value in inputs.items()}
-        return {self.inputs[0].name: np.asarray(inputs)}
-
-    def random_inputs(self, batch: int, seed: int = 0) -> dict[str, npt.NDArray[Any]]:
-        """Inputs of the model's shapes; free dimensions take the batch size."""
-        generator = np.random.default_rng(seed)
-        return {value.name: _random(value, batch, generator) for value in self.inputs}
+    def _feed(self, inputs: Any) -> Arrays:
+        return as_named(inputs, self.inputs[0].name)
 
 
-def _random(value: ort.NodeArg, batch: int, generator: np.random.Generator) -> npt.NDArray[Any]:
-    shape = [size if isinstance(size, int) else batch for size in value.shape]
-    if value.type == "tensor(float)":
-        return generator.standard_normal(shape, dtype=np.float32)
-    if value.type in ("tensor(int64)", "tensor(int32)"):
-        kind = np.int64 if value.type == "tensor(int64)" else np.int32
-        return np.ones(shape, dtype=kind)
-    raise ArtifactError(f"input '{value.name}' is of type {value.type}; float and int are timed")
+def _describe_input(value: ort.NodeArg) -> InputSpec:
+    shape = tuple(size if isinstance(size, int) else None for size in value.shape)
+    return InputSpec(value.name, shape, value.type)
 
 
 def open_session(content: bytes, threads: int, profile_prefix: str | None = None) -> OrtSession:
@@ -87,6 +84,15 @@ def open_session(content: bytes, threads: int, profile_prefix: str | None = None
         profile_prefix: where the runtime's profiler is to write; None for no profile.
     """
     return OrtSession(_open(content, threads, profile_prefix=profile_prefix))
+
+
+def read_metadata(content: bytes) -> dict[str, str]:
+    """The named texts that a file carries beside its graph.
+
+    Raises:
+        ArtifactError: ONNX Runtime cannot load it; gives its reason.
+    """
+    return dict(open_session(content, 1).session.get_modelmeta().custom_metadata_map)
 
 
 class OrtBackend:
@@ -102,15 +108,9 @@ class OrtBackend:
         """
         return open_session(artifact.content, threads)
 
-    def profile(self, artifact: Artifact, inputs: Any, threads: int) -> list[NodeTime]:
-        """By the runtime's own profiler."""
-        from autoquant.backends.profile import profile_nodes
-
-        return profile_nodes(artifact.content, inputs, threads)
-
     def measure_memory(self, artifact: Artifact, threads: int) -> int | None:
         """Growth of a fresh process that loads and runs the file."""
-        return measure_peak_bytes(artifact.content, threads)
+        return measure_peak_bytes(self.name, artifact.content, threads)
 
     def find_integer_layers(self, artifact: Artifact, layers: Sequence[str]) -> frozenset[str]:
         """Layers that the optimized graph executes in integer kernels."""
@@ -121,6 +121,20 @@ class OrtBackend:
         """Machine and runtime version."""
         return {"machine": describe_machine(), "versions": package_versions("onnxruntime")}
 
+    def profile_nodes(
+        self, artifact: Artifact, threads: int = 1, batch: int = 1, runs: int = 30
+    ) -> list[NodeTime]:
+        """Time of every node that the runtime executes; see `FileBackend.profile_nodes`."""
+        with tempfile.TemporaryDirectory() as folder:
+            prefix = str(Path(folder) / "profile")
+            session = open_session(artifact.content, threads, profile_prefix=prefix)
+            inputs = session.random_inputs(batch)
+            for _ in range(WARM_RUNS + runs):
+                session.time_once(inputs)
+            path = Path(session.session.end_profiling())
+            events = json.loads(path.read_text(encoding="utf-8"))
+        return summarize(_read_events(events), runs)
+
     def _kernels(self, artifact: Artifact) -> list[tuple[str, str]]:
         """Name and operator of every node that remains after the runtime's optimizations."""
         import onnx
@@ -130,6 +144,13 @@ class OrtBackend:
             _open(artifact.content, 1, optimized_path=path)
             nodes = onnx.load(path).graph.node
             return [(node.name, node.op_type) for node in nodes]
+
+
+def _read_events(events: list[dict[str, Any]]) -> Iterator[tuple[str, str, float]]:
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith(_PROFILE_SUFFIX):
+            name = event["name"].removesuffix(_PROFILE_SUFFIX)
+            yield name, event["args"]["op_name"], event["dur"] / 1e3
 
 
 def _open(

@@ -5,7 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
+from autoquant.backends.registry import DEFAULT_BACKEND, load_backend
 from autoquant.cli.options import (
+    BackendOption,
     BatchOption,
     FormatOption,
     OutputOption,
@@ -40,6 +42,7 @@ def quantize(
     seed: SeedOption = 0,
     threads: ThreadsOption = 1,
     batch: BatchOption = 1,
+    backend: BackendOption = DEFAULT_BACKEND,
     tasks_from: TasksFromOption = None,
     task_option: TaskOptionOption = None,
     format_: FormatOption = "table",
@@ -50,17 +53,19 @@ def quantize(
 
     Examples:
       autoquant quantize digits --recipe w4a8 -o model.onnx
+      autoquant quantize digits --recipe w8a8 --backend openvino -o model.onnx
       autoquant quantize my-model --recipe recipe.json --tasks-from my_tasks.py -o model.onnx
       autoquant quantize imagefolder --task-option data=photos --task-option model=net.pt2 -o m.onnx
     """
     check_output(output, "-o ")
+    load_backend(backend)  # if it is missing, say so before the task is loaded
     warn_of_oversubscription(threads)
     wanted = read_recipe(recipe)
     if tasks_from is not None:
         load_task_file(tasks_from)
     told = collect_task_options(task, task_option)
     with STDERR.status(f"loading task {task}") as status:
-        evaluator = load_single_evaluator(load_task(task, told), seed, threads, batch)
+        evaluator = load_single_evaluator(load_task(task, told), seed, threads, batch, backend)
         chosen = wanted or baselines([layer.name for layer in evaluator.layers])[recipe]
         status.update(f"quantizing by {recipe} and measuring")
         artifact, measurement = measure_recipe(evaluator, chosen)
@@ -90,7 +95,7 @@ def _explain_float_layers(trial: Trial) -> None:
 def verify(
     model: Annotated[Path, typer.Argument(help="ONNX file that autoquant exported.")],
     latency: Annotated[
-        bool, typer.Option("--latency", help="Latency alone; needs onnxruntime and numpy only.")
+        bool, typer.Option("--latency", help="Latency alone; needs no torch and no task.")
     ] = False,
     versus: Annotated[
         Path | None,
@@ -100,7 +105,7 @@ def verify(
     task_option: TaskOptionOption = None,
     format_: FormatOption = "table",
 ) -> None:
-    """Replay a file's passport on this machine: parity, accuracy, latency.
+    """Replay a file's passport on this machine and its backend: parity, accuracy, latency.
 
     On another machine than the passport's, figures that are expected to move are measured
     again and shown, and decide nothing. Exit status 1 if a figure does not agree.
@@ -158,22 +163,24 @@ def bench(
     ] = None,
     threads: ThreadsOption = 1,
     batch: BatchOption = 1,
+    backend: BackendOption = DEFAULT_BACKEND,
     format_: FormatOption = "table",
 ) -> None:
     """Time any ONNX file, alone or against another.
 
-    Needs onnxruntime alone: no torch, no Brevitas.
+    Needs the backend's package alone: no torch, no Brevitas.
 
     Examples:
       autoquant bench model.onnx
       autoquant bench model.onnx --vs float.onnx --threads 2 --format json
+      autoquant bench model.onnx --vs float.onnx --backend openvino
     """
     from autoquant.bench import bench_files
 
     warn_of_oversubscription(threads)
     contents = {str(path): _read(path) for path in (model, versus) if path is not None}
     with STDERR.status("timing"):
-        result = bench_files(contents, str(model), threads, batch)
+        result = bench_files(contents, str(model), threads, batch, backend)
     if format_ == "json":
         print_json(result)
         return

@@ -7,9 +7,11 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from autoquant.backends.registry import BackendName
 from autoquant.errors import InputError
 
 __all__ = [
+    "BackendOption",
     "BatchOption",
     "FormatOption",
     "MaxDropOption",
@@ -55,6 +57,9 @@ TaskOptionOption = Annotated[
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of every random choice.")]
 ThreadsOption = Annotated[int, typer.Option("--threads", min=1, help="Threads of the timed runs.")]
 BatchOption = Annotated[int, typer.Option("--batch", min=1, help="Batch size of the timed runs.")]
+BackendOption = Annotated[
+    BackendName, typer.Option("--backend", help="Runtime that runs and judges the files.")
+]
 MaxDropOption = Annotated[
     float | None,
     typer.Option("--max-drop", help="Largest accuracy drop against float, 0.01 is one point."),

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from autoquant.backends.registry import load_backend
 from autoquant.cli.output import STDERR, print_trials, warn, warn_of_oversubscription
 from autoquant.core.pareto import Bounds
 from autoquant.core.recommend import find_nearest_miss
@@ -23,6 +24,7 @@ _STATES = ("complete", "rejected", "failed")
 def run_study(launch: Launch, tasks_from: Path | None, kind: str) -> None:
     """Search until the budget is spent, then print the front."""
     header, location = launch.header, launch.location
+    load_backend(header.backend)  # if it is missing, say so before the task is loaded
     warn_of_oversubscription(header.threads)
     if tasks_from is not None:
         load_task_file(tasks_from)

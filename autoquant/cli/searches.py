@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
+from autoquant.backends.registry import DEFAULT_BACKEND
 from autoquant.cli.options import (
+    BackendOption,
     BatchOption,
     FormatOption,
     MaxDropOption,
@@ -71,6 +73,7 @@ def search(
     seed: SeedOption = 0,
     threads: ThreadsOption = 1,
     batch: BatchOption = 1,
+    backend: BackendOption = DEFAULT_BACKEND,
     keep: KeepOption = "front",
     full: FullOption = False,
     results: ResultsOption = RESULTS,
@@ -89,6 +92,7 @@ def search(
       autoquant search search_spaces/cifar10-resnet20.yaml --trials 60 --timeout 10m
       autoquant search my.yaml --tasks-from my_tasks.py --study night-run --sampler nsga2
       autoquant search imagefolder --task-option data=photos --task-option model=timm:resnet18
+      autoquant search digits --study digits-openvino --backend openvino
     """
     path = find_space(space)
     config = load_space(path)
@@ -103,6 +107,7 @@ def search(
         batch=batch,
         trials=trials,
         timeout=timeout,
+        backend=backend,
     )
     location = Location(results, study or path.stem, storage)
     if location.exists():

@@ -40,6 +40,8 @@ class StudyHeader:
         batch: batch size of timed runs.
         trials: finished trials to reach.
         timeout_s: seconds that one run may take, or None.
+        backend: name of the runtime that judges the trials; studies from before there was a
+            choice have none.
     """
 
     definition: Mapping[str, Any]
@@ -49,6 +51,7 @@ class StudyHeader:
     batch: int = 1
     trials: int = 50
     timeout_s: float | None = None
+    backend: str = "onnxruntime"
 
     @property
     def task(self) -> str:
