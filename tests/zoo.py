@@ -11,13 +11,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoquant.core.task import Task
+from tests.torchvision_import import import_torchvision
 
 SEED = 0
-_DETECTION_SCHEMAS = (
-    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-)
 _ESTIMATION_BATCHES = 4
+# with real weights, as tasks of the product
+REGISTERED = (
+    "cifar10-resnet8",
+    "cifar10-resnet20",
+    "cifar10-resnet44",
+    "imagenet-sample-efficientnet-lite0",
+)
 
 
 class Images:
@@ -122,23 +126,9 @@ class LstmClassifier(nn.Module):
         return self.fc(F.relu(self.hidden(outputs[:, -1])))
 
 
-@cache
-def declare_detection_operators() -> torch.library.Library:
-    """Let torchvision import beside a torch that its compiled operators were not built for.
-
-    A user's torch and torchvision match; a CPU build of torch beside the registry's
-    torchvision does not, and nothing here needs those operators.
-    """
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for schema in _DETECTION_SCHEMAS:
-        if not hasattr(torch.ops.torchvision, schema.partition("(")[0]):
-            library.define(schema)
-    return library
-
-
 def _timm(name: str) -> Callable[[], nn.Module]:
     def make() -> nn.Module:
-        declare_detection_operators()
+        import_torchvision()
         import timm
 
         model: nn.Module = timm.create_model(name, pretrained=False)
@@ -149,7 +139,7 @@ def _timm(name: str) -> Callable[[], nn.Module]:
 
 def _torchvision(name: str, **options: object) -> Callable[[], nn.Module]:
     def make() -> nn.Module:
-        declare_detection_operators()
+        import_torchvision()
         import torchvision
 
         model: nn.Module = torchvision.models.get_model(name, weights=None, **options)
