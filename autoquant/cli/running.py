@@ -1,6 +1,6 @@
 """Running a study from the command line, and showing its front."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,7 +127,7 @@ def show_front(
     if not members:
         raise NegativeAnswer(_describe_nearest_miss(trials, bounds))
     if kind == "table":
-        _advise(location, trials, _explain(choices, reference), with_next=with_next)
+        _advise(location, record, _explain(choices, reference), with_next=with_next)
 
 
 def _with_probability(
@@ -155,14 +155,12 @@ def _mark_knee(members: Sequence[Trial], choices: Sequence[Recommendation]) -> l
     return [trial.model_copy(update={"knee": trial.digest == knee}) for trial in members]
 
 
-def _advise(
-    location: Location, trials: Sequence[Trial], reasons: Sequence[str], *, with_next: bool
-) -> None:
+def _advise(location: Location, record: Record, reasons: Sequence[str], *, with_next: bool) -> None:
     if reasons:
         STDERR.print("\nRecommended")
     for reason in reasons:
         STDERR.print(f"  {reason}", markup=False)
-    for note in _notes(location, trials):
+    for note in _notes(location, record.trials(), record.notes):
         STDERR.print(note, markup=False)
     if with_next:
         where = _where(location)
@@ -175,12 +173,14 @@ def _advise(
         )
 
 
-def _notes(location: Location, trials: Sequence[Trial]) -> list[str]:
+def _notes(location: Location, trials: Sequence[Trial], known: Mapping[str, str]) -> list[str]:
     """What else a reader of the front should know."""
     counts = {state: sum(trial.state == state for trial in trials) for state in _STATES}
     notes = [
         "",
         *(f"trial {t.number} left the front: {t.left_front}" for t in trials if t.left_front),
+        *_explain_missing_reports(trials),
+        *known.values(),
     ]
     if counts["rejected"]:
         notes.append(
@@ -194,6 +194,17 @@ def _notes(location: Location, trials: Sequence[Trial]) -> list[str]:
         notes.append(saturation)
     drift = describe_drift(trials)
     return notes if drift is None else [*notes, drift]
+
+
+def _explain_missing_reports(trials: Sequence[Trial]) -> list[str]:
+    by_reason: dict[str, list[int]] = {}
+    for trial in trials:
+        if trial.report_error is not None:
+            by_reason.setdefault(trial.report_error, []).append(trial.number)
+    return [
+        f"no report figures for trial {', '.join(map(str, numbers))}: {reason}"
+        for reason, numbers in by_reason.items()
+    ]
 
 
 def _where(location: Location) -> str:

@@ -144,6 +144,7 @@ class Trial(Measurement):
         error: why a failed trial failed.
         left_front: why it is no member any more, though it was one until the front was timed
             anew.
+        report_error: why a member has no report figures, though there is a report split.
         front_probability: how often it is on the front when every figure is drawn anew.
         knee: it is the recommended one.
     """
@@ -156,14 +157,15 @@ class Trial(Measurement):
     error: str | None = None
     seed: int = 0
     left_front: str | None = None
+    report_error: str | None = None
     front_probability: float | None = None
     knee: bool = Field(default=False)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values; what describes a place on the front appears only with one."""
         values = self.model_dump(mode="json")
-        for name in ("knee", "left_front", "front_probability"):
-            if not values[name]:
+        for name in ("knee", "left_front", "report_error", "front_probability"):
+            if values[name] is None or values[name] is False:  # a probability of 0.0 stays
                 del values[name]
         return values
 

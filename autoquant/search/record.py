@@ -140,6 +140,11 @@ class Record:
             if (trial := _read_trial(frozen)) is not None
         ]
 
+    @property
+    def notes(self) -> dict[str, str]:
+        """What a reader of the front should know of how it was measured, by subject."""
+        return dict(self.study.user_attrs.get("notes", {}))
+
     # Writing
 
     def ask(self, space: SearchSpace) -> Asked:
@@ -224,6 +229,10 @@ class Record:
         """Note the report figures of a front member."""
         self._add("report", {digest: figures.model_dump(mode="json")})
 
+    def add_report_error(self, digest: str, reason: str) -> None:
+        """Note why a front member has no report figures."""
+        self._add("report", {digest: {"report_error": reason}})
+
     def add_latency(self, figures: Mapping[str, LatencyFigures]) -> None:
         """Note what came of timing a front together, by digest; replaces what was before."""
         self._add("latency", {key: value.model_dump(mode="json") for key, value in figures.items()})
@@ -241,6 +250,13 @@ class Record:
             "evidence": None if evidence is None else evidence.model_dump(),
         }
         self._add("reprieve", {digest: figures})
+
+    def set_note(self, subject: str, text: str | None) -> None:
+        """Note something on the front as a whole; None takes it back."""
+        kept = {key: value for key, value in self.notes.items() if key != subject}
+        wanted = kept if text is None else {**kept, subject: text}
+        if wanted != self.notes:
+            self.study.set_user_attr("notes", wanted)
 
     def _add(self, name: str, values: Mapping[str, Any]) -> None:
         self.study.set_user_attr(name, {**self.study.user_attrs.get(name, {}), **values})
