@@ -128,23 +128,32 @@ class Evaluator:
             TrialError: any other reason why this recipe has no figures.
         """
         with self.place.work():
-            return self.measure(self.builder.build(recipe), gate)
+            candidate = self.builder.build(recipe)
+            self.place.look_around()
+            return self.measure(candidate, gate)
+
+    def rebuild(self, recipe: Recipe) -> Artifact:
+        """A recipe's file without figures, built where it disturbs no timing."""
+        with self.place.work():
+            return self.builder.build(recipe).artifact
 
     def measure(
         self, candidate: Candidate, gate: Gate | None = None
     ) -> tuple[Measurement, Artifact]:
         """Measure a built candidate; see `evaluate`."""
         artifact = candidate.artifact
-        measurement = _Examination(self, candidate, gate).run()
+        with self.place.work():
+            measurement = _Examination(self, candidate, gate).run()
         return measurement, self.builder.seal(artifact, measurement.model_dump(mode="json"))
 
     def report(self, artifact: Artifact) -> ReportFigures | None:
         """Accuracy on the report split; None where the task has none."""
         if self.report_split is None:
             return None
-        session = self.backend.load(artifact, available_cores())
-        outputs = self.predict(session, self.report_split.batches)
-        figures = self.judge(outputs, self.report_split, self._float_report)
+        with self.place.work():
+            session = self.backend.load(artifact, available_cores())
+            outputs = self.predict(session, self.report_split.batches)
+            figures = self.judge(outputs, self.report_split, self._float_report)
         return ReportFigures(
             report_accuracy=figures["accuracy"],
             report_accuracy_ci=figures["accuracy_ci"],
@@ -155,6 +164,8 @@ class Evaluator:
     def time_together(self, artifacts: Mapping[str, Artifact], session: str) -> Any:
         """Time files in turns with each other and the float model.
 
+        Each gets what `front_latency` gives one alone, up to a minute for all together.
+
         Args:
             artifacts: by name.
             session: what to call this occasion.
@@ -164,15 +175,21 @@ class Evaluator:
         """
         if self.options.latency is None or not artifacts:
             return {}
+        protocol = self.options.front_latency.shared_by(len(artifacts))
         with self.place.turn():
-            results = self.finish(self.race([*artifacts.values()], self.options.front_latency))
+            results = self.finish(self.race([*artifacts.values()], protocol))
         return {
             name: LatencyFigures(
                 **timing_fields(result, session),
-                peak_memory_bytes=self.backend.measure_memory(artifact, self.options.threads),
+                peak_memory_bytes=self.measure_memory(artifact),
             )
             for (name, artifact), result in zip(artifacts.items(), results, strict=True)
         }
+
+    def measure_memory(self, artifact: Artifact) -> int | None:
+        """Peak memory of a file at the batch size of the timed runs, bytes; None if unknown."""
+        with self.place.turn():  # the process that runs it inherits its cores
+            return self.backend.measure_memory(artifact, self.options.threads, self.options.batch)
 
     def race(self, artifacts: Sequence[Artifact], protocol: LatencyProtocol) -> Race:
         """Files against the float model, on the same inputs; takes place within turns."""
@@ -238,15 +255,18 @@ class Evaluator:
 
     def _evidence_of(self, split: Split) -> Evidence:
         """Of the float model."""
-        if split is self.search:
-            return self._float_evidence
-        reference = self._float_report
-        return find_evidence(self.metric, reference, split.targets, reference)
+        return self._float_evidence if split is self.search else self._float_report_evidence
 
     @cached_property
     def _float_evidence(self) -> Evidence:
         reference = self.float_outputs
         return find_evidence(self.metric, reference, self.search.targets, reference)
+
+    @cached_property
+    def _float_report_evidence(self) -> Evidence:
+        assert self.report_split is not None
+        reference = self._float_report
+        return find_evidence(self.metric, reference, self.report_split.targets, reference)
 
     @cached_property
     def _float_instances(self) -> list[Instance]:
@@ -309,7 +329,8 @@ class _Examination:
             self.race = self.evaluator.race([self.candidate.artifact], protocol)
 
     def _time(self, slices: int) -> None:
-        if self.race is None:
+        if self.race is None or self.race.is_over():
+            self.evaluator.place.look_around()
             return
         with self._turn(), _timed(self.seconds, "latency"):
             for _ in range(slices):

@@ -78,9 +78,9 @@ class FakeBackend:
         """Every layer that is not stored as float."""
         return frozenset(name for name in layers if artifact.precisions[name] != "float32")
 
-    def measure_memory(self, artifact: Artifact, threads: int) -> int | None:
-        """Twice the file; nothing runs."""
-        return 2 * artifact.size_bytes
+    def measure_memory(self, artifact: Artifact, threads: int, batch: int = 1) -> int | None:
+        """Twice the file, and a byte a sample; nothing runs."""
+        return 2 * artifact.size_bytes + batch
 
     def fingerprint(self) -> dict[str, Any]:
         """Says that this is no machine."""

@@ -65,7 +65,7 @@ def quantize(
         status.update(f"quantizing by {recipe} and measuring")
         measurement, artifact = evaluator.evaluate(chosen)
         figures = evaluator.report(artifact)
-        memory = evaluator.backend.measure_memory(artifact, threads)
+        memory = evaluator.measure_memory(artifact)
     later = {"peak_memory_bytes": memory, **(figures.model_dump() if figures else {})}
     measurement = measurement.model_copy(update=later)
     artifact = evaluator.builder.seal(artifact, measurement.model_dump(mode="json"))

@@ -34,6 +34,9 @@ __all__ = [
 ]
 
 _WORSE = 1.0
+# With fewer, what all of them changed by cannot be told from what one of them did: taking it
+# out would give a lucky member its luck back.
+_FEWEST_FOR_SHIFT = 4
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
@@ -154,7 +157,11 @@ def comparable_log_ratios(trials: Sequence[Trial]) -> Floats:
         if trial.timing is not None and trial.timing.session and trial.timing.search_ratio:
             change = float(ratio) - math.log(trial.timing.search_ratio)
             changes.setdefault(trial.timing.session, []).append(change)
-    shifts = {session: float(np.median(values)) for session, values in changes.items()}
+    shifts = {
+        session: float(np.median(values))
+        for session, values in changes.items()
+        if len(values) >= _FEWEST_FOR_SHIFT
+    }
     return np.array([
         ratio - shifts.get(trial.timing_session or "", 0.0)
         for trial, ratio in zip(trials, ratios, strict=True)

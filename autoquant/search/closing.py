@@ -204,6 +204,6 @@ class Closing:
 
     def _rebuild(self, trial: Trial) -> Artifact:
         """A trial's file, rebuilt from its recipe, its figures in the passport."""
-        rebuilt = self.evaluator.builder.build(trial.recipe).artifact
+        rebuilt = self.evaluator.rebuild(trial.recipe)
         figures = trial.measurement().model_dump(mode="json")
         return self.evaluator.builder.seal(rebuilt, figures)

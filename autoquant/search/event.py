@@ -27,6 +27,10 @@ class Evaluates(Protocol):
         """Measure one recipe; raises `Rejection` if it cannot get past the gate."""
         ...
 
+    def rebuild(self, recipe: Recipe) -> Artifact:
+        """A recipe's file without figures."""
+        ...
+
     def time_together(
         self, artifacts: Mapping[str, Artifact], session: str
     ) -> Mapping[str, LatencyFigures]:
