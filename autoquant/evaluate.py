@@ -15,6 +15,7 @@ import numpy.typing as npt
 from autoquant.backends.base import Backend, Session
 from autoquant.backends.latency import (
     CANDIDATE_INSTANCES,
+    PROTOCOL_VERSION,
     REFERENCE_INSTANCES,
     Comparison,
     Instance,
@@ -25,6 +26,7 @@ from autoquant.backends.machine import available_cores
 from autoquant.backends.quiet import QuietPlace
 from autoquant.core.artifact import Artifact, Builder, Candidate
 from autoquant.core.evidence import Evidence
+from autoquant.core.fingerprint import Fingerprint, fingerprint_digest
 from autoquant.core.gate import Gate, Glimpse
 from autoquant.core.layer import Layer
 from autoquant.core.metric import (
@@ -110,6 +112,18 @@ class Evaluator:
         self._reference_ms: deque[float] = deque(maxlen=_REMEMBERED_RACES)
         self.report_split = Split(report) if report is not None and len(report) else None
 
+    @cached_property
+    def fingerprint(self) -> Fingerprint:
+        """This machine, the versions that build and run files, and that of the protocol."""
+        found = self.backend.fingerprint()
+        versions = {**self._float.passport.get("versions", {}), **found["versions"]}
+        return {**found, "versions": versions, "latency_protocol": PROTOCOL_VERSION}
+
+    @cached_property
+    def origin(self) -> str:
+        """The fingerprint's digest, for records."""
+        return fingerprint_digest(self.fingerprint)
+
     @property
     def layers(self) -> list[Layer]:
         """The task's quantizable layers."""
@@ -144,7 +158,8 @@ class Evaluator:
         artifact = candidate.artifact
         with self.place.work():
             measurement = _Examination(self, candidate, gate).run()
-        return measurement, self.builder.seal(artifact, measurement.model_dump(mode="json"))
+        figures = measurement.model_dump(mode="json")
+        return measurement, self.builder.seal(artifact, figures, self.fingerprint)
 
     def report(self, artifact: Artifact) -> ReportFigures | None:
         """Accuracy on the report split; None where the task has none."""
@@ -180,7 +195,7 @@ class Evaluator:
             results = self.finish(self.race([*artifacts.values()], protocol))
         return {
             name: LatencyFigures(
-                **timing_fields(result, session),
+                **timing_fields(result, self.origin, session),
                 peak_memory_bytes=self.measure_memory(artifact),
             )
             for (name, artifact), result in zip(artifacts.items(), results, strict=True)
@@ -320,6 +335,7 @@ class _Examination:
             ),
             parity=parity,
             seconds=self._rounded_seconds(),
+            measured_on=self.evaluator.origin,
         )
 
     def _begin_race(self) -> None:
@@ -341,7 +357,7 @@ class _Examination:
         if self.race is None:
             return {}
         with self._turn(), _timed(self.seconds, "latency"):
-            return timing_fields(self.evaluator.finish(self.race)[0])
+            return timing_fields(self.evaluator.finish(self.race)[0], self.evaluator.origin)
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -373,7 +389,11 @@ class _Examination:
             return
         float_hits = float_hits[: len(hits)]
         so_far = None if self.race is None else self.race.results()[0]
-        seen = Measurement() if so_far is None else Measurement(**timing_fields(so_far))
+        seen = (
+            Measurement()
+            if so_far is None
+            else Measurement(**timing_fields(so_far, evaluator.origin))
+        )
         glimpse = Glimpse(
             hits, float_hits, total, self.candidate.artifact.size_bytes,
             seen.latency_ratio, seen.latency_sd,
@@ -393,11 +413,13 @@ class _Examination:
             accuracy_drop=base - accuracy,
             latency_ratio=seen.latency_ratio,
             latency_ratio_ci=seen.latency_ratio_ci,
+            reference_ms=None if seen.timing is None else seen.timing.reference_ms,
         )
         return Measurement(
             partial=partial,
             size_bytes=glimpse.size_bytes,
             seconds=self._rounded_seconds(),
+            measured_on=self.evaluator.origin,
             evidence=Evidence.from_hits(glimpse.hits),
         )
 
@@ -432,7 +454,7 @@ class _Examination:
         return {stage: round(value, 4) for stage, value in self.seconds.items()}
 
 
-def timing_fields(result: Comparison, session: str | None = None) -> dict[str, Any]:
+def timing_fields(result: Comparison, machine: str, session: str | None = None) -> dict[str, Any]:
     """A comparison with the float model, as fields of a measurement."""
     p50, p90, p99 = result.percentiles_ms
     return {
@@ -448,6 +470,7 @@ def timing_fields(result: Comparison, session: str | None = None) -> dict[str, A
             samples=result.samples,
             stable=result.stable,
             session=session,
+            machine=machine,
         ),
     }
 

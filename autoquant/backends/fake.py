@@ -100,7 +100,12 @@ class FakeBuilder:
         chosen = {layer.name: recipe.layers.get(layer.name, default) for layer in self.layers}
         return Candidate(fake_artifact({name: kinds[bits] for name, bits in chosen.items()}))
 
-    def seal(self, artifact: Artifact, measurement: Mapping[str, Any]) -> Artifact:
+    def seal(
+        self,
+        artifact: Artifact,
+        measurement: Mapping[str, Any],
+        fingerprint: Mapping[str, Any] | None = None,
+    ) -> Artifact:
         """Nothing to write into."""
         return artifact
 

@@ -68,7 +68,8 @@ def quantize(
         memory = evaluator.measure_memory(artifact)
     later = {"peak_memory_bytes": memory, **(figures.model_dump() if figures else {})}
     measurement = measurement.model_copy(update=later)
-    artifact = evaluator.builder.seal(artifact, measurement.model_dump(mode="json"))
+    sealed = measurement.model_dump(mode="json")
+    artifact = evaluator.builder.seal(artifact, sealed, evaluator.fingerprint)
     output.write_bytes(artifact.content)
     trial = Trial(
         **measurement.model_dump(), number=0, state="complete", digest=chosen.digest,

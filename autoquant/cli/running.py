@@ -240,8 +240,9 @@ def read_artifact_of(
     with STDERR.status(f"rebuilding trial {trial.number} from its recipe"):
         options = EvaluationOptions(header.threads, header.batch)
         evaluator = build_evaluator(load_task(header.task), header.seed, options)
-        artifact = evaluator.builder.build(trial.recipe).artifact
-        sealed = evaluator.builder.seal(artifact, trial.measurement().model_dump(mode="json"))
+        artifact = evaluator.rebuild(trial.recipe)
+        figures = trial.measurement().model_dump(mode="json")
+        sealed = evaluator.builder.seal(artifact, figures, record.fingerprint_of(trial))
     if trial.size_bytes not in (None, sealed.size_bytes):
         raise StudyError(
             f"trial {trial.number} rebuilds to {sealed.size_bytes} bytes instead of "

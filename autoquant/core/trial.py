@@ -47,6 +47,7 @@ class Timing(_Record):
         session: trials that were timed together, in turns, share this name.
         search_ratio: of a trial that was timed anew beside the front, the ratio that it had
             been given during the search.
+        machine: digest of the fingerprint of what it was timed on.
     """
 
     reference_ms: float
@@ -57,6 +58,7 @@ class Timing(_Record):
     stable: bool
     session: str | None = None
     search_ratio: float | None = None
+    machine: str | None = None
 
 
 class Partial(_Record):
@@ -67,6 +69,7 @@ class Partial(_Record):
         samples: how many samples of the search split were looked at, of how many.
         accuracy: on those samples, and the drop on the same.
         latency_ratio: of a short timing.
+        reference_ms: the float model beside it.
     """
 
     reason: str
@@ -76,6 +79,7 @@ class Partial(_Record):
     accuracy_drop: float
     latency_ratio: float | None = None
     latency_ratio_ci: tuple[float, float] | None = None
+    reference_ms: float | None = None
 
 
 class Measurement(_Record):
@@ -83,7 +87,8 @@ class Measurement(_Record):
 
     Accuracies are fractions; drops are float minus quantized on the same images, so a gain
     is negative. `latency_ratio` is this model over the float model, timed alternately.
-    Intervals are 95 %; that of a drop is paired.
+    Intervals are 95 %; that of a drop is paired. `measured_on` is the digest of the fingerprint
+    of what the accuracy was measured on; the front may be timed on another machine.
     """
 
     accuracy: float | None = None
@@ -106,6 +111,7 @@ class Measurement(_Record):
     parity: Parity | None = None
     partial: Partial | None = None
     seconds: dict[str, float] = {}
+    measured_on: str | None = None
     evidence: Evidence | None = Field(default=None, exclude=True, repr=False)
 
     @property
@@ -173,6 +179,11 @@ class Trial(Measurement):
     def timing_session(self) -> str | None:
         """Name shared by trials that were timed together."""
         return None if self.timing is None else self.timing.session
+
+    @property
+    def machine(self) -> str | None:
+        """Digest of the fingerprint that its latency was measured with, or its accuracy."""
+        return (self.timing.machine if self.timing is not None else None) or self.measured_on
 
     def measurement(self) -> Measurement:
         """The figures alone."""

@@ -96,7 +96,9 @@ class Closing:
 
     def _is_timed(self) -> bool:
         sessions = {trial.timing_session for trial in self.front}
-        return len(sessions) <= 1 and None not in sessions
+        is_together = len(sessions) <= 1 and None not in sessions
+        here = self.evaluator.fingerprint
+        return is_together and self.record.describe_move(self.front, here) is None
 
     def _look_again(self) -> None:
         """Evaluate in full who was turned away by members that are none any more."""
@@ -206,4 +208,5 @@ class Closing:
         """A trial's file, rebuilt from its recipe, its figures in the passport."""
         rebuilt = self.evaluator.rebuild(trial.recipe)
         figures = trial.measurement().model_dump(mode="json")
-        return self.evaluator.builder.seal(rebuilt, figures)
+        fingerprint = self.record.fingerprint_of(trial)
+        return self.evaluator.builder.seal(rebuilt, figures, fingerprint)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from autoquant.core.artifact import Artifact, Builder
+from autoquant.core.fingerprint import Fingerprint
 from autoquant.core.gate import Gate
 from autoquant.core.recipe import Recipe
 from autoquant.core.trial import LatencyFigures, Measurement, ReportFigures, Trial
@@ -17,6 +18,11 @@ EventKind = Literal["begin", "end", "again", "timing", "left", "report", "note",
 
 class Evaluates(Protocol):
     """What a study needs of an evaluator."""
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """The machine and the versions that it measures with."""
+        ...
 
     @property
     def builder(self) -> Builder:

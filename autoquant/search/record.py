@@ -11,6 +11,8 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import ValidationError
 
+from autoquant.core.check import describe_machine_change
+from autoquant.core.fingerprint import Fingerprint, fingerprint_digest
 from autoquant.core.pareto import Bounds
 from autoquant.core.recipe import Recipe
 from autoquant.core.space import SearchSpace
@@ -141,6 +143,24 @@ class Record:
         ]
 
     @property
+    def fingerprints(self) -> dict[str, Fingerprint]:
+        """What the trials were measured on, by digest; empty in a study of an old version."""
+        return dict(self.study.user_attrs.get("fingerprints", {}))
+
+    def fingerprint_of(self, trial: Trial) -> Fingerprint | None:
+        """What a trial's figures were measured on; None where the record does not tell."""
+        return self.fingerprints.get(trial.machine or "")
+
+    def describe_move(self, trials: Sequence[Trial], here: Fingerprint) -> str | None:
+        """How the machine of one of the trials differs from this one; None if none does."""
+        known = self.fingerprints
+        for digest in {trial.machine: None for trial in trials if trial.machine in known}:
+            change = describe_machine_change(known[digest or ""]["machine"], here["machine"])
+            if change is not None:
+                return change
+        return None
+
+    @property
     def notes(self) -> dict[str, str]:
         """What a reader of the front should know of how it was measured, by subject."""
         return dict(self.study.user_attrs.get("notes", {}))
@@ -224,6 +244,12 @@ class Record:
                 queued += 1
             self.discard(frozen.number)
         return queued
+
+    def add_fingerprint(self, fingerprint: Fingerprint) -> None:
+        """Note what trials are measured on from now."""
+        digest = fingerprint_digest(fingerprint)
+        if digest not in self.fingerprints:
+            self._add("fingerprints", {digest: dict(fingerprint)})
 
     def add_report(self, digest: str, figures: ReportFigures) -> None:
         """Note the report figures of a front member."""

@@ -86,6 +86,7 @@ class Study:
         self._trials = self.record.trials()
         self._seen = frozenset(trial.digest for trial in self._trials)
         self._front = self._find_front()
+        self._register_machine()
         self._use_sampler(sampler)
         self._enqueue_baselines()
         while len(self._seen) < budget.trials and time.monotonic() < deadline:
@@ -122,6 +123,17 @@ class Study:
 
     def _find_front(self) -> list[Trial]:
         return find_front(self._trials, self.record.header.objectives, self.bounds)
+
+    def _register_machine(self) -> None:
+        here = self.evaluator.fingerprint
+        change = self.record.describe_move(self._trials, here)
+        self.record.add_fingerprint(here)
+        if change is not None:
+            self._emit(
+                "note",
+                f"trials of this study were measured on another machine ({change}): the front "
+                "is timed on this one at the end",
+            )
 
     def _use_sampler(self, name: SamplerName) -> None:
         # A resumed study goes on with other random numbers than it began with.
