@@ -73,6 +73,8 @@ def verify_artifact(artifact: Artifact) -> Verification:
         options = EvaluationOptions(int(conditions["threads"]), int(conditions["batch"]))
         seed = int(passport["seed"])
         task_name = str(passport["task"])
+        for name in ("machine", "versions", "data_sha256"):
+            dict(passport[name])
     except (KeyError, TypeError, ValueError, ValidationError) as error:
         raise ArtifactError(f"the passport cannot be read: {error!r}"[:200]) from error
     evaluator = build_evaluator(load_task(task_name), seed, options)

@@ -202,6 +202,10 @@ def test_bench_of_a_file_against_itself(digits: Path) -> None:
     )
     assert set(loaded) >= {"latency_ms", "latency_ms_ci", "vs_latency_ms", "vs_latency_ms_ci",
                            "ratio", "ratio_ci", "samples", "stable"}  # fmt: skip
+    table = autoquant("bench", "model.onnx", "--vs", "model.onnx", "--format", "csv", cwd=digits)
+    first, second = csv.DictReader(table.stdout.splitlines())
+    assert float(first["ratio_low"]) <= float(first["ratio"]) <= float(first["ratio_high"])
+    assert second["ratio"] == ""
     alone = json.loads(autoquant("bench", "model.onnx", "--format", "json", cwd=digits).stdout)
     assert alone["ratio"] is None
     assert alone["latency_ms"] > 0
