@@ -37,6 +37,7 @@ from autoquant.core.metric import (
     find_hits,
     measure_accuracy,
 )
+from autoquant.core.noise import log_sd
 from autoquant.core.recipe import Recipe
 from autoquant.core.split import Split
 from autoquant.core.task import Dataset, Metric
@@ -396,7 +397,7 @@ class _Examination:
         )
         glimpse = Glimpse(
             hits, float_hits, total, self.candidate.artifact.size_bytes,
-            seen.latency_ratio, seen.latency_sd,
+            seen.latency_ratio, seen.latency_sd, seen.latency_ms, log_sd(seen.latency_ms_ci),
         )  # fmt: skip
         reason = self.gate.find_reason(glimpse)
         if reason is not None:
@@ -413,6 +414,8 @@ class _Examination:
             accuracy_drop=base - accuracy,
             latency_ratio=seen.latency_ratio,
             latency_ratio_ci=seen.latency_ratio_ci,
+            latency_ms=seen.latency_ms,
+            latency_ms_ci=seen.latency_ms_ci,
             reference_ms=None if seen.timing is None else seen.timing.reference_ms,
         )
         return Measurement(

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from autoquant.core.front import (
     _dominance,
+    _draw_errors,
     _find_kernel,
     comparable_log_ratios,
     decide,
@@ -172,6 +173,16 @@ def test_a_lucky_winner_loses_its_luck_when_few_are_timed_anew(others: int) -> N
     honest = make_trial(9, right(900), 0.50, 1000, width=0.002)
     assert comparable_log_ratios([lucky, *rest])[0] == pytest.approx(np.log(0.60))
     assert 0 not in numbers(find_front([lucky, *rest, honest], ALL))
+
+
+@given(st.integers(1, 6), st.integers(0, 5))
+def test_errors_of_differences_are_those_of_all_differences(count: int, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    draws = 0.9 + 0.01 * generator.standard_normal((count, 200))
+    draws[-1] = draws[0]
+    slow = (draws[:, None] - draws[None, :]).std(axis=2)
+    assert np.allclose(_draw_errors(draws), slow, atol=1e-9)
+    assert _draw_errors(draws)[0, -1] == 0.0
 
 
 @pytest.mark.parametrize("objectives", [["accuracy"], ["latency"], ["size"], ["latency", "size"]])

@@ -1,8 +1,10 @@
 """Running a study from the command line, and showing its front."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from autoquant.backends.machine import has_integer_dot_product
 from autoquant.cli.output import STDERR, print_trials, warn, warn_of_oversubscription
@@ -122,6 +124,10 @@ def show_front(
             for choice in choices
             for reason in _explain([choice], reference)
         ],
+        "nearest_miss": None if members else _nearest_miss_record(trials, bounds),
+        "notes": [*_explain_missing_reports(trials), *record.notes.values()],
+        "saturation": describe_saturation(trials),
+        "drift": describe_drift(trials),
     }
     print_trials(_mark_knee(members, choices), document, kind, title)
     if not members:
@@ -215,12 +221,26 @@ def _where(location: Location) -> str:
 def _describe_nearest_miss(trials: Sequence[Trial], bounds: Bounds) -> str:
     nearest = find_nearest_miss(trials, bounds)
     if nearest is None:
-        return "no trial is complete yet"
+        return _describe_failures(trials)
     latency = "" if nearest.latency_ms is None else f", {nearest.latency_ms:.3g} ms"
     return (
         f"no trial is within the constraint; the nearest miss is trial {nearest.number} "
         f"(drop {nearest.accuracy_drop:.4f}{latency}, {(nearest.size_bytes or 0) / 1e6:.3f} MB)"
     )
+
+
+def _nearest_miss_record(trials: Sequence[Trial], bounds: Bounds) -> dict[str, Any] | None:
+    nearest = find_nearest_miss(trials, bounds)
+    return None if nearest is None else nearest.to_dict()
+
+
+def _describe_failures(trials: Sequence[Trial]) -> str:
+    """Why no trial is complete; the most frequent reason stands for all."""
+    reasons = Counter(trial.error for trial in trials if trial.state == "failed")
+    if not reasons:
+        return "no trial is complete yet"
+    (reason, count), *_ = reasons.most_common()
+    return f"no trial is complete: {sum(reasons.values())} failed, {count} of them with: {reason}"
 
 
 def read_artifact_of(

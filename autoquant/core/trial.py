@@ -68,7 +68,7 @@ class Partial(_Record):
         reason: why it could not.
         samples: how many samples of the search split were looked at, of how many.
         accuracy: on those samples, and the drop on the same.
-        latency_ratio: of a short timing.
+        latency_ratio: of a short timing, and likewise `latency_ms`.
         reference_ms: the float model beside it.
     """
 
@@ -79,6 +79,8 @@ class Partial(_Record):
     accuracy_drop: float
     latency_ratio: float | None = None
     latency_ratio_ci: tuple[float, float] | None = None
+    latency_ms: float | None = None
+    latency_ms_ci: tuple[float, float] | None = None
     reference_ms: float | None = None
 
 
