@@ -58,8 +58,19 @@ def digits(tmp_path_factory) -> Path:
 def test_search_prints_one_json_document_alone(digits: Path) -> None:
     document = json.loads((digits / "search.json").read_text())
     assert set(document) == {
-        "study", "task", "objectives", "reference", "recommendations", "trials"
-    }  # fmt: skip
+        "study",
+        "task",
+        "objectives",
+        "reference",
+        "recommendations",
+        "nearest_miss",
+        "notes",
+        "saturation",
+        "drift",
+        "trials",
+    }
+    assert document["nearest_miss"] is None
+    assert "float reference" in document["drift"]  # fmt: skip
     kinds = [choice["kind"] for choice in document["recommendations"]]
     assert kinds[0] == "knee"
     assert all(choice["reason"].endswith(".") for choice in document["recommendations"])
