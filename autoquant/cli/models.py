@@ -78,12 +78,16 @@ def quantize(
         **measurement.model_dump(), number=0, state="complete", digest=chosen.digest,
         recipe=chosen, name=None if wanted else recipe, seed=seed,
     )  # fmt: skip
-    if format_ == "json":
-        print_json(trial.to_dict())
-    else:
-        print_trials([trial], {}, format_)
-        _explain_float_layers(trial)
+    _show(trial, format_)
     STDERR.print(f"wrote {output} ({artifact.size_bytes:,} bytes)")
+
+
+def _show(trial: Trial, kind: str) -> None:
+    if kind == "json":
+        print_json(trial.to_dict())
+        return
+    print_trials([trial], {}, kind)
+    _explain_float_layers(trial)
 
 
 def _read_recipe(text: str) -> Recipe | None:

@@ -115,6 +115,26 @@ def show_front(
         f"by {', '.join(objectives)} (* recommended)"
     )
     document = {
+        **_document(location, record, objectives, choices),
+        "nearest_miss": None if members else _nearest_miss_record(trials, bounds),
+    }
+    print_trials(_mark_knee(members, choices), document, kind, title)
+    if not members:
+        raise NegativeAnswer(_describe_nearest_miss(trials, bounds))
+    if kind == "table":
+        _advise(location, record, _explain(choices, reference), with_next=with_next)
+
+
+def _document(
+    location: Location,
+    record: Record,
+    objectives: list[Objective],
+    choices: Sequence[Recommendation],
+) -> dict[str, Any]:
+    """What stands beside the members in JSON."""
+    trials = record.trials()
+    reference = next((trial for trial in trials if trial.name == "fp32"), None)
+    return {
         "study": location.name,
         "task": record.header.task,
         "objectives": objectives,
@@ -124,16 +144,10 @@ def show_front(
             for choice in choices
             for reason in _explain([choice], reference)
         ],
-        "nearest_miss": None if members else _nearest_miss_record(trials, bounds),
         "notes": [*_explain_missing_reports(trials), *record.notes.values()],
         "saturation": describe_saturation(trials),
         "drift": describe_drift(trials),
     }
-    print_trials(_mark_knee(members, choices), document, kind, title)
-    if not members:
-        raise NegativeAnswer(_describe_nearest_miss(trials, bounds))
-    if kind == "table":
-        _advise(location, record, _explain(choices, reference), with_next=with_next)
 
 
 def _with_probability(
