@@ -16,6 +16,7 @@ from autoquant.backends.machine import available_cores, describe_machine, packag
 from autoquant.backends.registry import DEFAULT_BACKEND, load_backend
 from autoquant.core.artifact import Artifact, Candidate
 from autoquant.core.batching import input_batches
+from autoquant.core.fingerprint import Fingerprint
 from autoquant.core.layer import Layer
 from autoquant.core.recipe import Recipe
 from autoquant.core.task import Dataset, Task
@@ -122,13 +123,20 @@ class TaskBuilder:
         seconds = {"quantize": middle - start, "export": time.perf_counter() - middle}
         return Candidate(artifact, _as_arrays(quantized) if quantized else None, seconds)
 
-    def seal(self, artifact: Artifact, measurement: Mapping[str, Any]) -> Artifact:
-        """Write figures into the passport; the file keeps its size.
+    def seal(
+        self,
+        artifact: Artifact,
+        measurement: Mapping[str, Any],
+        fingerprint: Fingerprint | None = None,
+    ) -> Artifact:
+        """Write figures into the passport, and what they were measured on.
 
-        Left out is what a reader finds in the file itself, and what only the search needs.
+        Left out is what a reader finds in the file itself, and what only the search needs. The
+        file keeps its size, unless the description of another machine is longer.
         """
         figures = {name: value for name, value in measurement.items() if name not in _UNSEALED}
-        passport = {**artifact.passport, "measurement": figures}
+        origin = _origin(artifact.passport, fingerprint or {})
+        passport = {**artifact.passport, **origin, "measurement": figures}
         content = write_passport(load_model(artifact.content), passport)
         return Artifact(content, artifact.precisions, passport)
 
@@ -188,6 +196,16 @@ class TaskBuilder:
             "versions": {**package_versions(*_PACKAGES), **self.fingerprint["versions"]},
             "machine": self.fingerprint["machine"],
         }
+
+
+def _origin(passport: Mapping[str, Any], fingerprint: Fingerprint) -> dict[str, Any]:
+    """What a passport says on where its figures come from, as a fingerprint has it."""
+    protocol = fingerprint.get("latency_protocol", passport["conditions"].get("latency_protocol"))
+    return {
+        "machine": fingerprint.get("machine", passport["machine"]),
+        "versions": fingerprint.get("versions", passport["versions"]),
+        "conditions": {**passport["conditions"], "latency_protocol": protocol},
+    }
 
 
 def _as_arrays(quantized: QuantizedModel) -> Any:

@@ -1,6 +1,8 @@
 """Files for people: one recipe without a search, or a trial's file, kept or rebuilt."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from autoquant.backends.registry import DEFAULT_BACKEND
 from autoquant.core.artifact import Artifact
@@ -41,11 +43,11 @@ def measure_recipe(evaluator: Evaluator, recipe: Recipe) -> tuple[Artifact, Meas
     """
     measurement, artifact = evaluator.evaluate(recipe)
     figures = evaluator.report(artifact)
-    memory = evaluator.backend.measure_memory(artifact, evaluator.options.threads)
+    memory = evaluator.measure_memory(artifact)
     later = {"peak_memory_bytes": memory, **(figures.model_dump() if figures else {})}
     measurement = measurement.model_copy(update=later)
-    sealed = evaluator.builder.seal(artifact, measurement.model_dump(mode="json"))
-    return sealed, measurement
+    figures_of = measurement.model_dump(mode="json")
+    return evaluator.builder.seal(artifact, figures_of, evaluator.fingerprint), measurement
 
 
 def read_recipe(text: str) -> Recipe | None:
@@ -69,14 +71,22 @@ def read_kept(location: Location, trial: Trial) -> bytes | None:
     return kept.read_bytes() if kept.is_file() else None
 
 
-def rebuild_trial(evaluator: Evaluator, trial: Trial) -> bytes:
+def rebuild_trial(
+    evaluator: Evaluator, trial: Trial, fingerprint: Mapping[str, Any] | None
+) -> bytes:
     """A trial's file, rebuilt from its recipe, its figures in the passport.
+
+    Args:
+        evaluator: of the trial's study.
+        trial: what to rebuild.
+        fingerprint: of the machine that measured it; None if that is not known.
 
     Raises:
         StudyError: it comes out with another size.
     """
-    artifact = evaluator.builder.build(trial.recipe).artifact
-    sealed = evaluator.builder.seal(artifact, trial.measurement().model_dump(mode="json"))
+    artifact = evaluator.rebuild(trial.recipe)
+    figures = trial.measurement().model_dump(mode="json")
+    sealed = evaluator.builder.seal(artifact, figures, fingerprint)
     if trial.size_bytes not in (None, sealed.size_bytes):
         raise StudyError(
             f"trial {trial.number} rebuilds to {sealed.size_bytes} bytes instead of "

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from autoquant.backends.machine import explain_oversubscription
 from autoquant.backends.registry import BACKENDS, DEFAULT_BACKEND
 from autoquant.bench import bench_files, verify_latency
 from autoquant.errors import ArtifactError, AutoquantError
@@ -26,6 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(options.run(options))
     except AutoquantError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return _BAD_INPUT
+    except OSError as error:  # a full disk, a folder that cannot be written
         print(f"error: {error}", file=sys.stderr)
         return _BAD_INPUT
     except KeyboardInterrupt:
@@ -44,8 +48,8 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     bench.add_argument("model", type=Path)
     bench.add_argument("--vs", type=Path)
-    bench.add_argument("--threads", type=int, default=1)
-    bench.add_argument("--batch", type=int, default=1)
+    bench.add_argument("--threads", type=_count, default=1)
+    bench.add_argument("--batch", type=_count, default=1)
     bench.add_argument("--backend", choices=BACKENDS, default=DEFAULT_BACKEND)
     bench.add_argument("--format", choices=("table", "json"), default="table")
     bench.set_defaults(run=_bench)
@@ -61,18 +65,32 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _count(text: str) -> int:
+    """A number of threads or samples."""
+    number = int(text)  # argparse turns a ValueError into one line
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return number
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr)
+
+
 def _bench(options: argparse.Namespace) -> int:
-    contents = {str(path): _read(path) for path in (options.model, options.vs) if path is not None}
-    result = bench_files(
-        contents, str(options.model), options.threads, options.batch, options.backend
-    )
+    excess = explain_oversubscription(options.threads)
+    if excess is not None:
+        _warn(excess)
+    other = None if options.vs is None else (str(options.vs), _read(options.vs))
+    file = str(options.model), _read(options.model)
+    result = bench_files(file, other, options.threads, options.batch, options.backend)
     _print(result, options.format)
     return 0
 
 
 def _verify(options: argparse.Namespace) -> int:
     reference = None if options.vs is None else (str(options.vs), _read(options.vs))
-    verification = verify_latency(str(options.model), _read(options.model), reference)
+    verification = verify_latency(str(options.model), _read(options.model), reference, _warn)
     if options.format == "json":
         _print(verification.to_dict(), "json")
     else:
@@ -88,7 +106,7 @@ def _print(result: dict[str, Any], kind: str) -> None:
     for name, value in result.items():
         if name == "operators":
             for row in value:
-                cells = [f"{cell['ms']:.4f} ms" for cell in row["files"].values()]
+                cells = [f"{role} {cell['ms']:.4f} ms" for role, cell in row["files"].items()]
                 print(f"  {row['kernel']}: {', '.join(cells)}")
         elif value is not None:
             print(f"{name}: {value}")

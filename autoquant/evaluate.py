@@ -15,6 +15,7 @@ import numpy.typing as npt
 from autoquant.backends.base import Backend, Session
 from autoquant.backends.latency import (
     CANDIDATE_INSTANCES,
+    PROTOCOL_VERSION,
     REFERENCE_INSTANCES,
     Comparison,
     Instance,
@@ -25,6 +26,7 @@ from autoquant.backends.machine import available_cores
 from autoquant.backends.quiet import QuietPlace
 from autoquant.core.artifact import Artifact, Builder, Candidate
 from autoquant.core.evidence import Evidence
+from autoquant.core.fingerprint import Fingerprint, fingerprint_digest
 from autoquant.core.gate import Gate, Glimpse
 from autoquant.core.layer import Layer
 from autoquant.core.metric import (
@@ -36,6 +38,7 @@ from autoquant.core.metric import (
     measure_accuracy,
     signal_to_noise_db,
 )
+from autoquant.core.noise import log_sd
 from autoquant.core.proof import LayerProof, explain_layers, other_operators
 from autoquant.core.recipe import Recipe
 from autoquant.core.split import Split
@@ -113,6 +116,18 @@ class Evaluator:
         self._reference_ms: deque[float] = deque(maxlen=_REMEMBERED_RACES)
         self.report_split = Split(report) if report is not None and len(report) else None
 
+    @cached_property
+    def fingerprint(self) -> Fingerprint:
+        """This machine, the versions that build and run files, and that of the protocol."""
+        found = self.backend.fingerprint()
+        versions = {**self._float.passport.get("versions", {}), **found["versions"]}
+        return {**found, "versions": versions, "latency_protocol": PROTOCOL_VERSION}
+
+    @cached_property
+    def origin(self) -> str:
+        """The fingerprint's digest, for records."""
+        return fingerprint_digest(self.fingerprint)
+
     @property
     def layers(self) -> list[Layer]:
         """The task's quantizable layers."""
@@ -136,23 +151,33 @@ class Evaluator:
             TrialError: any other reason why this recipe has no figures.
         """
         with self.place.work():
-            return self.measure(self.builder.build(recipe), gate)
+            candidate = self.builder.build(recipe)
+            self.place.look_around()
+            return self.measure(candidate, gate)
+
+    def rebuild(self, recipe: Recipe) -> Artifact:
+        """A recipe's file without figures, built where it disturbs no timing."""
+        with self.place.work():
+            return self.builder.build(recipe).artifact
 
     def measure(
         self, candidate: Candidate, gate: Gate | None = None
     ) -> tuple[Measurement, Artifact]:
         """Measure a built candidate; see `evaluate`."""
         artifact = candidate.artifact
-        measurement = _Examination(self, candidate, gate).run()
-        return measurement, self.builder.seal(artifact, measurement.model_dump(mode="json"))
+        with self.place.work():
+            measurement = _Examination(self, candidate, gate).run()
+        figures = measurement.model_dump(mode="json")
+        return measurement, self.builder.seal(artifact, figures, self.fingerprint)
 
     def report(self, artifact: Artifact) -> ReportFigures | None:
         """Accuracy on the report split; None where the task has none."""
         if self.report_split is None:
             return None
-        session = self.backend.load(artifact, available_cores())
-        outputs = self.predict(session, self.report_split.batches)
-        figures = self.judge(outputs, self.report_split, self._float_report)
+        with self.place.work():
+            session = self.backend.load(artifact, available_cores())
+            outputs = self.predict(session, self.report_split.batches)
+            figures = self.judge(outputs, self.report_split, self._float_report)
         return ReportFigures(
             report_accuracy=figures["accuracy"],
             report_accuracy_ci=figures["accuracy_ci"],
@@ -163,6 +188,8 @@ class Evaluator:
     def time_together(self, artifacts: Mapping[str, Artifact], session: str) -> Any:
         """Time files in turns with each other and the float model.
 
+        Each gets what `front_latency` gives one alone, up to a minute for all together.
+
         Args:
             artifacts: by name.
             session: what to call this occasion.
@@ -172,15 +199,21 @@ class Evaluator:
         """
         if self.options.latency is None or not artifacts:
             return {}
+        protocol = self.options.front_latency.shared_by(len(artifacts))
         with self.place.turn():
-            results = self.finish(self.race([*artifacts.values()], self.options.front_latency))
+            results = self.finish(self.race([*artifacts.values()], protocol))
         return {
             name: LatencyFigures(
-                **timing_fields(result, session),
-                peak_memory_bytes=self.backend.measure_memory(artifact, self.options.threads),
+                **timing_fields(result, self.origin, session),
+                peak_memory_bytes=self.measure_memory(artifact),
             )
             for (name, artifact), result in zip(artifacts.items(), results, strict=True)
         }
+
+    def measure_memory(self, artifact: Artifact) -> int | None:
+        """Peak memory of a file at the batch size of the timed runs, bytes; None if unknown."""
+        with self.place.turn():  # the process that runs it inherits its cores
+            return self.backend.measure_memory(artifact, self.options.threads, self.options.batch)
 
     def race(self, artifacts: Sequence[Artifact], protocol: LatencyProtocol) -> Race:
         """Files against the float model, on the same inputs; takes place within turns."""
@@ -259,15 +292,18 @@ class Evaluator:
 
     def _evidence_of(self, split: Split) -> Evidence:
         """Of the float model."""
-        if split is self.search:
-            return self._float_evidence
-        reference = self._float_report
-        return find_evidence(self.metric, reference, split.targets, reference)
+        return self._float_evidence if split is self.search else self._float_report_evidence
 
     @cached_property
     def _float_evidence(self) -> Evidence:
         reference = self.float_outputs
         return find_evidence(self.metric, reference, self.search.targets, reference)
+
+    @cached_property
+    def _float_report_evidence(self) -> Evidence:
+        assert self.report_split is not None
+        reference = self._float_report
+        return find_evidence(self.metric, reference, self.report_split.targets, reference)
 
     @cached_property
     def _float_instances(self) -> list[Instance]:
@@ -321,6 +357,7 @@ class _Examination:
             ),
             parity=parity,
             seconds=self._rounded_seconds(),
+            measured_on=self.evaluator.origin,
         )
 
     def _begin_race(self) -> None:
@@ -330,7 +367,8 @@ class _Examination:
             self.race = self.evaluator.race([self.candidate.artifact], protocol)
 
     def _time(self, slices: int) -> None:
-        if self.race is None:
+        if self.race is None or self.race.is_over():
+            self.evaluator.place.look_around()
             return
         with self._turn(), _timed(self.seconds, "latency"):
             for _ in range(slices):
@@ -341,7 +379,7 @@ class _Examination:
         if self.race is None:
             return {}
         with self._turn(), _timed(self.seconds, "latency"):
-            return timing_fields(self.evaluator.finish(self.race)[0])
+            return timing_fields(self.evaluator.finish(self.race)[0], self.evaluator.origin)
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -373,10 +411,14 @@ class _Examination:
             return
         float_hits = float_hits[: len(hits)]
         so_far = None if self.race is None else self.race.results()[0]
-        seen = Measurement() if so_far is None else Measurement(**timing_fields(so_far))
+        seen = (
+            Measurement()
+            if so_far is None
+            else Measurement(**timing_fields(so_far, evaluator.origin))
+        )
         glimpse = Glimpse(
             hits, float_hits, total, self.candidate.artifact.size_bytes,
-            seen.latency_ratio, seen.latency_sd,
+            seen.latency_ratio, seen.latency_sd, seen.latency_ms, log_sd(seen.latency_ms_ci),
         )  # fmt: skip
         reason = self.gate.find_reason(glimpse)
         if reason is not None:
@@ -393,11 +435,15 @@ class _Examination:
             accuracy_drop=base - accuracy,
             latency_ratio=seen.latency_ratio,
             latency_ratio_ci=seen.latency_ratio_ci,
+            latency_ms=seen.latency_ms,
+            latency_ms_ci=seen.latency_ms_ci,
+            reference_ms=None if seen.timing is None else seen.timing.reference_ms,
         )
         return Measurement(
             partial=partial,
             size_bytes=glimpse.size_bytes,
             seconds=self._rounded_seconds(),
+            measured_on=self.evaluator.origin,
             evidence=Evidence.from_hits(glimpse.hits),
         )
 
@@ -433,7 +479,7 @@ class _Examination:
         return {stage: round(value, 4) for stage, value in self.seconds.items()}
 
 
-def timing_fields(result: Comparison, session: str | None = None) -> dict[str, Any]:
+def timing_fields(result: Comparison, machine: str, session: str | None = None) -> dict[str, Any]:
     """A comparison with the float model, as fields of a measurement."""
     p50, p90, p99 = result.percentiles_ms
     return {
@@ -449,6 +495,7 @@ def timing_fields(result: Comparison, session: str | None = None) -> dict[str, A
             samples=result.samples,
             stable=result.stable,
             session=session,
+            machine=machine,
         ),
     }
 

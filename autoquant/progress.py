@@ -57,7 +57,7 @@ class SearchProgress:
             self.first_done = event.done
         status = self._status(event)
         self.progress.update(self.bar, completed=event.done, status=status)
-        if event.kind in ("exhausted", "left"):
+        if event.kind in ("exhausted", "left", "note"):
             self.console.print(event.message, markup=False)
         elif event.trial is not None and (event.trial.state == "failed" or not self.has_bar):
             self.console.print(_line(event.trial, event.done, self.budget.trials), markup=False)

@@ -28,6 +28,7 @@ COLUMNS = (
 )  # fmt: skip
 
 _INK, _ACCENT, _BASELINE = "#1b1f24", "#0b6bcb", "#b4540a"
+_AS_FACTOR = 1.1  # below, a factor of two digits would read as 1
 _SHORT: dict[Objective, str] = {"accuracy": "top-1 %", "latency": "x float", "size": "MB"}
 _LABELS: dict[Objective, str] = {
     "accuracy": "Top-1 accuracy on the search split (%)",
@@ -96,7 +97,8 @@ def describe_recommendation(choices: Sequence[Recommendation], reference: Trial)
 
 def describe_drift(trials: Sequence[Trial]) -> str | None:
     """How much the float model's own time changed over a study; None if it was not timed."""
-    times = [trial.timing.reference_ms for trial in trials if trial.timing is not None]
+    seen = [trial.timing or trial.partial for trial in trials]
+    times = [item.reference_ms for item in seen if item is not None and item.reference_ms]
     if not times:
         return None
     middle = sorted(times)[len(times) // 2]
@@ -135,9 +137,10 @@ def _describe_speed(trial: Trial) -> str:
     low, high = trial.latency_ratio_ci or (trial.latency_ratio, trial.latency_ratio)
     if low <= 1 <= high:
         return "as fast as float"
-    if trial.latency_ratio < 1:
-        return f"{1 / trial.latency_ratio:.2g}x faster"
-    return f"{trial.latency_ratio:.2g}x slower"
+    is_faster = trial.latency_ratio < 1
+    factor = 1 / trial.latency_ratio if is_faster else trial.latency_ratio
+    amount = f"{factor - 1:.0%}" if factor < _AS_FACTOR else f"{factor:.2g}x"
+    return f"{amount} {'faster' if is_faster else 'slower'}"
 
 
 def _describe_share(share: float) -> str:

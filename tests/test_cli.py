@@ -62,8 +62,19 @@ def digits(tmp_path_factory) -> Path:
 def test_search_prints_one_json_document_alone(digits: Path) -> None:
     document = json.loads((digits / "search.json").read_text())
     assert set(document) == {
-        "study", "task", "objectives", "reference", "recommendations", "trials"
-    }  # fmt: skip
+        "study",
+        "task",
+        "objectives",
+        "reference",
+        "recommendations",
+        "nearest_miss",
+        "notes",
+        "saturation",
+        "drift",
+        "trials",
+    }
+    assert document["nearest_miss"] is None
+    assert "float reference" in document["drift"]  # fmt: skip
     kinds = [choice["kind"] for choice in document["recommendations"]]
     assert kinds[0] == "knee"
     assert all(choice["reason"].endswith(".") for choice in document["recommendations"])
@@ -206,6 +217,10 @@ def test_bench_of_a_file_against_itself(digits: Path) -> None:
     )
     assert set(loaded) >= {"latency_ms", "latency_ms_ci", "vs_latency_ms", "vs_latency_ms_ci",
                            "ratio", "ratio_ci", "samples", "stable"}  # fmt: skip
+    table = autoquant("bench", "model.onnx", "--vs", "model.onnx", "--format", "csv", cwd=digits)
+    first, second = csv.DictReader(table.stdout.splitlines())
+    assert float(first["ratio_low"]) <= float(first["ratio"]) <= float(first["ratio_high"])
+    assert second["ratio"] == ""
     alone = json.loads(autoquant("bench", "model.onnx", "--format", "json", cwd=digits).stdout)
     assert alone["ratio"] is None
     assert alone["latency_ms"] > 0

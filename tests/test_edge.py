@@ -6,10 +6,13 @@ import sys
 from importlib.metadata import distribution
 from pathlib import Path
 
+import onnx
 import pytest
 
+from autoquant import bench, edge
 from autoquant.build import build_evaluator
 from autoquant.core.recipe import Recipe
+from autoquant.errors import ArtifactError
 from autoquant.evaluate import EvaluationOptions
 from tests.networks import Residual, make_task
 
@@ -72,7 +75,8 @@ def test_verify_latency_runs_there(edge_python: Path, files: dict[str, Path]) ->
     command = ("verify", files["w8a8"], "--latency", "--vs", files["float"], "--format", "json")
     result = run(edge_python, *command)
     assert result.returncode in (0, 1), result.stderr
-    checks = {check["name"]: check for check in json.loads(result.stdout)["checks"]}
+    document = json.loads(result.stdout)
+    checks = {check["name"]: check for check in document["checks"]}
     assert checks["machine"]["agrees"] is True
     assert checks["latency (ms)"]["agrees"] is None
     assert "latency ratio" in checks
@@ -94,3 +98,102 @@ def test_bad_input_is_one_line_there(edge_python, files, arguments, message) -> 
     assert result.returncode == 2
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_file_against_itself_has_a_ratio(files: dict[str, Path], capsys) -> None:
+    path = str(files["w8a8"])
+    assert edge.main(["bench", path, "--vs", path, "--format", "json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    low, high = document["ratio_ci"]
+    assert low <= document["ratio"] <= high
+    assert document["files"] == {"model": path, "vs": path}
+    assert set(document["peak_memory_bytes"]) == {"model", "vs"}
+
+
+@pytest.mark.parametrize("option", ["--threads", "--batch"])
+@pytest.mark.parametrize("value", ["0", "-1", "many"])
+def test_threads_and_batch_are_positive_numbers(option: str, value: str, capsys) -> None:
+    with pytest.raises(SystemExit) as caught:
+        edge.main(["bench", "any.onnx", option, value])
+    assert caught.value.code == 2
+    assert option in capsys.readouterr().err
+
+
+def test_more_threads_than_cores_are_warned_of(files, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(edge, "bench_files", lambda *given: {"threads": given[2]})
+    assert edge.main(["bench", str(files["w8a8"]), "--threads", "64", "--format", "json"]) == 0
+    captured = capsys.readouterr()
+    assert "warning: 64 threads are to be timed" in captured.err
+    assert json.loads(captured.out) == {"threads": 64}
+
+
+def test_threads_of_a_passport_are_warned_of(files, tmp_path, capsys, monkeypatch) -> None:
+    def enough(*given):
+        raise ArtifactError("far enough")
+
+    monkeypatch.setattr(bench, "_compare", enough)
+    many = rewrite(files["w8a8"], tmp_path, {"conditions": {"threads": 64, "batch": 1}})
+    assert edge.main(["verify", many, "--latency"]) == 2
+    assert "warning: 64 threads are to be timed" in capsys.readouterr().err
+
+
+def test_an_error_of_the_system_is_one_line(files, capsys, monkeypatch) -> None:
+    def full(*given):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(edge, "bench_files", full)
+    assert edge.main(["bench", str(files["w8a8"])]) == 2
+    assert capsys.readouterr().err.endswith("No space left on device\n")
+
+
+def rewrite(path: Path, folder: Path, changes: dict) -> str:
+    """A copy whose passport says something else; a dotted name reaches inside."""
+    model = onnx.load(path)
+    entry = next(item for item in model.metadata_props if item.key == "autoquant.passport")
+    passport = json.loads(entry.value)
+    for name, value in changes.items():
+        *outer, last = name.split(".")
+        target = passport
+        for part in outer:
+            target = target[part]
+        target[last] = value
+    entry.value = json.dumps(passport)
+    onnx.save(model, folder / "changed.onnx")
+    return str(folder / "changed.onnx")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"conditions": {}},
+        {"conditions": []},
+        {"conditions.threads": "two"},
+        {"conditions.threads": 0},
+        {"machine": "a fast one"},
+        {"versions": ["1"]},
+        {"measurement": [1]},
+        {"measurement.latency_ratio": -0.5},
+        {"measurement.latency_ratio": "half"},
+        {"measurement.latency_ratio_ci": [0.5]},
+        {"measurement.latency_ratio_ci": [-1, 1]},
+        {"measurement.latency_ms": None},
+        {"measurement.timing": {}},
+    ],
+)
+def test_a_damaged_passport_is_one_line(files, tmp_path, capsys, changes) -> None:
+    path = rewrite(files["w8a8"], tmp_path, changes)
+    assert edge.main(["verify", path, "--latency", "--vs", str(files["float"])]) == 2
+    assert "the passport in this file is damaged" in capsys.readouterr().err
+
+
+def test_a_ratio_that_disagrees_is_timed_once_more(files, tmp_path, monkeypatch) -> None:
+    compared = []
+    compare = bench._compare
+    monkeypatch.setattr(bench, "_compare", lambda *a: compared.append(a) or compare(*a))
+    changes = {"measurement.latency_ratio": 9.0, "measurement.latency_ratio_ci": [8.9, 9.1]}
+    path = Path(rewrite(files["w8a8"], tmp_path, changes))
+    reference = str(files["float"]), files["float"].read_bytes()
+    monkeypatch.setattr("autoquant.core.check._DRIFT", 99.0)
+    found = bench.verify_latency("file", path.read_bytes(), reference)
+    assert not found.ok
+    assert len(compared) == 2

@@ -1,14 +1,17 @@
 """What the evaluator refuses to give figures for."""
 
 import dataclasses
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 
+from autoquant.backends.fake import FakeBackend, FakeBuilder, FakeData
 from autoquant.backends.latency import PROTOCOL_VERSION, LatencyProtocol
 from autoquant.backends.onnxruntime import OrtBackend, OrtSession
+from autoquant.backends.quiet import QuietPlace
 from autoquant.build import build_evaluator
-from autoquant.core.artifact import Artifact
+from autoquant.core.artifact import Artifact, Candidate
 from autoquant.core.gate import Gate
 from autoquant.core.pareto import Bounds
 from autoquant.core.recipe import PtqOptions, Recipe
@@ -16,6 +19,7 @@ from autoquant.errors import ParityError, Rejection, TrialError
 from autoquant.evaluate import EvaluationOptions, Evaluator
 from autoquant.export.qdq import _Writer, write_qdq
 from autoquant.export.readback import read_precisions
+from tests.fakes import QUICK
 from tests.networks import Data, Residual, make_task
 from tests.trials import make_trial
 
@@ -168,6 +172,19 @@ def test_files_timed_together_share_a_session(evaluator: Evaluator) -> None:
     assert evaluator.time_together(files, "never") == {}, "this one measures no latency"
 
 
+def test_members_timed_together_get_the_time_that_each_would_get_alone(monkeypatch) -> None:
+    taken = []
+    patience = LatencyProtocol(slice_s=0.01, min_slices=3, target_width=0.0, max_s=0.1)
+    both = build_evaluator(make_task(Residual), options=EvaluationOptions(front_latency=patience))
+    race = both.race
+    monkeypatch.setattr(both, "race", lambda *given: taken.append(race(*given)) or taken[-1])
+    file = both.builder.build(Recipe.uniform(LAYERS, 8)).artifact
+    for count in (1, 5):
+        both.time_together({str(index): file for index in range(count)}, "once")
+    assert [item.protocol.max_s for item in taken] == pytest.approx([0.1, 0.3])
+    assert [item.protocol.slice_s for item in taken] == pytest.approx([0.01, 0.03])
+
+
 def test_a_hopeless_candidate_is_turned_away_with_what_was_seen() -> None:
     task = make_task(Residual, search=Data(600), metric="agreement")
     evaluator = build_evaluator(task, options=EvaluationOptions(latency=None))
@@ -197,3 +214,76 @@ def test_reduced_range_uses_seven_bits_and_the_same_storage(evaluator: Evaluator
     full, small = (evaluator.evaluate(r)[0] for r in (Recipe.uniform(LAYERS, 8), reduced))
     assert small.size_bytes == pytest.approx(full.size_bytes, abs=64)
     assert small.integer_coverage == 1.0
+
+
+class Places(QuietPlace):
+    """Notes what goes on in which kind of place."""
+
+    def __init__(self, folder) -> None:
+        super().__init__(1, folder)
+        self.now: list[str] = []
+
+    @contextmanager
+    def turn(self):
+        self.now.append("turn")
+        with super().turn():
+            yield
+        self.now.pop()
+
+    @contextmanager
+    def work(self):
+        self.now.append("work")
+        with super().work() as is_shared:
+            yield is_shared
+        self.now.pop()
+
+
+def test_everything_heavy_has_its_place(tmp_path) -> None:
+    place, seen = Places(tmp_path), []
+
+    class Watched(FakeBackend):
+        def load(self, artifact, threads):
+            seen.append(("load", tuple(place.now)))
+            return super().load(artifact, threads)
+
+        def measure_memory(self, artifact, threads, batch=1):
+            seen.append(("memory", tuple(place.now), batch))
+            return super().measure_memory(artifact, threads, batch)
+
+    class Builder(FakeBuilder):
+        def build(self, recipe):
+            seen.append(("build", tuple(place.now)))
+            return super().build(recipe)
+
+    options = EvaluationOptions(batch=3, latency=QUICK, front_latency=QUICK)
+    evaluator = Evaluator(
+        Builder(), Watched(), FakeData(300), FakeData(100), options=options, place=place
+    )
+    recipe = Recipe.uniform([layer.name for layer in evaluator.layers], 8)
+    artifact = evaluator.rebuild(recipe)
+    evaluator.report(artifact)
+    evaluator.measure(Candidate(artifact))
+    evaluator.time_together({"one": artifact}, "once")
+    evaluator.measure_memory(artifact)
+    assert all(item[1] for item in seen), "nothing happens outside"
+    assert ("memory", ("turn",), 3) in seen
+
+
+def test_the_float_model_is_judged_once_a_split(tmp_path) -> None:
+    calls = []
+
+    def metric(outputs, targets):
+        calls.append(len(outputs))
+        return float(outputs.mean())
+
+    options = EvaluationOptions(latency=None)
+    evaluator = Evaluator(
+        FakeBuilder(), FakeBackend(), FakeData(30), FakeData(20), metric, options=options
+    )
+    artifact = evaluator.rebuild(Recipe(method="fp32"))
+    counts = []
+    for _ in range(3):
+        calls.clear()
+        evaluator.report(artifact)
+        counts.append(len(calls))
+    assert counts[1] == counts[2] < counts[0] * 0.6

@@ -60,7 +60,28 @@ def test_drop_interval_is_paired() -> None:
     low, high = drop_interval(*found, drop=0.01)
     assert 0 < low < 0.01 < high < 0.02
     assert high - low < 0.5 * np.ptp(wilson_interval(0.89, 1000))
-    assert drop_interval(found[0], found[0], 0.0) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+@pytest.mark.parametrize("samples", [1, 20, 1000])
+def test_drop_interval_is_honest_at_its_edges(lost: int, samples: int) -> None:
+    """No image on which two models differ, or one image alone, is no proof."""
+    base = Evidence.from_hits(np.ones(samples, dtype=bool))
+    ours = Evidence.from_hits(np.arange(samples) >= lost)
+    low, high = drop_interval(base, ours, lost / samples)
+    assert -1 <= low < lost / samples <= high <= 1
+    assert low < 0, "what one image says is within chance"
+    assert high - low > 1 / samples
+
+
+@given(hit_arrays, st.randoms(use_true_random=False))
+def test_drop_interval_contains_the_drop_and_turns_with_it(hits: np.ndarray, random) -> None:
+    ours = np.array([random.random() < 0.5 for _ in hits])
+    one, other = Evidence.from_hits(hits), Evidence.from_hits(ours)
+    drop = float(hits.mean() - ours.mean())
+    low, high = drop_interval(one, other, drop)
+    assert low <= drop <= high
+    assert drop_interval(other, one, -drop) == pytest.approx((-high, -low))
 
 
 def test_own_metric_gets_an_interval_by_resampling() -> None:

@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 
 from autoquant.core.front import (
     _dominance,
+    _draw_errors,
     _find_kernel,
+    comparable_log_ratios,
     decide,
     find_front,
     find_plain_front,
@@ -152,9 +154,35 @@ def test_timing_the_front_anew_on_a_slower_day_lets_nobody_else_in() -> None:
     members = [
         make_trial(0, right(900), 0.55, 1000, search_ratio=0.50, **day),
         make_trial(1, right(850), 0.44, 500, search_ratio=0.40, **day),
+        make_trial(2, right(800), 0.33, 400, search_ratio=0.30, **day),
+        make_trial(3, right(700), 0.22, 300, search_ratio=0.20, **day),
     ]
-    beaten = make_trial(2, right(880), 0.52, 1000)
-    assert sorted(numbers(find_front([*members, beaten], ALL))) == [0, 1]
+    beaten = make_trial(4, right(880), 0.52, 1000)
+    assert sorted(numbers(find_front([*members, beaten], ALL))) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("others", [0, 1, 2])
+def test_a_lucky_winner_loses_its_luck_when_few_are_timed_anew(others: int) -> None:
+    """Of one, two or three members, a slow one must not be excused by its own slowness."""
+    day = {"session": "front", "width": 0.002}
+    lucky = make_trial(0, right(900), 0.60, 1000, search_ratio=0.40, **day)
+    rest = [
+        make_trial(index, right(600), 0.35, 500 - index, search_ratio=0.35, **day)
+        for index in range(1, others + 1)
+    ]
+    honest = make_trial(9, right(900), 0.50, 1000, width=0.002)
+    assert comparable_log_ratios([lucky, *rest])[0] == pytest.approx(np.log(0.60))
+    assert 0 not in numbers(find_front([lucky, *rest, honest], ALL))
+
+
+@given(st.integers(1, 6), st.integers(0, 5))
+def test_errors_of_differences_are_those_of_all_differences(count: int, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    draws = 0.9 + 0.01 * generator.standard_normal((count, 200))
+    draws[-1] = draws[0]
+    slow = (draws[:, None] - draws[None, :]).std(axis=2)
+    assert np.allclose(_draw_errors(draws), slow, atol=1e-9)
+    assert _draw_errors(draws)[0, -1] == 0.0
 
 
 @pytest.mark.parametrize("objectives", [["accuracy"], ["latency"], ["size"], ["latency", "size"]])

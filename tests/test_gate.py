@@ -1,5 +1,7 @@
 """What may be turned away early, and what must not."""
 
+import dataclasses
+
 import numpy as np
 
 from autoquant.core.front import find_front
@@ -49,6 +51,20 @@ def test_a_drop_beyond_the_constraint_is_hopeless() -> None:
     reason = gate.find_reason(Glimpse(spread(600)[:250], spread(900)[:250], TOTAL, 10, 0.1, 0.01))
     assert reason == "its accuracy drop exceeds the allowed 0.02"
     assert gate.find_reason(Glimpse(spread(890)[:250], spread(900)[:250], TOTAL, 10)) is None
+
+
+def test_a_file_that_is_too_large_is_hopeless_at_once() -> None:
+    gate = Gate([], ALL, Bounds(max_size_mb=0.001))
+    assert gate.find_reason(glimpse(spread(900), size=1000)) is None
+    reason = gate.find_reason(glimpse(spread(900), size=1500))
+    assert reason == "its size of 0.002 MB exceeds the allowed 0.001"
+
+
+def test_a_latency_that_is_certainly_too_long_is_hopeless() -> None:
+    gate = Gate([], ALL, Bounds(max_latency_ms=5.0))
+    for ms, sd, is_hopeless in ((5.5, 0.01, True), (5.5, 0.1, False), (4.9, 0.0, False)):
+        seen = dataclasses.replace(glimpse(spread(900)), latency_ms=ms, latency_ms_sd=sd)
+        assert (gate.find_reason(seen) == "its latency exceeds the allowed 5 ms") is is_hopeless
 
 
 def test_members_without_evidence_turn_nobody_away() -> None:

@@ -179,6 +179,17 @@ def test_many_models_race_at_once() -> None:
     assert found == pytest.approx([0.25, 0.5, 0.75], rel=0.02)
 
 
+def test_each_of_several_gets_the_patience_of_one_within_a_minute() -> None:
+    one = LatencyProtocol(slice_s=0.2, min_slices=10, max_s=4.0)
+    assert one.shared_by(1) == one
+    seven = one.shared_by(7)
+    assert (seven.slice_s, seven.max_s) == pytest.approx((0.8, 16.0))
+    assert seven.min_slices == 10
+    assert one.shared_by(500).max_s == pytest.approx(60.0)
+    assert one.shared_by(500).slice_s * 20 == pytest.approx(60.0), "as many slices as ever"
+    assert LatencyProtocol(max_s=90.0).shared_by(9).max_s == 90.0, "never less than one alone"
+
+
 def test_one_of_equals_is_not_favoured_by_its_place() -> None:
     race = Race([[noisy(1e-3, 0.2, k)] for k in range(3)], [noisy(1e-3, 0.2, 9)], QUICK)
     for result in race.finish():
@@ -220,3 +231,35 @@ def test_a_model_that_loads_for_longer_than_the_warm_up_is_warm_all_the_same() -
     race = Race([[run]], [lambda: 1e-4], LatencyProtocol(warmup_s=0.01, max_s=0.0))
     race.run_slice()
     assert race._counts == [40, 40]
+
+
+def test_asking_whether_a_race_is_over_changes_nothing() -> None:
+    race = Race([[lambda: 1e-3]], [lambda: 2e-3], QUICK)
+    while not race.is_over():
+        race.run_slice()
+    assert [race.is_over() for _ in range(3)] == [True] * 3
+
+
+def test_a_wall_clock_that_steps_back_ends_the_slice(monkeypatch: pytest.MonkeyPatch) -> None:
+    readings = iter([0.0, *[-3600.0] * 50])  # and an error after fifty readings
+
+    class Clock:
+        @staticmethod
+        def perf_counter() -> float:
+            return next(readings)
+
+    race = Race([[lambda: 1e-3]], [lambda: 2e-3], LatencyProtocol(warmup_s=0.0, slice_s=1.0))
+    race._counts = [4, 4]
+    race._turns = 1
+    monkeypatch.setattr("autoquant.backends.latency.time", Clock)
+    race.run_slice()
+    assert race.results()[0].ratio == pytest.approx(0.5)
+    assert race._seconds == 0.0
+
+
+def test_results_before_any_sane_slice_are_a_trial_error() -> None:
+    patient = LatencyProtocol(warmup_s=0.0, block_s=1e-9, slice_s=0.0)
+    race = Race([[lambda: 0.0]], [lambda: 1e-3], patient)
+    race.run_slice()
+    with pytest.raises(TrialError, match="the clock stands still"):
+        race.results()

@@ -40,6 +40,24 @@ def test_more_threads_than_cores_names_both(cgroup: Path) -> None:
     assert machine.explain_oversubscription(2) is None
 
 
+def test_one_thread_under_a_quota_of_half_a_core_is_warned_of(cgroup: Path) -> None:
+    (cgroup / "cpu.max").write_text("50000 100000")
+    text = machine.explain_oversubscription(1)
+    assert text is not None
+    assert "1 thread is to be timed" in text
+    assert "a cgroup limit of 0.5 cores" in text
+    assert "--threads" not in text, "no smaller number would help"
+    (cgroup / "cpu.max").write_text("150000 100000")
+    assert "1.5 cores" in (machine.explain_oversubscription(2) or "")
+    assert machine.explain_oversubscription(1) is None
+
+
+def test_flags_that_nothing_tells_are_not_flags_that_are_missing(monkeypatch) -> None:
+    for fields, flags in (({}, None), ({"flags": "fpu sse2"}, []), ({"flags": "avx2"}, ["avx2"])):
+        monkeypatch.setattr(machine, "_cpuinfo", lambda fields=fields: fields)
+        assert machine.describe_machine.__wrapped__()["flags"] == flags
+
+
 def test_machine_describes_itself() -> None:
     found = machine.describe_machine()
     assert {"cpu", "flags", "cores", "governor", "turbo"} <= set(found)
@@ -51,7 +69,8 @@ def test_machine_describes_itself() -> None:
         ("x86_64", ["avx2"], False),
         ("x86_64", ["avx2", "avx512f"], False),
         ("x86_64", ["avx2", "avx512_vnni"], True),
-        ("x86_64", [], True),
+        ("x86_64", [], False),
+        ("x86_64", None, True),
         ("aarch64", [], True),
     ],
 )

@@ -12,6 +12,7 @@ import pytest
 
 from autoquant.backends import machine
 from autoquant.backends.quiet import QuietPlace
+from autoquant.errors import StorageError
 
 CORES = sorted(os.sched_getaffinity(0))
 several = pytest.mark.skipif(len(CORES) < 2, reason="this machine has one core")
@@ -136,3 +137,62 @@ def test_one_core_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert not is_shared
         assert os.sched_getaffinity(0) == {CORES[0]}
     assert sorted(os.sched_getaffinity(0)) == CORES
+
+
+@several
+@pytest.mark.parametrize("stage", ["turn", "look"])
+def test_who_comes_later_is_noticed_at_the_next_stage(tmp_path: Path, stage: str) -> None:
+    place = QuietPlace(1, tmp_path)
+
+    def go_on() -> None:
+        if stage == "look":
+            place.look_around()
+        else:
+            with place.turn():
+                pass
+
+    with place.work() as is_shared:
+        assert not is_shared
+        other = run_beside(
+            tmp_path,
+            """
+            with place.work():
+                print("ready", flush=True)
+                sys.stdin.readline()
+            """,
+        )
+        go_on()
+        assert os.sched_getaffinity(0) == set(CORES[:-1])
+        finish(other)
+        go_on()
+        assert sorted(os.sched_getaffinity(0)) == CORES
+
+
+@several
+def test_work_within_work_is_not_company(tmp_path: Path) -> None:
+    place = QuietPlace(1, tmp_path)
+    with place.work(), place.work() as is_shared:
+        assert not is_shared
+    assert place.look_around() is False
+
+
+def test_a_lock_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    victim.chmod(0o600)
+    (tmp_path / "autoquant-timing.lock").symlink_to(victim)
+    refused = pytest.raises(StorageError, match=r"cannot open the lock .*AUTOQUANT_LOCKS")
+    with refused, QuietPlace(1, tmp_path).turn():
+        pass
+    assert victim.stat().st_mode & 0o777 == 0o600
+
+
+def test_processes_with_other_temporary_folders_share_the_locks(monkeypatch) -> None:
+    monkeypatch.delenv("AUTOQUANT_LOCKS", raising=False)
+    found = set()
+    for folder in ("/var/tmp", "/tmp"):
+        monkeypatch.setattr("tempfile.tempdir", folder)
+        found.add(QuietPlace(1)._timing)
+    assert len(found) == 1
+    monkeypatch.setenv("AUTOQUANT_LOCKS", "/somewhere")
+    assert QuietPlace(1)._timing == Path("/somewhere/autoquant-timing.lock")

@@ -52,10 +52,16 @@ class Backend(Protocol):
         """Which of the named layers the runtime executes in integer kernels."""
         ...
 
-    def measure_memory(self, artifact: Artifact, threads: int) -> int | None:
+    def measure_memory(self, artifact: Artifact, threads: int, batch: int = 1) -> int | None:
         """Most bytes of memory that a process needs more once it has loaded and run the file.
 
-        None where the system does not tell.
+        Args:
+            artifact: the file.
+            threads: threads within one operator.
+            batch: samples of one run.
+
+        Returns:
+            None where the system does not tell.
         """
         ...
 

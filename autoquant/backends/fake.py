@@ -88,9 +88,9 @@ class FakeBackend:
             for name, kind in artifact.precisions.items()
         ]
 
-    def measure_memory(self, artifact: Artifact, threads: int) -> int | None:
-        """Twice the file; nothing runs."""
-        return 2 * artifact.size_bytes
+    def measure_memory(self, artifact: Artifact, threads: int, batch: int = 1) -> int | None:
+        """Twice the file, and a byte a sample; nothing runs."""
+        return 2 * artifact.size_bytes + batch
 
     def fingerprint(self) -> dict[str, Any]:
         """Says that this is no machine."""
@@ -111,7 +111,12 @@ class FakeBuilder:
         chosen = {layer.name: recipe.layers.get(layer.name, default) for layer in self.layers}
         return Candidate(fake_artifact({name: kinds[bits] for name, bits in chosen.items()}))
 
-    def seal(self, artifact: Artifact, measurement: Mapping[str, Any]) -> Artifact:
+    def seal(
+        self,
+        artifact: Artifact,
+        measurement: Mapping[str, Any],
+        fingerprint: Mapping[str, Any] | None = None,
+    ) -> Artifact:
         """Nothing to write into."""
         return artifact
 

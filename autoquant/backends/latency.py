@@ -24,7 +24,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -57,8 +57,10 @@ _QUIET_REFERENCE = 0.05
 # What differs from one measurement of a file to the next besides the slices (logarithm of the
 # ratio, standard deviation): see results/published/measurements.
 _SESSION_SD = 0.004
+_MOST_SHARED_S = 60.0  # of slices, however many models take part
 _INSTANCES_BYTES = 2**26  # all instances of one file together
 CANDIDATE_INSTANCES, REFERENCE_INSTANCES = 4, 5  # without a common divisor, so that pairs vary
+_CLOCK_FAILED = "timing failed: the clock stands still or runs backwards"
 _Z95 = 1.959963984540054
 
 
@@ -84,6 +86,20 @@ class LatencyProtocol:
     target_width: float = 0.02
     max_s: float = 3.0
     pause_s: float = 0.0
+
+    def shared_by(self, candidates: int) -> "LatencyProtocol":
+        """The same patience for each of several candidates that race against one reference.
+
+        Slices become longer, not more: each model runs in every slice for as long as it would
+        alone. All together take a minute at most, so of very many each gets less.
+
+        Args:
+            candidates: how many take part, the reference not counted.
+        """
+        factor = (candidates + 1) / 2  # this protocol is for one and the reference
+        if self.max_s > 0:
+            factor = max(1.0, min(factor, _MOST_SHARED_S / self.max_s))
+        return replace(self, slice_s=self.slice_s * factor, max_s=self.max_s * factor)
 
 
 class Timed(Protocol):
@@ -145,6 +161,7 @@ class Race:
         self._turns = self._rounds = self._dropped = 0
         self._seconds = 0.0
         self._next_look = self.protocol.min_slices
+        self._is_over, self._judged = False, 0
 
     def run_slice(self) -> None:
         """Time the next instance of every model for one slice; new ones warm up before.
@@ -156,21 +173,28 @@ class Race:
             runs = self._warm_up_next()
             start = time.perf_counter()
             rounds = [self._run_round(runs)]
-            while time.perf_counter() - start < self.protocol.slice_s:
+            while _is_within(start, self.protocol.slice_s):
                 rounds.append(self._run_round(runs))
-        self._seconds += time.perf_counter() - start
+        self._seconds += max(0.0, time.perf_counter() - start)
         self._turns += 1
         usable = [times for times in rounds if np.isfinite(times).all()]
         self._dropped += len(rounds) - len(usable)
         if usable:
             self._slices.append(_Rounds.of_halves(np.array(usable)))
         elif self._dropped > self.protocol.min_slices:
-            raise TrialError("timing failed: the clock stands still or runs backwards")
+            raise TrialError(_CLOCK_FAILED)
 
     def is_over(self) -> bool:
         """Whether the interval is as narrow as wanted, or the time is up."""
-        if self._seconds >= self.protocol.max_s and len(self._slices) >= 2:
-            return True
+        if not self._is_over and len(self._slices) > self._judged:
+            self._judged = len(self._slices)
+            self._is_over = self._is_time_up() or self._is_narrow()
+        return self._is_over
+
+    def _is_time_up(self) -> bool:
+        return self._seconds >= self.protocol.max_s and len(self._slices) >= 2
+
+    def _is_narrow(self) -> bool:
         if len(self._slices) < self._next_look:
             return False
         # looking after every slice would sooner or later find a narrow interval by chance
@@ -186,7 +210,13 @@ class Race:
         return self.results()
 
     def results(self) -> list[Comparison]:
-        """What is known so far, one for each candidate, in order."""
+        """What is known so far, one for each candidate, in order.
+
+        Raises:
+            TrialError: nothing, for the clock failed in every slice.
+        """
+        if not self._slices:
+            raise TrialError(_CLOCK_FAILED)
         estimates = _Rounds.join(self._slices).quiet_medians()
         errors = self._bootstrap()
         return [self._summarize(index, estimates, errors) for index in range(len(self._models) - 1)]
@@ -358,9 +388,9 @@ def _warm_up(run: Run, protocol: LatencyProtocol) -> int:
     longer than the whole warm-up, which would then end with a single cold run.
     """
     run()
-    window, end = protocol.warmup_s / _WINDOWS, time.perf_counter() + protocol.warmup_s
+    window, start = protocol.warmup_s / _WINDOWS, time.perf_counter()
     before, now = math.inf, _typical(run, window)
-    while abs(before - now) > _SETTLED * now and time.perf_counter() < end:
+    while abs(before - now) > _SETTLED * now and _is_within(start, protocol.warmup_s):
         before, now = now, _typical(run, window)
     if not 0 < now < math.inf:
         return _MIN_RUNS
@@ -368,11 +398,16 @@ def _warm_up(run: Run, protocol: LatencyProtocol) -> int:
 
 
 def _typical(run: Run, seconds: float) -> float:
-    end = time.perf_counter() + seconds
+    start = time.perf_counter()
     times = [run()]
-    while time.perf_counter() < end:
+    while _is_within(start, seconds):
         times.append(run())
     return float(np.median(times))
+
+
+def _is_within(start: float, seconds: float) -> bool:
+    """Whether so much time has not passed yet; a clock that stepped back ends the wait."""
+    return 0 <= time.perf_counter() - start < seconds
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import math
 import os
 import platform
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -44,15 +45,19 @@ def usable_cores() -> frozenset[int]:
 
 def explain_oversubscription(threads: int) -> str | None:
     """What is wrong with timing so many threads here; None if nothing is."""
-    if threads <= available_cores():
-        return None
     quota = _cgroup_cores()
+    allowed = min(_affinity(), math.inf if quota is None else quota)
+    if threads <= allowed:
+        return None
     limits = [f"{_affinity()} cores"]
     if quota is not None:
         limits.append(f"a cgroup limit of {quota:g} cores")
+    count = "1 thread is" if threads == 1 else f"{threads} threads are"
+    text = f"{count} to be timed, but this process may use {' and '.join(limits)}: "
+    if threads == 1:  # there is no smaller number
+        return f"{text}it will be stopped again and again, and latencies will show that"
     return (
-        f"{threads} threads are to be timed, but this process may use {' and '.join(limits)}: "
-        "the threads will wait for each other and latencies will not be those of "
+        f"{text}the threads will wait for each other and latencies will not be those of "
         f"{threads} cores (use --threads {available_cores()})"
     )
 
@@ -102,11 +107,11 @@ def _read(path: Path) -> str | None:
 def describe_machine() -> dict[str, Any]:
     """Processor model, its integer instructions, cores, system, governor and turbo."""
     fields = _cpuinfo()
-    flags = (fields.get("flags") or fields.get("Features") or "").split()
+    flags = fields.get("flags") or fields.get("Features")
     return {
         "cpu": fields.get("model name") or platform.processor() or platform.machine(),
         "architecture": platform.machine(),
-        "flags": [flag for flag in _RELEVANT if flag in flags],
+        "flags": None if flags is None else [item for item in _RELEVANT if item in flags.split()],
         "cores": _within_quota(len(usable_cores())),
         "system": platform.system(),
         "governor": _read(_CPU / "cpu0" / "cpufreq" / "scaling_governor"),
@@ -114,16 +119,17 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-def has_integer_dot_product() -> bool:
-    """Whether sums of 8-bit products are exact here.
+def has_integer_dot_product(machine: Mapping[str, Any] | None = None) -> bool:
+    """Whether sums of 8-bit products are exact on a machine, by default this one.
 
     Without such an instruction (VNNI on x86-64) products of unsigned activations and signed
     weights are added in 16 bits and saturate. A machine whose flags are unknown counts as
     having it.
     """
-    machine = describe_machine()
-    is_known = machine["architecture"] in ("x86_64", "AMD64") and bool(machine["flags"])
-    return not is_known or bool(_DOT_PRODUCT & set(machine["flags"]))
+    machine = machine or describe_machine()
+    flags = machine.get("flags")
+    is_known = machine.get("architecture") in ("x86_64", "AMD64") and flags is not None
+    return not is_known or bool(_DOT_PRODUCT & set(flags or ()))
 
 
 def _turbo() -> bool | None:

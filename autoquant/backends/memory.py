@@ -1,6 +1,6 @@
 """Peak memory of a model: a fresh process loads it, runs it, and tells how much it grew.
 
-    python -m autoquant.backends.memory BACKEND model.onnx THREADS
+    python -m autoquant.backends.memory BACKEND model.onnx THREADS BATCH
 
 A fresh process, because what another session has freed would be used again and not be seen.
 """
@@ -17,18 +17,21 @@ __all__ = ["measure_peak_bytes"]
 _TIMEOUT_S = 120
 
 
-def measure_peak_bytes(backend: str, content: bytes, threads: int) -> int | None:
-    """Bytes by which a process grows at most when it loads and runs a file; None if unknown.
+def measure_peak_bytes(backend: str, content: bytes, threads: int, batch: int = 1) -> int | None:
+    """Bytes by which a process grows at most when it loads a file and runs a batch.
+
+    None if unknown.
 
     Args:
         backend: name of the runtime; what it takes without a model is not counted.
         content: the file.
         threads: threads within one operator.
+        batch: samples of a run.
     """
     with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
         file.write(content)
         file.flush()
-        command = [sys.executable, "-m", __name__, backend, file.name, str(threads)]
+        command = [sys.executable, "-m", __name__, backend, file.name, str(threads), str(batch)]
         try:
             result = subprocess.run(
                 command, capture_output=True, text=True, check=True, timeout=_TIMEOUT_S
@@ -46,14 +49,14 @@ def _peak_bytes() -> int:
     raise ValueError("VmHWM is not among this process's figures")
 
 
-def _main(backend: str, path: str, threads: str) -> None:
+def _main(backend: str, path: str, threads: str, batch: str) -> None:
     from autoquant.backends.registry import load_backend
 
     runtime = load_backend(backend)
     artifact = Artifact(Path(path).read_bytes(), {}, {})
     before = _peak_bytes()
     session = runtime.load(artifact, int(threads))
-    inputs = session.random_inputs(1)
+    inputs = session.random_inputs(int(batch))
     for _ in range(3):
         session.time_once(inputs)
     print(_peak_bytes() - before)

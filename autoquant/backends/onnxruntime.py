@@ -108,9 +108,9 @@ class OrtBackend:
         """
         return open_session(artifact.content, threads)
 
-    def measure_memory(self, artifact: Artifact, threads: int) -> int | None:
+    def measure_memory(self, artifact: Artifact, threads: int, batch: int = 1) -> int | None:
         """Growth of a fresh process that loads and runs the file."""
-        return measure_peak_bytes(self.name, artifact.content, threads)
+        return measure_peak_bytes(self.name, artifact.content, threads, batch)
 
     def find_integer_layers(self, artifact: Artifact, layers: Sequence[str]) -> frozenset[str]:
         """Layers that the optimized graph executes in integer kernels."""

@@ -1,17 +1,18 @@
 """A quiet place to measure: one timing at a time on a machine, on cores of its own.
 
-Two locks in the machine's temporary folder, held by the operating system and so released when
-a process dies: one that a timing holds alone, one that every evaluating process shares, by
-which each can see whether it is the only one.
+Two locks in a folder that all users of the machine share (`AUTOQUANT_LOCKS` names another), held
+by the operating system and so released when a process dies: one that a timing holds alone, one
+that every evaluating process shares, by which each can see whether it is the only one.
 """
 
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from autoquant.backends import machine
+from autoquant.errors import StorageError
 
 try:
     import fcntl
@@ -19,6 +20,8 @@ except ImportError:  # no such locks on Windows: timings there may overlap
     fcntl = None  # type: ignore[assignment]
 
 __all__ = ["QuietPlace"]
+
+_COMMON = Path("/tmp")
 
 _Affinities = dict[int, set[int]]
 
@@ -32,16 +35,22 @@ class QuietPlace:
     """
 
     def __init__(self, threads: int = 1, folder: Path | None = None) -> None:
-        folder = folder or Path(tempfile.gettempdir())
+        folder = folder or _lock_folder()
         self._timing = folder / "autoquant-timing.lock"
         self._working = folder / "autoquant-working.lock"
-        every = sorted(machine.usable_cores())
-        self.cores = frozenset(every[-threads:])
-        self.other_cores = frozenset(every) - self.cores
+        self._descriptor: int | None = None  # of the working lock, while this process works
+        self._is_shared = False
+        self._every = frozenset(machine.usable_cores())
+        self.cores = frozenset(sorted(self._every)[-threads:])
+        self.other_cores = self._every - self.cores
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Wait for the machine's timing lock, then hold it, every thread on the timing cores."""
+        """Wait for the machine's timing lock, then hold it, every thread on the timing cores.
+
+        Raises:
+            StorageError: the lock cannot be opened.
+        """
         descriptor = _open(self._timing)
         try:
             _lock(descriptor)
@@ -49,31 +58,86 @@ class QuietPlace:
                 yield
         finally:
             os.close(descriptor)  # and with it the lock
+            self.look_around()
 
     @contextmanager
     def work(self) -> Iterator[bool]:
-        """Do what is not timed; off the timing cores if other processes evaluate here too.
+        """Do what is not timed; off the timing cores while other processes evaluate here too.
+
+        May be nested. Who comes and goes meanwhile is noticed after each turn and whenever
+        `look_around` is called.
 
         Yields:
-            Whether this process keeps to the other cores.
+            Whether this process keeps to the other cores, to begin with.
         """
-        descriptor = _open(self._working)
+        if self._descriptor is not None:
+            yield self.look_around()
+            return
+        before = _affinities()
+        self._descriptor = _open(self._working)
         try:
-            is_shared = bool(self.other_cores) and not _is_alone(descriptor)
-            with _pinned(self.other_cores) if is_shared else nullcontext():
-                yield is_shared
+            yield self.look_around()
         finally:
-            os.close(descriptor)
+            os.close(self._descriptor)
+            self._descriptor, self._is_shared = None, False
+            _restore(before)
+
+    def look_around(self) -> bool:
+        """While working: keep off the timing cores, or use all, as others are there or not.
+
+        Returns:
+            Whether this process keeps to the other cores now.
+        """
+        if self._descriptor is None:
+            return False
+        was_shared = self._is_shared
+        is_alone = _is_alone(self._descriptor)
+        self._is_shared = bool(self.other_cores) and not is_alone
+        if self._is_shared:
+            _pin(self.other_cores)  # threads that began since then, too
+        elif was_shared:
+            _pin(self._every)
+        return self._is_shared
+
+
+def _lock_folder() -> Path:
+    """One for all users of a machine, whatever temporary folder each of them has."""
+    named = os.environ.get("AUTOQUANT_LOCKS")
+    if named:
+        return Path(named)
+    return _COMMON if _COMMON.is_dir() else Path(tempfile.gettempdir())
 
 
 def _open(path: Path) -> int:
+    # in a folder that everybody may write to, a link could lead anywhere
+    flags = getattr(os, "O_NOFOLLOW", 0)
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        return _open_own(path, flags)
     except PermissionError:  # made by another user: a lock needs no more than reading
-        return os.open(path, os.O_RDONLY)
-    with suppress(PermissionError):
-        path.chmod(0o666)
+        return _open_for_reading(path, flags)
+    except OSError as error:
+        raise _refusal(path, error) from error
+
+
+def _open_own(path: Path, flags: int) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | flags, 0o666)
+    with suppress(OSError, AttributeError):  # the mask has taken other users' rights away
+        os.fchmod(descriptor, 0o666)
     return descriptor
+
+
+def _open_for_reading(path: Path, flags: int) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | flags)
+    except OSError as error:
+        raise _refusal(path, error) from error
+
+
+def _refusal(path: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"cannot open the lock '{path}' ({error.strerror}); remove it, or let AUTOQUANT_LOCKS "
+        "name another folder"
+    )
 
 
 def _lock(descriptor: int) -> None:
@@ -102,8 +166,12 @@ def _pinned(cores: frozenset[int]) -> Iterator[None]:
     try:
         yield
     finally:
-        for thread in _threads():  # one that began meanwhile is to be as free as the others
-            _set_affinity(thread, before.get(thread, set(machine.usable_cores())))
+        _restore(before)
+
+
+def _restore(before: _Affinities) -> None:
+    for thread in _threads():  # one that began meanwhile is to be as free as the others
+        _set_affinity(thread, before.get(thread, set(machine.usable_cores())))
 
 
 def _affinities() -> _Affinities:

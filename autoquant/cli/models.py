@@ -1,5 +1,6 @@
 """Commands on single models: quantize, verify, bench."""
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,8 +24,10 @@ from autoquant.cli.output import (
     print_json,
     print_rows,
     print_trials,
+    warn,
     warn_of_oversubscription,
 )
+from autoquant.core.artifact import Artifact
 from autoquant.core.check import Verification
 from autoquant.core.space import baselines
 from autoquant.core.trial import Trial
@@ -74,12 +77,16 @@ def quantize(
         **measurement.model_dump(), number=0, state="complete", digest=chosen.digest,
         recipe=chosen, name=None if wanted else recipe, seed=seed,
     )  # fmt: skip
-    if format_ == "json":
-        print_json(trial.to_dict())
-    else:
-        print_trials([trial], {}, format_)
-        _explain_float_layers(trial)
+    _show(trial, format_)
     STDERR.print(f"wrote {output} ({artifact.size_bytes:,} bytes)")
+
+
+def _show(trial: Trial, kind: str) -> None:
+    if kind == "json":
+        print_json(trial.to_dict())
+        return
+    print_trials([trial], {}, kind)
+    _explain_float_layers(trial)
 
 
 def _explain_float_layers(trial: Trial) -> None:
@@ -146,14 +153,22 @@ def _verify_everything(
     artifact = read_verifiable(content, str(model))
     if tasks_from is not None:
         load_task_file(tasks_from)
+    warn_of_oversubscription(_threads_of(artifact))
     return verify_artifact(artifact, task_options)
+
+
+def _threads_of(artifact: Artifact) -> int:
+    """Of the passport; what is no number is refused later."""
+    conditions = artifact.passport.get("conditions")
+    threads = conditions.get("threads") if isinstance(conditions, dict) else None
+    return threads if isinstance(threads, int) else 1
 
 
 def _verify_latency(model: Path, versus: Path | None) -> Verification:
     from autoquant.bench import verify_latency
 
     reference = None if versus is None else (str(versus), _read(versus))
-    return verify_latency(str(model), _read(model), reference)
+    return verify_latency(str(model), _read(model), reference, warn)
 
 
 def bench(
@@ -178,22 +193,23 @@ def bench(
     from autoquant.bench import bench_files
 
     warn_of_oversubscription(threads)
-    contents = {str(path): _read(path) for path in (model, versus) if path is not None}
+    file = str(model), _read(model)
+    other = None if versus is None else (str(versus), _read(versus))
     with STDERR.status("timing"):
-        result = bench_files(contents, str(model), threads, batch, backend)
+        result = bench_files(file, other, threads, batch, backend)
     if format_ == "json":
         print_json(result)
         return
-    rows = [[str(model), *_milliseconds(result, "latency_ms"), *_memory(result, model)]]
-    if versus is not None:
-        other = [*_milliseconds(result, "vs_latency_ms"), *_memory(result, versus)]
-        rows.append([str(versus), *other])
-    print_rows(["file", "ms", "95 % interval", "peak memory"], rows, format_)
-    if format_ != "table":
+    if format_ == "csv":
+        print_rows(*_bench_columns(result), kind="csv")
         return
+    rows = [[str(model), *_milliseconds(result, "latency_ms"), *_memory(result, "model")]]
+    if versus is not None:
+        rows.append([str(versus), *_milliseconds(result, "vs_latency_ms"), *_memory(result, "vs")])
+    print_rows(["file", "ms", "95 % interval", "peak memory"], rows, "table")
     typer.echo()
-    columns = ["kernel", *(f"{path}" for path in (model, versus) if path is not None)]
-    print_rows(columns, _operator_rows(result, columns[1:]), "table")
+    columns = ["kernel", *result["files"].values()]
+    print_rows(columns, _operator_rows(result), "table")
     if versus is not None:
         low, high = result["ratio_ci"]
         STDERR.print(f"\nratio {result['ratio']:.3f} ({low:.3f} to {high:.3f})")
@@ -206,13 +222,39 @@ def _milliseconds(result: dict[str, Any], key: str) -> list[str]:
     return [f"{result[key]:.4f}", f"{low:.4f} to {high:.4f}"]
 
 
-def _memory(result: dict[str, Any], path: Path) -> list[str]:
-    peak = result["peak_memory_bytes"].get(str(path))
+def _bench_columns(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """For CSV: a row a file, numbers as they are; the ratio stands in the first one's."""
+    columns = ["file", "latency_ms", "latency_ms_low", "latency_ms_high", "ratio", "ratio_low",
+               "ratio_high", "stable", "peak_memory_bytes"]  # fmt: skip
+    rows = []
+    for role, prefix in (("model", ""), ("vs", "vs_")):
+        if role not in result["files"]:
+            continue
+        ratio = (result["ratio"], *result["ratio_ci"]) if _has_ratio(result, role) else ("",) * 3
+        values = [
+            result["files"][role],
+            result[f"{prefix}latency_ms"],
+            *result[f"{prefix}latency_ms_ci"],
+            *ratio,
+            json.dumps(result["stable"]),
+            result["peak_memory_bytes"][role] or "",
+        ]
+        rows.append([str(value) for value in values])
+    return columns, rows
+
+
+def _has_ratio(result: dict[str, Any], role: str) -> bool:
+    return role == "model" and result["ratio"] is not None
+
+
+def _memory(result: dict[str, Any], role: str) -> list[str]:
+    peak = result["peak_memory_bytes"].get(role)
     return ["-" if peak is None else f"{peak / 1e6:.1f} MB"]
 
 
-def _operator_rows(result: dict[str, Any], files: list[str]) -> list[list[str]]:
+def _operator_rows(result: dict[str, Any]) -> list[list[str]]:
     """Milliseconds, share of the file's time and number of nodes by kernel."""
+    files = list(result["files"])
     totals = {
         name: sum(row["files"][name]["ms"] for row in result["operators"] if name in row["files"])
         for name in files

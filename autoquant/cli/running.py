@@ -1,7 +1,9 @@
 """Running a study from the command line, and showing its front."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from autoquant.backends.registry import load_backend
 from autoquant.cli.output import STDERR, print_trials, warn, warn_of_oversubscription
@@ -11,7 +13,7 @@ from autoquant.core.trial import Objective, Trial
 from autoquant.errors import NegativeAnswer
 from autoquant.launch import Launch, load_evaluator, run_launch
 from autoquant.report import describe_drift, describe_saturation
-from autoquant.search.choice import advise, view_front
+from autoquant.search.choice import FrontView, advise, view_front
 from autoquant.search.record import Record
 from autoquant.search.storage import Location
 from autoquant.tasks import load_task, load_task_file
@@ -64,6 +66,23 @@ def show_front(
         f"by {', '.join(objectives)} (* recommended)"
     )
     document = {
+        **_document(location, record, objectives, view),
+        "nearest_miss": None if view.members else _nearest_miss_record(trials, bounds),
+    }
+    print_trials(view.members, document, kind, title)
+    if not view.members:
+        raise NegativeAnswer(_describe_nearest_miss(trials, bounds))
+    if kind == "table":
+        reasons = [advice.reason for advice in advise(view.choices, view.reference)]
+        _show_advice(location, record, reasons, with_next=with_next)
+
+
+def _document(
+    location: Location, record: Record, objectives: list[Objective], view: FrontView
+) -> dict[str, Any]:
+    """What stands beside the members in JSON."""
+    trials = record.trials()
+    return {
         "study": location.name,
         "task": record.header.task,
         "objectives": objectives,
@@ -73,23 +92,20 @@ def show_front(
             for choice in view.choices
             for advice in advise([choice], view.reference)
         ],
+        "notes": [*_explain_missing_reports(trials), *record.notes.values()],
+        "saturation": describe_saturation(trials),
+        "drift": describe_drift(trials),
     }
-    print_trials(view.members, document, kind, title)
-    if not view.members:
-        raise NegativeAnswer(_describe_nearest_miss(trials, bounds))
-    if kind == "table":
-        reasons = [advice.reason for advice in advise(view.choices, view.reference)]
-        _show_advice(location, trials, reasons, with_next=with_next)
 
 
 def _show_advice(
-    location: Location, trials: Sequence[Trial], reasons: Sequence[str], *, with_next: bool
+    location: Location, record: Record, reasons: Sequence[str], *, with_next: bool
 ) -> None:
     if reasons:
         STDERR.print("\nRecommended")
     for reason in reasons:
         STDERR.print(f"  {reason}", markup=False)
-    for note in _notes(location, trials):
+    for note in _notes(location, record.trials(), record.notes):
         STDERR.print(note, markup=False)
     if with_next:
         where = _where(location)
@@ -102,12 +118,14 @@ def _show_advice(
         )
 
 
-def _notes(location: Location, trials: Sequence[Trial]) -> list[str]:
+def _notes(location: Location, trials: Sequence[Trial], known: Mapping[str, str]) -> list[str]:
     """What else a reader of the front should know."""
     counts = {state: sum(trial.state == state for trial in trials) for state in _STATES}
     notes = [
         "",
         *(f"trial {t.number} left the front: {t.left_front}" for t in trials if t.left_front),
+        *_explain_missing_reports(trials),
+        *known.values(),
     ]
     if counts["rejected"]:
         notes.append(
@@ -123,6 +141,17 @@ def _notes(location: Location, trials: Sequence[Trial]) -> list[str]:
     return notes if drift is None else [*notes, drift]
 
 
+def _explain_missing_reports(trials: Sequence[Trial]) -> list[str]:
+    by_reason: dict[str, list[int]] = {}
+    for trial in trials:
+        if trial.report_error is not None:
+            by_reason.setdefault(trial.report_error, []).append(trial.number)
+    return [
+        f"no report figures for trial {', '.join(map(str, numbers))}: {reason}"
+        for reason, numbers in by_reason.items()
+    ]
+
+
 def _where(location: Location) -> str:
     results = "" if location.results == Path("results") else f" --results {location.results}"
     return results + ("" if location.url is None else " --storage URL")
@@ -131,9 +160,23 @@ def _where(location: Location) -> str:
 def _describe_nearest_miss(trials: Sequence[Trial], bounds: Bounds) -> str:
     nearest = find_nearest_miss(trials, bounds)
     if nearest is None:
-        return "no trial is complete yet"
+        return _describe_failures(trials)
     latency = "" if nearest.latency_ms is None else f", {nearest.latency_ms:.3g} ms"
     return (
         f"no trial is within the constraint; the nearest miss is trial {nearest.number} "
         f"(drop {nearest.accuracy_drop:.4f}{latency}, {(nearest.size_bytes or 0) / 1e6:.3f} MB)"
     )
+
+
+def _nearest_miss_record(trials: Sequence[Trial], bounds: Bounds) -> dict[str, Any] | None:
+    nearest = find_nearest_miss(trials, bounds)
+    return None if nearest is None else nearest.to_dict()
+
+
+def _describe_failures(trials: Sequence[Trial]) -> str:
+    """Why no trial is complete; the most frequent reason stands for all."""
+    reasons = Counter(trial.error for trial in trials if trial.state == "failed")
+    if not reasons:
+        return "no trial is complete yet"
+    (reason, count), *_ = reasons.most_common()
+    return f"no trial is complete: {sum(reasons.values())} failed, {count} of them with: {reason}"

@@ -280,4 +280,4 @@ def _rebuild(record: Record, trial: Trial, tasks_from: Path | None) -> bytes:
     with STDERR.status(f"rebuilding trial {trial.number} from its recipe"):
         header = record.header
         evaluator = load_evaluator(header, load_task(header.task, header.task_options))
-        return rebuild_trial(evaluator, trial)
+        return rebuild_trial(evaluator, trial, record.fingerprint_of(trial))

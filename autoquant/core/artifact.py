@@ -86,6 +86,17 @@ class Builder(Protocol):
         """
         ...
 
-    def seal(self, artifact: Artifact, measurement: Mapping[str, Any]) -> Artifact:
-        """The same file with its figures in the passport, not one byte longer."""
+    def seal(
+        self,
+        artifact: Artifact,
+        measurement: Mapping[str, Any],
+        fingerprint: Mapping[str, Any] | None = None,
+    ) -> Artifact:
+        """The same file with its figures in the passport.
+
+        Args:
+            artifact: the file.
+            measurement: its figures.
+            fingerprint: what they were measured on, if that may be another machine than this.
+        """
         ...

@@ -6,13 +6,23 @@ from typing import Any
 
 from autoquant.core.noise import Interval, ratios_agree
 
-__all__ = ["Check", "Verification", "check_latency", "describe_machine_change"]
+__all__ = [
+    "Check",
+    "Verification",
+    "check_latency",
+    "describe_machine_change",
+    "find_condition_changes",
+    "moves_accuracy",
+    "moves_latency",
+]
 
 # The float model itself runs this much faster or slower than when the passport was written:
 # the machine is in another state (frequency, neighbours), and a ratio may have moved with it.
 _DRIFT = 0.05
 # What a machine is, apart from the state that it is in.
 _IDENTITY = ("cpu", "architecture", "flags", "cores", "system")
+_STATE = ("governor", "turbo")
+_RUNTIME = "onnxruntime"
 
 
 @dataclass(frozen=True)
@@ -25,7 +35,7 @@ class Check:
         measured: what was found, as text.
         agrees: the verdict; None where the machine, or its state, differs and the figure may
             move.
-        note: why there is no verdict.
+        note: why there is no verdict, or what explains a bad one.
     """
 
     name: str
@@ -37,7 +47,8 @@ class Check:
     @property
     def verdict(self) -> str:
         """In a word, for a table."""
-        return {True: "yes", False: "NO", None: self.note or "other conditions"}[self.agrees]
+        refusal = f"NO: {self.note}" if self.note else "NO"
+        return {True: "yes", False: refusal, None: self.note or "other conditions"}[self.agrees]
 
 
 @dataclass(frozen=True)
@@ -63,10 +74,52 @@ class Verification:
 
 def describe_machine_change(stored: Mapping[str, Any], here: Mapping[str, Any]) -> str | None:
     """How two machines differ, in words; None if they are the same."""
-    changed = [key for key in _IDENTITY if key in stored and stored[key] != here.get(key)]
+    # flags that nothing tells are None today and were an empty list once
+    changed = [
+        key
+        for key in _IDENTITY
+        if key in stored and (stored[key] or None) != (here.get(key) or None)
+    ]
     if not changed:
         return None
     return "; ".join(f"{key} was {stored[key]}, is {here.get(key)}" for key in changed)
+
+
+def find_condition_changes(
+    passport: Mapping[str, Any],
+    machine: Mapping[str, Any],
+    versions: Mapping[str, str],
+    protocol: int,
+) -> list[Check]:
+    """What else may move figures and is not as it was: versions, clock, latency protocol.
+
+    Args:
+        passport: of a file.
+        machine: this one.
+        versions: installed here, by package.
+        protocol: of timings here.
+    """
+    stored_versions, stored_machine = passport.get("versions") or {}, passport["machine"]
+    pairs = {
+        **{f"version of {name}": (stored_versions.get(name), versions[name]) for name in versions},
+        **{name: (stored_machine.get(name), machine.get(name)) for name in _STATE},
+        "latency protocol": (passport["conditions"].get("latency_protocol"), protocol),
+    }
+    return [
+        Check(name, str(stored), str(here), None, "figures may move")
+        for name, (stored, here) in pairs.items()
+        if stored is not None and here is not None and stored != here
+    ]
+
+
+def moves_latency(change: Check) -> bool:
+    """Whether a changed condition excuses another latency: packages that only build do not."""
+    return not change.name.startswith("version of ") or moves_accuracy(change)
+
+
+def moves_accuracy(change: Check) -> bool:
+    """Whether a changed condition excuses another accuracy: only the runtime's version."""
+    return change.name == f"version of {_RUNTIME}"
 
 
 def check_latency(
@@ -79,14 +132,14 @@ def check_latency(
         ratio: measured here.
         ratio_ci: its interval.
         reference_ms: the float model's time here.
-        same: whether this is the machine of the passport.
+        same: whether this is the machine of the passport, in the same conditions.
     """
     old = float(stored["latency_ratio"])
     old_ci = stored.get("latency_ratio_ci")
     agrees: bool | None = ratios_agree(old, old_ci, ratio, ratio_ci)
     note = ""
     if not same and not agrees:
-        agrees, note = None, "moves with the processor"
+        agrees, note = None, "moves with the processor and its conditions"
     elif not agrees and abs(reference_ms / _reference_ms(stored) - 1) > _DRIFT:
         agrees, note = None, "float itself runs at another speed now"
     return Check("latency ratio", _format(old, old_ci), _format(ratio, ratio_ci), agrees, note)

@@ -34,6 +34,10 @@ __all__ = [
 ]
 
 _WORSE = 1.0
+_ROUNDING = 1e-12
+# With fewer, what all of them changed by cannot be told from what one of them did: taking it
+# out would give a lucky member its luck back.
+_FEWEST_FOR_SHIFT = 4
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
@@ -154,7 +158,11 @@ def comparable_log_ratios(trials: Sequence[Trial]) -> Floats:
         if trial.timing is not None and trial.timing.session and trial.timing.search_ratio:
             change = float(ratio) - math.log(trial.timing.search_ratio)
             changes.setdefault(trial.timing.session, []).append(change)
-    shifts = {session: float(np.median(values)) for session, values in changes.items()}
+    shifts = {
+        session: float(np.median(values))
+        for session, values in changes.items()
+        if len(values) >= _FEWEST_FOR_SHIFT
+    }
     return np.array([
         ratio - shifts.get(trial.timing_session or "", 0.0)
         for trial, ratio in zip(trials, ratios, strict=True)
@@ -169,12 +177,23 @@ def _accuracy_z(trials: Sequence[Trial]) -> Floats:
         both = (right @ right.T).astype(np.float64)
         alone = np.diag(both)[:, None] - both
         return mcnemar_z(alone, alone.T)
-    draws = _accuracy_draws(trials)
-    gaps = draws[:, None, :] - draws[None, :, :]
-    error = gaps.std(axis=2)
+    error = _draw_errors(_accuracy_draws(trials))
     accuracy = np.array([trial.accuracy for trial in trials], dtype=np.float64)
     gains = accuracy[:, None] - accuracy[None, :]
     return np.where(error > 0, gains / np.where(error > 0, error, 1.0), exact_z(gains))
+
+
+def _draw_errors(draws: Floats) -> Floats:
+    """Standard errors of all differences of rows, (n, n), from (n, DRAWS).
+
+    By covariances: all differences of all draws would be large.
+    """
+    shared = np.atleast_2d(np.cov(draws, bias=True))
+    own = np.diag(shared)
+    variance = own[:, None] + own[None, :] - 2 * shared
+    # what is left of equal rows by rounding is no error
+    is_real = variance > _ROUNDING * (own[:, None] + own[None, :])
+    return np.sqrt(np.where(is_real, variance, 0.0))
 
 
 def _accuracy_draws(trials: Sequence[Trial]) -> Floats:

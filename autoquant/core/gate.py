@@ -44,6 +44,8 @@ class Glimpse:
         size_bytes: the file.
         latency_ratio: so far, or None.
         latency_sd: its standard error, of the logarithm.
+        latency_ms: so far, or None.
+        latency_ms_sd: its standard error, of the logarithm.
     """
 
     hits: Hits
@@ -52,6 +54,8 @@ class Glimpse:
     size_bytes: int
     latency_ratio: float | None = None
     latency_sd: float = 0.0
+    latency_ms: float | None = None
+    latency_ms_sd: float = 0.0
 
     @classmethod
     def of(cls, trial: Trial, reference: Trial) -> "Glimpse | None":
@@ -69,6 +73,7 @@ class Glimpse:
         return cls(
             hits, float_hits[: len(hits)], seen.of_samples, trial.size_bytes,
             seen.latency_ratio, log_sd(seen.latency_ratio_ci),
+            seen.latency_ms, log_sd(seen.latency_ms_ci),
         )  # fmt: skip
 
 
@@ -78,7 +83,7 @@ class Gate:
     Args:
         members: the front so far, with evidence.
         objectives: what counts.
-        bounds: constraints; the allowed drop is judged here.
+        bounds: constraints.
     """
 
     def __init__(
@@ -96,13 +101,27 @@ class Gate:
     def find_reason(self, glimpse: Glimpse) -> str | None:
         """Why a candidate is hopeless, in words; None while it is not."""
         generator = np.random.default_rng(0)
-        if self.bounds.max_drop is not None:
-            loss = _draw_gain(glimpse, glimpse.float_hits, generator)[2] / -glimpse.total
-            if np.mean(loss > self.bounds.max_drop) >= _CONFIDENCE:
-                return f"its accuracy drop exceeds the allowed {self.bounds.max_drop:g}"
+        reason = self._find_excess(glimpse, generator)
+        if reason is not None:
+            return reason
         for member in self.members:
             if self._is_dominated(glimpse, member, generator):
                 return f"trial {member.number} dominates it"
+        return None
+
+    def _find_excess(self, glimpse: Glimpse, generator: np.random.Generator) -> str | None:
+        """Which constraint it certainly misses, in words."""
+        size_mb, bounds = glimpse.size_bytes / 1e6, self.bounds
+        if bounds.max_size_mb is not None and size_mb > bounds.max_size_mb:
+            return f"its size of {size_mb:.3f} MB exceeds the allowed {bounds.max_size_mb:g}"
+        if bounds.max_drop is not None:
+            loss = _draw_gain(glimpse, glimpse.float_hits, generator)[2] / -glimpse.total
+            if np.mean(loss > bounds.max_drop) >= _CONFIDENCE:
+                return f"its accuracy drop exceeds the allowed {bounds.max_drop:g}"
+        if bounds.max_latency_ms is not None and glimpse.latency_ms is not None:
+            noise = glimpse.latency_ms_sd * generator.standard_normal(_ENDINGS)
+            if np.mean(glimpse.latency_ms * np.exp(noise) > bounds.max_latency_ms) >= _CONFIDENCE:
+                return f"its latency exceeds the allowed {bounds.max_latency_ms:g} ms"
         return None
 
     def _is_dominated(

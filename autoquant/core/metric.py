@@ -138,9 +138,30 @@ def accuracy_interval(accuracy: float, evidence: Evidence) -> tuple[float, float
 
 
 def drop_interval(base: Evidence, ours: Evidence, drop: float) -> tuple[float, float]:
-    """95 % interval of an accuracy drop, paired: both models on the same samples."""
+    """95 % interval of an accuracy drop, paired: both models on the same samples.
+
+    Of shares, that of Agresti and Min 2005, doi:10.1002/sim.1781: half a sample is added to each
+    of the four outcomes, so that few samples, or none on which the models differ, prove little.
+
+    Args:
+        base: of the float model.
+        ours: of the other.
+        drop: the point estimate, for metrics that are no share.
+    """
+    if base.hits is not None and ours.hits is not None:
+        lost = int((base.hits & ~ours.hits).sum())
+        gained = int((ours.hits & ~base.hits).sum())
+        return _paired_interval(lost, gained, base.samples)
     half = _Z95 * float((base.draws - ours.draws).std())
     return drop - half, drop + half
+
+
+def _paired_interval(lost: int, gained: int, samples: int) -> tuple[float, float]:
+    total = samples + 2
+    center = (lost - gained) / total
+    variance = (lost + gained + 1 - (lost - gained) ** 2 / total) / total**2
+    half = _Z95 * math.sqrt(variance)
+    return max(-1.0, center - half), min(1.0, center + half)
 
 
 def _check_classes(

@@ -56,6 +56,7 @@ class Timing(_Record):
         session: trials that were timed together, in turns, share this name.
         search_ratio: of a trial that was timed anew beside the front, the ratio that it had
             been given during the search.
+        machine: digest of the fingerprint of what it was timed on.
     """
 
     reference_ms: float
@@ -66,6 +67,7 @@ class Timing(_Record):
     stable: bool
     session: str | None = None
     search_ratio: float | None = None
+    machine: str | None = None
 
 
 class Partial(_Record):
@@ -75,7 +77,8 @@ class Partial(_Record):
         reason: why it could not.
         samples: how many samples of the search split were looked at, of how many.
         accuracy: on those samples, and the drop on the same.
-        latency_ratio: of a short timing.
+        latency_ratio: of a short timing, and likewise `latency_ms`.
+        reference_ms: the float model beside it.
     """
 
     reason: str
@@ -85,6 +88,9 @@ class Partial(_Record):
     accuracy_drop: float
     latency_ratio: float | None = None
     latency_ratio_ci: tuple[float, float] | None = None
+    latency_ms: float | None = None
+    latency_ms_ci: tuple[float, float] | None = None
+    reference_ms: float | None = None
 
 
 class Measurement(_Record):
@@ -92,7 +98,8 @@ class Measurement(_Record):
 
     Accuracies are fractions; drops are float minus quantized on the same images, so a gain
     is negative. `latency_ratio` is this model over the float model, timed alternately.
-    Intervals are 95 %; that of a drop is paired.
+    Intervals are 95 %; that of a drop is paired. `measured_on` is the digest of the fingerprint
+    of what the accuracy was measured on; the front may be timed on another machine.
     """
 
     accuracy: float | None = None
@@ -115,6 +122,7 @@ class Measurement(_Record):
     parity: Parity | None = None
     partial: Partial | None = None
     seconds: dict[str, float] = {}
+    measured_on: str | None = None
     evidence: Evidence | None = Field(default=None, exclude=True, repr=False)
 
     @property
@@ -153,6 +161,7 @@ class Trial(Measurement):
         error: why a failed trial failed.
         left_front: why it is no member any more, though it was one until the front was timed
             anew.
+        report_error: why a member has no report figures, though there is a report split.
         front_probability: how often it is on the front when every figure is drawn anew.
         knee: it is the recommended one.
     """
@@ -165,14 +174,15 @@ class Trial(Measurement):
     error: str | None = None
     seed: int = 0
     left_front: str | None = None
+    report_error: str | None = None
     front_probability: float | None = None
     knee: bool = Field(default=False)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values; what describes a place on the front appears only with one."""
         values = self.model_dump(mode="json")
-        for name in ("knee", "left_front", "front_probability"):
-            if not values[name]:
+        for name in ("knee", "left_front", "report_error", "front_probability"):
+            if values[name] is None or values[name] is False:  # a probability of 0.0 stays
                 del values[name]
         return values
 
@@ -180,6 +190,11 @@ class Trial(Measurement):
     def timing_session(self) -> str | None:
         """Name shared by trials that were timed together."""
         return None if self.timing is None else self.timing.session
+
+    @property
+    def machine(self) -> str | None:
+        """Digest of the fingerprint that its latency was measured with, or its accuracy."""
+        return (self.timing.machine if self.timing is not None else None) or self.measured_on
 
     def measurement(self) -> Measurement:
         """The figures alone."""

@@ -136,7 +136,8 @@ class NotebookStudy:
         chosen = choose_trial(record, trial, knee=knee, fastest=fastest, bounds=Bounds(max_drop))
         content = read_kept(self.location, chosen)
         if content is None:
-            content = rebuild_trial(self.evaluator(record.header), chosen)
+            evaluator = self.evaluator(record.header)
+            content = rebuild_trial(evaluator, chosen, record.fingerprint_of(chosen))
         target.write_bytes(content)
         return target
 

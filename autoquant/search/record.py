@@ -11,6 +11,8 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import ValidationError
 
+from autoquant.core.check import describe_machine_change
+from autoquant.core.fingerprint import Fingerprint, fingerprint_digest
 from autoquant.core.pareto import Bounds
 from autoquant.core.recipe import Recipe
 from autoquant.core.space import SearchSpace
@@ -149,6 +151,29 @@ class Record:
             if (trial := _read_trial(frozen)) is not None
         ]
 
+    @property
+    def fingerprints(self) -> dict[str, Fingerprint]:
+        """What the trials were measured on, by digest; empty in a study of an old version."""
+        return dict(self.study.user_attrs.get("fingerprints", {}))
+
+    def fingerprint_of(self, trial: Trial) -> Fingerprint | None:
+        """What a trial's figures were measured on; None where the record does not tell."""
+        return self.fingerprints.get(trial.machine or "")
+
+    def describe_move(self, trials: Sequence[Trial], here: Fingerprint) -> str | None:
+        """How the machine of one of the trials differs from this one; None if none does."""
+        known = self.fingerprints
+        for digest in {trial.machine: None for trial in trials if trial.machine in known}:
+            change = describe_machine_change(known[digest or ""]["machine"], here["machine"])
+            if change is not None:
+                return change
+        return None
+
+    @property
+    def notes(self) -> dict[str, str]:
+        """What a reader of the front should know of how it was measured, by subject."""
+        return dict(self.study.user_attrs.get("notes", {}))
+
     # Writing
 
     def ask(self, space: SearchSpace) -> Asked:
@@ -229,9 +254,19 @@ class Record:
             self.discard(frozen.number)
         return queued
 
+    def add_fingerprint(self, fingerprint: Fingerprint) -> None:
+        """Note what trials are measured on from now."""
+        digest = fingerprint_digest(fingerprint)
+        if digest not in self.fingerprints:
+            self._add("fingerprints", {digest: dict(fingerprint)})
+
     def add_report(self, digest: str, figures: ReportFigures) -> None:
         """Note the report figures of a front member."""
         self._add("report", {digest: figures.model_dump(mode="json")})
+
+    def add_report_error(self, digest: str, reason: str) -> None:
+        """Note why a front member has no report figures."""
+        self._add("report", {digest: {"report_error": reason}})
 
     def add_latency(self, figures: Mapping[str, LatencyFigures]) -> None:
         """Note what came of timing a front together, by digest; replaces what was before."""
@@ -250,6 +285,13 @@ class Record:
             "evidence": None if evidence is None else evidence.model_dump(),
         }
         self._add("reprieve", {digest: figures})
+
+    def set_note(self, subject: str, text: str | None) -> None:
+        """Note something on the front as a whole; None takes it back."""
+        kept = {key: value for key, value in self.notes.items() if key != subject}
+        wanted = kept if text is None else {**kept, subject: text}
+        if wanted != self.notes:
+            self.study.set_user_attr("notes", wanted)
 
     def _add(self, name: str, values: Mapping[str, Any]) -> None:
         self.study.set_user_attr(name, {**self.study.user_attrs.get(name, {}), **values})

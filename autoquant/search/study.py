@@ -1,54 +1,28 @@
 """`Study`: ask, evaluate, tell, until the budget is spent."""
 
-import tempfile
 import time
-from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
-from autoquant.core.artifact import Artifact, Builder
+from autoquant.core.artifact import Artifact
 from autoquant.core.front import find_front
-from autoquant.core.gate import Gate, Glimpse
+from autoquant.core.gate import Gate
 from autoquant.core.pareto import Bounds
 from autoquant.core.recipe import Recipe
 from autoquant.core.space import SearchSpace, baselines
-from autoquant.core.trial import LatencyFigures, Measurement, ReportFigures, Trial
-from autoquant.errors import AutoquantError, Rejection, SpaceError
+from autoquant.core.trial import Trial
+from autoquant.errors import Rejection, SpaceError
+from autoquant.search.closing import Closing
+from autoquant.search.event import Evaluates, Event, EventKind, describe_error
 from autoquant.search.record import Asked, Record
 from autoquant.search.sampler import SamplerName, build_sampler
+from autoquant.search.shelf import Shelf
 
 __all__ = ["Budget", "Evaluates", "Event", "Keep", "Study"]
 
 Keep = Literal["front", "all"]
-EventKind = Literal["begin", "end", "again", "timing", "left", "report", "exhausted"]
-
-_MAX_TIMING_ROUNDS = 3
-
-
-class Evaluates(Protocol):
-    """What a study needs of an evaluator."""
-
-    @property
-    def builder(self) -> Builder:
-        """Makes artifacts."""
-        ...
-
-    def evaluate(self, recipe: Recipe, gate: Gate | None = None) -> tuple[Measurement, Artifact]:
-        """Measure one recipe; raises `Rejection` if it cannot get past the gate."""
-        ...
-
-    def time_together(
-        self, artifacts: Mapping[str, Artifact], session: str
-    ) -> Mapping[str, LatencyFigures]:
-        """Time files in turns, by digest."""
-        ...
-
-    def report(self, artifact: Artifact) -> ReportFigures | None:
-        """Accuracy on the report split."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -62,26 +36,6 @@ class Budget:
 
     trials: int
     timeout_s: float | None = None
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something happened, for whoever shows progress.
-
-    Attributes:
-        kind: `begin` and `end` of a trial, a rejected one looked at `again`, `timing` of the
-            front, `left` by a member, `report` of a member, `exhausted` space.
-        done: finished trials so far.
-        trial: the trial, at its end.
-        front: the front so far.
-        message: what is being done, in words.
-    """
-
-    kind: EventKind
-    done: int
-    front: tuple[Trial, ...]
-    trial: Trial | None = None
-    message: str = ""
 
 
 class Study:
@@ -132,6 +86,7 @@ class Study:
         self._trials = self.record.trials()
         self._seen = frozenset(trial.digest for trial in self._trials)
         self._front = self._find_front()
+        self._register_machine()
         self._use_sampler(sampler)
         self._enqueue_baselines()
         while len(self._seen) < budget.trials and time.monotonic() < deadline:
@@ -145,97 +100,40 @@ class Study:
         return self.close()
 
     def close(self) -> list[Trial]:
-        """Make sure that the front is whole: timed together, files kept, report split read."""
-        self._reload()
-        self._settle_front()
-        for trial in self._front:
-            if trial.report_accuracy is None:
-                self._emit("report", f"reading the report split for trial {trial.number}")
-                figures = self.evaluator.report(self.artifact(trial))
-                if figures is not None:
-                    self.record.add_report(trial.digest, figures)
-        self._reload()
-        for trial in self._front:
-            self._write(trial.digest, self.artifact(trial).content)
-        self._sweep()
+        """Make sure that the front is whole: timed together, files kept, report split read.
+
+        What fails for a member is noted in words; the others, and the search, stand.
+        """
+
+        def tell(kind: EventKind, message: str, front: Sequence[Trial]) -> None:
+            self._front = list(front)
+            self._emit(kind, message)
+
+        closing = Closing(
+            self.record, self.evaluator, self._shelf, self.bounds,
+            reject_early=self.reject_early, tell=tell,
+        )  # fmt: skip
+        closing.run()
+        self._trials, self._front = closing.trials, closing.front
         return self._front
 
-    def _reload(self) -> None:
-        self._trials = self.record.trials()
-        self._front = self._find_front()
+    @property
+    def _shelf(self) -> Shelf:
+        return Shelf(self.artifacts, keeps_all=self.keep == "all")
 
     def _find_front(self) -> list[Trial]:
         return find_front(self._trials, self.record.header.objectives, self.bounds)
 
-    def _settle_front(self) -> None:
-        """Second looks and common timings; who falls off lets others in, so again."""
-        for _ in range(_MAX_TIMING_ROUNDS):
-            self._look_again()
-            if _are_timed_together(self._front) or not self._time_front():
-                return
-
-    def _look_again(self) -> None:
-        """Evaluate in full who was turned away by members that are none any more."""
-        tried: set[str] = set()
-        while (trial := self._find_hopeful(tried)) is not None:
-            tried.add(trial.digest)
-            self._emit("again", f"trial {trial.number} is no longer dominated: evaluating it")
-            with suppress(AutoquantError):  # it stays rejected, with the reason that it had
-                measurement, _ = self.evaluator.evaluate(trial.recipe)
-                seconds = Counter(trial.seconds) + Counter(measurement.seconds)
-                both = measurement.model_copy(update={"seconds": dict(seconds)})
-                self.record.add_reprieve(trial.digest, both)
-                self._reload()
-
-    def _find_hopeful(self, tried: Collection[str]) -> Trial | None:
-        """A rejected trial that the gate would let pass now."""
-        gate = self._gate()
-        reference = next((trial for trial in self._trials if trial.name == "fp32"), None)
-        if gate is None or reference is None:
-            return None
-        for trial in self._trials:
-            if trial.state == "rejected" and trial.digest not in tried:
-                glimpse = Glimpse.of(trial, reference)
-                if glimpse is not None and gate.find_reason(glimpse) is None:
-                    return trial
-        return None
-
-    def _time_front(self) -> bool:
-        """Time the members in turns with each other; False where no latency is measured."""
-        members = self._front
-        self._emit("timing", f"timing the {len(members)} members of the front in turns")
-        artifacts = {trial.digest: self.artifact(trial) for trial in members}
-        session = f"front of {len(self._trials)} trials, {time.time_ns():x}"
-        figures = self.evaluator.time_together(artifacts, session)
-        if not figures:
-            return False
-        self.record.add_latency(figures)
-        self._reload()
-        self._note_departures(members)
-        return True
-
-    def _note_departures(self, before: Sequence[Trial]) -> None:
-        now = {trial.digest for trial in self._front}
-        reasons = {
-            trial.digest: None
-            if trial.digest in now
-            else "another member dominates it when all of them are timed in turns"
-            for trial in before
-        }
-        self.record.add_departures(reasons)
-        for trial in before:
-            if reasons[trial.digest] is not None:
-                self._emit("left", f"trial {trial.number} left the front: {reasons[trial.digest]}")
-        self._reload()
-
-    def artifact(self, trial: Trial) -> Artifact:
-        """A trial's file, rebuilt from its recipe, its figures in the passport."""
-        rebuilt = self.evaluator.builder.build(trial.recipe).artifact
-        return self._seal(rebuilt, trial)
-
-    def _seal(self, artifact: Artifact, trial: Trial) -> Artifact:
-        figures = trial.measurement().model_dump(mode="json")
-        return self.evaluator.builder.seal(artifact, figures)
+    def _register_machine(self) -> None:
+        here = self.evaluator.fingerprint
+        change = self.record.describe_move(self._trials, here)
+        self.record.add_fingerprint(here)
+        if change is not None:
+            self._emit(
+                "note",
+                f"trials of this study were measured on another machine ({change}): the front "
+                "is timed on this one at the end",
+            )
 
     def _use_sampler(self, name: SamplerName) -> None:
         # A resumed study goes on with other random numbers than it began with.
@@ -281,10 +179,8 @@ class Study:
             evidence = rejection.measurement.evidence
             trial = Trial(**common, state="rejected", **seen, evidence=evidence)
             self._trials.append(trial)
-        except AutoquantError as error:
-            trial = Trial(**common, state="failed", error=str(error))
-        except (RuntimeError, ValueError, ArithmeticError, MemoryError, OSError) as error:
-            trial = Trial(**common, state="failed", error=f"{type(error).__name__}: {error}")
+        except Exception as error:  # a backend may raise anything: this trial fails, no other
+            trial = Trial(**common, state="failed", error=describe_error(error))
         else:
             figures = {**measurement.model_dump(), "evidence": measurement.evidence}
             trial = Trial(**common, state="complete", **figures)
@@ -308,27 +204,10 @@ class Study:
     def _keep(self, trial: Trial, artifact: Artifact) -> None:
         self._trials.append(trial)
         self._front = self._find_front()
-        if self.keep == "all" or any(member.digest == trial.digest for member in self._front):
-            self._write(trial.digest, artifact.content)
-        self._sweep()
-
-    def _path(self, digest: str) -> Path:
-        return self.artifacts / f"{digest}.onnx"
-
-    def _write(self, digest: str, content: bytes) -> None:
-        """Write beside the target and rename, so that no reader ever sees half a file."""
-        with tempfile.NamedTemporaryFile(dir=self.artifacts, delete=False) as file:
-            file.write(content)
-        Path(file.name).replace(self._path(digest))
-
-    def _sweep(self) -> None:
-        if self.keep == "all":
-            return
-        wanted = {trial.digest for trial in self._front}
-        for path in self.artifacts.glob("*.onnx"):
-            if path.stem not in wanted:
-                with suppress(FileNotFoundError):
-                    path.unlink()
+        wanted = {member.digest for member in self._front}
+        if self.keep == "all" or trial.digest in wanted:
+            self._shelf.put(trial.digest, artifact.content)
+        self._shelf.sweep(wanted)
 
     def _emit(
         self,
@@ -338,8 +217,3 @@ class Study:
     ) -> None:
         event = Event(kind, len(self._seen), tuple(self._front), trial, message)
         self.on_event(event)
-
-
-def _are_timed_together(members: Sequence[Trial]) -> bool:
-    sessions = {trial.timing_session for trial in members}
-    return len(sessions) <= 1 and None not in sessions

@@ -1,6 +1,7 @@
 """Do the intervals of the latency protocol hold? Four questions, asked of a real machine.
 
     AUTOQUANT_DATA=... python tests/benchmarks/measurements.py results/published/measurements
+    python tests/benchmarks/measurements.py --figure results/published/measurements
 
 A/A: ResNet-20 W8A8 against a copy of itself that differs in one byte of metadata, 30 times.
 Load: the same file against float, in turns of three on the idle machine and three with a
@@ -8,9 +9,11 @@ process that computes without pause on the core that is not timed.
 Known answer: two loops that wait for known times with 10 % of noise, 100 times.
 Repeat: the same recipe and seed, built and measured by two evaluators, eight times.
 
-The figure needs the extra `figures`; run it on a machine that does nothing else.
+Run it on a machine that does nothing else. The figure needs the extra `figures`; with
+`--figure` it is drawn anew from the stored numbers and nothing is measured.
 """
 
+import argparse
 import json
 import os
 import subprocess
@@ -46,15 +49,30 @@ _AA, _LOAD_TURNS, _KNOWN, _REPEATS = 30, 6, 100, 8
 _BUSY = "import os, sys\nos.sched_setaffinity(0, {int(sys.argv[1])})\nwhile True: sum(range(1000))"
 
 
-def main(target: str) -> None:
-    folder = Path(target)
-    folder.mkdir(parents=True, exist_ok=True)
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--figure", action="store_true", help="only draw the stored numbers")
+    options = parser.parse_args()
+    stored = options.folder / "measurements.json"
+    if not options.figure:
+        options.folder.mkdir(parents=True, exist_ok=True)
+        stored.write_text(json.dumps(measure(), indent=1) + "\n")
+    document = json.loads(stored.read_text())
+    for name in ("aa", "load", "known_answer", "repeat"):
+        shown = {k: v for k, v in document[name].items() if not isinstance(v, list)}
+        print(name, json.dumps(shown, indent=1), flush=True)
+    path = options.folder / "measurements.png"
+    _figure(document).write_image(path, width=1100, height=560, scale=2)
+
+
+def measure() -> dict[str, object]:
     evaluator = build_evaluator(load_task("cifar10-resnet20"))
     recipe = Recipe.uniform([layer.name for layer in evaluator.layers], 8)
     quantized = evaluator.builder.build(recipe).artifact.content
     reference = evaluator.builder.build(Recipe(method="fp32")).artifact.content
     inputs = evaluator._timed_inputs
-    document = {
+    return {
         "machine": describe_machine(),
         "versions": package_versions(*_PACKAGES),
         "aa": aa(quantized, inputs),
@@ -62,11 +80,6 @@ def main(target: str) -> None:
         "known_answer": known_answer(),
         "repeat": repeat(recipe),
     }
-    (folder / "measurements.json").write_text(json.dumps(document, indent=1) + "\n")
-    _figure(document).write_image(folder / "measurements.png", width=1100, height=560, scale=2)
-    for name in ("aa", "load", "known_answer", "repeat"):
-        shown = {k: v for k, v in document[name].items() if not isinstance(v, list)}
-        print(name, json.dumps(shown, indent=1))
 
 
 def aa(content: bytes, inputs: np.ndarray) -> dict[str, object]:
@@ -212,4 +225,4 @@ def _intervals(values: list[tuple[float, float, float]], color: str, start: int 
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

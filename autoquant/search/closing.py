@@ -1,0 +1,212 @@
+"""`Closing`: what makes the front of a search whole.
+
+Rejected trials get a second look, the members are timed in turns with each other, their files
+are kept, the report split is read. Hours of search lie behind it, so what fails here for one
+member is noted in words, and the others go on.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+
+from autoquant.core.artifact import Artifact
+from autoquant.core.front import find_front
+from autoquant.core.gate import Gate, Glimpse
+from autoquant.core.pareto import Bounds
+from autoquant.core.trial import Trial
+from autoquant.search.event import Evaluates, EventKind, describe_error
+from autoquant.search.record import Record
+from autoquant.search.shelf import Shelf
+
+__all__ = ["Closing"]
+
+_MAX_TIMING_ROUNDS = 3
+_TIMING = "timing"  # the note on the common timing
+_MIXED = (
+    f"after {_MAX_TIMING_ROUNDS} rounds the members of the front were still not timed in one "
+    "session: latencies of different sessions differ by more than their intervals say"
+)
+
+Tell = Callable[[EventKind, str, Sequence[Trial]], None]
+
+
+class Closing:
+    """The end of one search.
+
+    Args:
+        record: where trials are written.
+        evaluator: measures recipes.
+        shelf: where files go.
+        bounds: only trials within can be members of the front.
+        reject_early: trials were turned away by members that may be none any more.
+        tell: called with what is being done, in words, and the front.
+    """
+
+    def __init__(
+        self,
+        record: Record,
+        evaluator: Evaluates,
+        shelf: Shelf,
+        bounds: Bounds,
+        *,
+        reject_early: bool,
+        tell: Tell,
+    ) -> None:
+        self.record = record
+        self.evaluator = evaluator
+        self.shelf = shelf
+        self.bounds = bounds
+        self.reject_early = reject_early
+        self._tell = tell
+        self.trials: list[Trial] = []
+        self.front: list[Trial] = []
+
+    def run(self) -> None:
+        """Make the front whole; `front` and `trials` are what came of it."""
+        self._reload()
+        self._settle_front()
+        for trial in self.front:
+            if trial.report_accuracy is None:
+                self._report(trial)
+        self._reload()
+        for trial in self.front:
+            self._keep(trial)
+        self.shelf.sweep({trial.digest for trial in self.front})
+
+    def _reload(self) -> None:
+        self.trials = self.record.trials()
+        self.front = find_front(self.trials, self.record.header.objectives, self.bounds)
+
+    def _emit(self, kind: EventKind, message: str) -> None:
+        self._tell(kind, message, self.front)
+
+    # Who is on the front
+
+    def _settle_front(self) -> None:
+        """Second looks and common timings; who falls off lets others in, so again."""
+        for _ in range(_MAX_TIMING_ROUNDS):
+            self._look_again()
+            if self._is_timed():
+                self.record.set_note(_TIMING, None)
+                return
+            if not self._time_front():
+                return
+        if not self._is_timed():
+            self._note_timing(_MIXED)
+
+    def _is_timed(self) -> bool:
+        sessions = {trial.timing_session for trial in self.front}
+        is_together = len(sessions) <= 1 and None not in sessions
+        here = self.evaluator.fingerprint
+        return is_together and self.record.describe_move(self.front, here) is None
+
+    def _look_again(self) -> None:
+        """Evaluate in full who was turned away by members that are none any more."""
+        tried: set[str] = set()
+        while (trial := self._find_hopeful(tried)) is not None:
+            tried.add(trial.digest)
+            self._emit("again", f"trial {trial.number} is no longer dominated: evaluating it")
+            try:
+                measurement, _ = self.evaluator.evaluate(trial.recipe)
+            except Exception as error:  # any backend's: it stays rejected, as it was
+                reason = describe_error(error)
+                self._emit("note", f"trial {trial.number} stays rejected; it failed: {reason}")
+                continue
+            seconds = Counter(trial.seconds) + Counter(measurement.seconds)
+            both = measurement.model_copy(update={"seconds": dict(seconds)})
+            self.record.add_reprieve(trial.digest, both)
+            self._reload()
+
+    def _find_hopeful(self, tried: Collection[str]) -> Trial | None:
+        """A rejected trial that the gate would let pass now."""
+        reference = next((trial for trial in self.trials if trial.name == "fp32"), None)
+        if not self.reject_early or reference is None:
+            return None
+        gate = Gate(self.front, self.record.header.objectives, self.bounds)
+        for trial in self.trials:
+            if trial.state == "rejected" and trial.digest not in tried:
+                glimpse = Glimpse.of(trial, reference)
+                if glimpse is not None and gate.find_reason(glimpse) is None:
+                    return trial
+        return None
+
+    def _time_front(self) -> bool:
+        """Time the members in turns with each other; False where that gave nothing."""
+        members = self.front
+        self._emit("timing", f"timing the {len(members)} members of the front in turns")
+        session = f"front of {len(self.trials)} trials, {time.time_ns():x}"
+        try:
+            artifacts = {trial.digest: self._rebuild(trial) for trial in members}
+            figures = self.evaluator.time_together(artifacts, session)
+        except Exception as error:  # whatever the backend raises: the search's figures stand
+            self._note_timing(
+                "the members of the front could not be timed in turns and keep the latencies of "
+                f"the search: {describe_error(error)}"
+            )
+            return False
+        if not figures:
+            return False
+        self.record.add_latency(figures)
+        self._reload()
+        self._note_departures(members)
+        return True
+
+    def _note_timing(self, text: str) -> None:
+        self.record.set_note(_TIMING, text)
+        self._emit("note", text)
+
+    def _note_departures(self, before: Sequence[Trial]) -> None:
+        now = {trial.digest: trial for trial in self.trials}
+        staying = {trial.digest for trial in self.front}
+        reasons = {
+            trial.digest: None
+            if trial.digest in staying
+            else self._explain_departure(now[trial.digest])
+            for trial in before
+        }
+        self.record.add_departures(reasons)
+        for trial in before:
+            if reasons[trial.digest] is not None:
+                self._emit("left", f"trial {trial.number} left the front: {reasons[trial.digest]}")
+        self._reload()
+
+    def _explain_departure(self, trial: Trial) -> str:
+        """Why a trial is no member, by its new figures."""
+        limit = self.bounds.max_latency_ms
+        if limit is not None and trial.latency_ms is not None and trial.latency_ms > limit:
+            return (
+                f"its latency of {trial.latency_ms:.3g} ms, timed in turns with the others, "
+                f"exceeds the allowed {limit:g} ms"
+            )
+        return "another member dominates it when all of them are timed in turns"
+
+    # What is kept of its members
+
+    def _report(self, trial: Trial) -> None:
+        self._emit("report", f"reading the report split for trial {trial.number}")
+        try:
+            figures = self.evaluator.report(self._rebuild(trial))
+        except Exception as error:  # the metric's or the backend's: no report figures
+            reason = describe_error(error)
+            self._emit("note", f"trial {trial.number} has no report figures: {reason}")
+            if reason != trial.report_error:
+                self.record.add_report_error(trial.digest, reason)
+            return
+        if figures is not None:
+            self.record.add_report(trial.digest, figures)
+
+    def _keep(self, trial: Trial) -> None:
+        try:
+            artifact = self._rebuild(trial)
+        except Exception as error:  # whatever the builder raises: the file of the search stays
+            reason = describe_error(error)
+            self._emit("note", f"the file of trial {trial.number} was not rebuilt: {reason}")
+            return
+        self.shelf.put(trial.digest, artifact.content)
+
+    def _rebuild(self, trial: Trial) -> Artifact:
+        """A trial's file, rebuilt from its recipe, its figures in the passport."""
+        rebuilt = self.evaluator.rebuild(trial.recipe)
+        figures = trial.measurement().model_dump(mode="json")
+        fingerprint = self.record.fingerprint_of(trial)
+        return self.evaluator.builder.seal(rebuilt, figures, fingerprint)

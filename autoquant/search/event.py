@@ -1,0 +1,75 @@
+"""What a study needs of an evaluator, and what it tells those who watch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from autoquant.core.artifact import Artifact, Builder
+from autoquant.core.fingerprint import Fingerprint
+from autoquant.core.gate import Gate
+from autoquant.core.recipe import Recipe
+from autoquant.core.trial import LatencyFigures, Measurement, ReportFigures, Trial
+from autoquant.errors import AutoquantError
+
+__all__ = ["Evaluates", "Event", "EventKind", "describe_error"]
+
+EventKind = Literal["begin", "end", "again", "timing", "left", "report", "note", "exhausted"]
+
+
+class Evaluates(Protocol):
+    """What a study needs of an evaluator."""
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """The machine and the versions that it measures with."""
+        ...
+
+    @property
+    def builder(self) -> Builder:
+        """Makes artifacts."""
+        ...
+
+    def evaluate(self, recipe: Recipe, gate: Gate | None = None) -> tuple[Measurement, Artifact]:
+        """Measure one recipe; raises `Rejection` if it cannot get past the gate."""
+        ...
+
+    def rebuild(self, recipe: Recipe) -> Artifact:
+        """A recipe's file without figures."""
+        ...
+
+    def time_together(
+        self, artifacts: Mapping[str, Artifact], session: str
+    ) -> Mapping[str, LatencyFigures]:
+        """Time files in turns, by digest."""
+        ...
+
+    def report(self, artifact: Artifact) -> ReportFigures | None:
+        """Accuracy on the report split."""
+        ...
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something happened, for whoever shows progress.
+
+    Attributes:
+        kind: `begin` and `end` of a trial, a rejected one looked at `again`, `timing` of the
+            front, `left` by a member, `report` of a member, a `note` on what went wrong or is
+            not as usual, `exhausted` space.
+        done: finished trials so far.
+        trial: the trial, at its end.
+        front: the front so far.
+        message: what is being done, in words.
+    """
+
+    kind: EventKind
+    done: int
+    front: tuple[Trial, ...]
+    trial: Trial | None = None
+    message: str = ""
+
+
+def describe_error(error: Exception) -> str:
+    """Why something failed, in one line; errors that are not ours with their class."""
+    text = str(error) if isinstance(error, AutoquantError) else f"{type(error).__name__}: {error}"
+    return " ".join(text.split())

@@ -1,0 +1,160 @@
+"""The end of a search: what fails there for one member never hides the front."""
+
+from pathlib import Path
+
+from autoquant.core.pareto import Bounds
+from autoquant.core.trial import Trial
+from autoquant.errors import TrialError
+from autoquant.evaluate import Evaluator
+from autoquant.search.closing import Closing
+from autoquant.search.storage import Location, load_record
+from autoquant.search.study import Budget, Event, Study
+from tests.fakes import fake_evaluator, fake_record, fake_study
+
+
+def close(tmp_path: Path, kind: type[Evaluator], events: list[Event]) -> tuple[Study, list[Trial]]:
+    evaluator = fake_evaluator()
+    evaluator.__class__ = kind
+    study = fake_study(tmp_path, evaluator=evaluator, on_event=events.append)
+    return study, study.run(Budget(12), "random")
+
+
+def notes(events: list[Event]) -> list[str]:
+    return [event.message for event in events if event.kind == "note"]
+
+
+class Unreportable(Evaluator):
+    """The metric is not defined on the report split; for every second file it crashes."""
+
+    def report(self, artifact):
+        if artifact.size_bytes % 3 == 0:
+            raise KeyError("no such class")
+        raise TrialError("the metric is nan; it must return a finite number")
+
+
+def test_a_report_that_fails_leaves_the_front_and_says_why(tmp_path: Path) -> None:
+    events: list[Event] = []
+    study, members = close(tmp_path, Unreportable, events)
+    assert members
+    assert all(trial.report_accuracy is None for trial in members)
+    assert all(trial.accuracy is not None for trial in members)
+    assert len(notes(events)) == len(members)
+    assert all("has no report figures" in note for note in notes(events))
+    again = {trial.digest: trial for trial in load_record(Location(tmp_path, "fake")).trials()}
+    reasons = {again[trial.digest].report_error for trial in members}
+    assert reasons <= {"the metric is nan; it must return a finite number",
+                       "KeyError: 'no such class'"}  # fmt: skip
+    assert {path.stem for path in study.artifacts.iterdir()} == {t.digest for t in members}
+
+
+def test_a_report_that_works_later_takes_the_reason_back(tmp_path: Path) -> None:
+    close(tmp_path, Unreportable, [])
+    again = fake_study(tmp_path, load_record(Location(tmp_path, "fake")))
+    members = again.run(Budget(12), "random")
+    assert all(trial.report_accuracy is not None for trial in members)
+    assert not any("report_error" in trial.to_dict() for trial in again.record.trials())
+
+
+class Untimeable(Evaluator):
+    """The backend dies as soon as members run beside each other."""
+
+    def time_together(self, artifacts, session):
+        raise IndexError("list index out of range")
+
+
+def test_a_crash_in_the_common_timing_keeps_the_figures_of_the_search(tmp_path: Path) -> None:
+    events: list[Event] = []
+    study, members = close(tmp_path, Untimeable, events)
+    assert members
+    assert all(trial.latency_ratio is not None for trial in members)
+    assert all(trial.report_accuracy is not None for trial in members)
+    (note,) = notes(events)
+    assert "IndexError: list index out of range" in note
+    assert list(study.record.notes.values()) == [note]
+    again = fake_study(tmp_path, load_record(Location(tmp_path, "fake")))
+    again.run(Budget(12), "random")
+    assert again.record.notes == {}, "timed after all"
+
+
+class Restless(Evaluator):
+    """Each common timing names its members differently, so that they never share a session."""
+
+    def time_together(self, artifacts, session):
+        figures = super().time_together(artifacts, session)
+        return {
+            digest: item.model_copy(
+                update={"timing": item.timing.model_copy(update={"session": session + digest})}
+            )
+            for digest, item in figures.items()
+        }
+
+
+def test_a_front_that_is_never_timed_in_one_session_says_so(tmp_path: Path) -> None:
+    events: list[Event] = []
+    study, _ = close(tmp_path, Restless, events)
+    assert any("still not timed in one session" in note for note in notes(events))
+    assert any("not timed in one session" in note for note in study.record.notes.values())
+
+
+class Slowed(Evaluator):
+    """Beside each other all members take longer than the constraint allows, but one."""
+
+    def time_together(self, artifacts, session):
+        figures = super().time_together(artifacts, session)
+        keep = next(iter(artifacts))
+        return {
+            digest: item if digest == keep else item.model_copy(update={"latency_ms": 9.0})
+            for digest, item in figures.items()
+        }
+
+
+def test_a_member_that_became_too_slow_is_told_so(tmp_path: Path) -> None:
+    events: list[Event] = []
+    evaluator = fake_evaluator()
+    evaluator.__class__ = Slowed
+    study = fake_study(tmp_path, evaluator=evaluator, on_event=events.append)
+    study.bounds = Bounds(max_latency_ms=2.0)
+    study.run(Budget(12), "random")
+    left = [event.message for event in events if event.kind == "left"]
+    assert left
+    assert (
+        "its latency of 9 ms, timed in turns with the others, exceeds the allowed 2 ms" in left[0]
+    )
+
+
+class Brittle(Evaluator):
+    """A backend that raises what nobody expects of it."""
+
+    def evaluate(self, recipe, gate=None):
+        if recipe.layers.get("conv0") == 4:
+            raise [KeyError("shape"), TypeError("no number"), IndexError("7")][
+                len(recipe.digest) % 3
+            ]
+        return super().evaluate(recipe, gate)
+
+
+def test_whatever_a_backend_raises_fails_its_trial_alone(tmp_path: Path) -> None:
+    study, members = close(tmp_path, Brittle, [])
+    failed = [trial for trial in study.record.trials() if trial.state == "failed"]
+    assert failed
+    assert members
+    assert all(trial.error.split(":")[0] in ("KeyError", "TypeError", "IndexError")
+               for trial in failed)  # fmt: skip
+
+
+def test_a_file_that_cannot_be_rebuilt_hides_nobody(tmp_path: Path, monkeypatch) -> None:
+    fake_record(Location(tmp_path, "fake"))
+    record = load_record(Location(tmp_path, "fake"))
+    events: list[Event] = []
+    study = fake_study(tmp_path, record, on_event=events.append)
+    build = Closing._rebuild
+
+    def rebuild(self, trial):
+        if trial.name == "fp32":
+            raise MemoryError
+        return build(self, trial)
+
+    monkeypatch.setattr(Closing, "_rebuild", rebuild)
+    members = study.run(Budget(12), "random")
+    assert any(trial.name == "fp32" for trial in members)
+    assert sum(trial.report_accuracy is not None for trial in members) == len(members) - 1
