@@ -13,15 +13,18 @@ import torch
 
 from autoquant.backends.latency import PROTOCOL_VERSION
 from autoquant.backends.machine import available_cores, describe_machine, package_versions
+from autoquant.backends.onnxruntime import open_session
 from autoquant.backends.registry import DEFAULT_BACKEND, load_backend
 from autoquant.core.artifact import Artifact, Candidate
 from autoquant.core.batching import input_batches
 from autoquant.core.fingerprint import Fingerprint
 from autoquant.core.layer import Layer
+from autoquant.core.metric import signal_to_noise_db
 from autoquant.core.recipe import Recipe
 from autoquant.core.task import Dataset, Task
 from autoquant.errors import InputError, TaskError, TrialError
 from autoquant.evaluate import EvaluationOptions, Evaluator
+from autoquant.export.expose import expose_values
 from autoquant.export.float_graph import export_float
 from autoquant.export.ort_quantizer import quantize_with_ort_dynamic, quantize_with_ort_static
 from autoquant.export.passport import graph_digest, load_model, write_passport
@@ -139,6 +142,28 @@ class TaskBuilder:
         passport = {**artifact.passport, **origin, "measurement": figures}
         content = write_passport(load_model(artifact.content), passport)
         return Artifact(content, artifact.precisions, passport)
+
+    def compare_layers(self, artifact: Artifact, recipe: Recipe, inputs: Any) -> dict[str, float]:
+        """SQNR of every layer's output, in decibels: the file against the quantized model.
+
+        Args:
+            artifact: the recipe's file.
+            recipe: made by Brevitas quantizers; of others nothing can be compared.
+            inputs: one batch.
+        """
+        if not recipe.is_quantized:
+            return {}
+        quantized = self.quantizer.quantize(recipe)
+        values = self.quantizer.output_values(quantized.encodings)
+        promised = quantized.trace(_as_tensors(inputs), set(values.values()))
+        model = load_model(artifact.content)
+        names = expose_values(model, list(promised))
+        found = open_session(model.SerializeToString(), 1).run_all(inputs)
+        return {
+            layer: round(signal_to_noise_db(promised[value].numpy(), found[names[value]]), 2)
+            for layer, value in values.items()
+            if value in names and value in promised
+        }
 
     def _quantize(self, recipe: Recipe) -> QuantizedModel | None:
         if not recipe.is_quantized:

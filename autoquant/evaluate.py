@@ -31,14 +31,13 @@ from autoquant.core.gate import Gate, Glimpse
 from autoquant.core.layer import Layer
 from autoquant.core.metric import (
     accuracy_interval,
-    agreement,
     drop_interval,
     find_evidence,
     find_hits,
     measure_accuracy,
-    signal_to_noise_db,
 )
 from autoquant.core.noise import log_sd
+from autoquant.core.parity import check_parity
 from autoquant.core.proof import LayerProof, explain_layers, other_operators
 from autoquant.core.recipe import Recipe
 from autoquant.core.split import Split
@@ -51,11 +50,10 @@ from autoquant.core.trial import (
     ReportFigures,
     Timing,
 )
-from autoquant.errors import ParityError, Rejection, TrialError
+from autoquant.errors import Rejection, TrialError
 
-__all__ = ["FRONT_PROTOCOL", "MIN_AGREEMENT", "EvaluationOptions", "Evaluator"]
+__all__ = ["FRONT_PROTOCOL", "EvaluationOptions", "Evaluator"]
 
-MIN_AGREEMENT = 0.98
 _PARITY_SAMPLES = 1000
 _SHORT_SLICES = 2
 _REMEMBERED_RACES = 20  # few, since a machine that gets warm is slower for good
@@ -453,21 +451,7 @@ class _Examination:
         search = self.evaluator.search
         count = math.ceil(_PARITY_SAMPLES / search.batch_size)
         promised = self.candidate.predict(search.batches[:count])
-        measured = outputs[: len(promised)]
-        if not (np.isfinite(promised).all() and np.isfinite(measured).all()):
-            raise TrialError("the quantized model's outputs are not finite")
-        parity = Parity(
-            top1_agreement=agreement(measured, promised),
-            max_abs_diff=float(np.abs(measured - promised).max()),
-            sqnr_db=round(signal_to_noise_db(promised, measured), 2),
-            samples=len(promised),
-        )
-        if parity.top1_agreement < MIN_AGREEMENT:
-            raise ParityError(
-                f"the exported file disagrees with the Brevitas model: top-1 agreement "
-                f"{parity.top1_agreement:.4f} on {parity.samples} samples, below {MIN_AGREEMENT}"
-            )
-        return parity
+        return check_parity(promised, outputs[: len(promised)], self.evaluator.metric)
 
     def _coverage(self, integer: frozenset[str]) -> float:
         layers = self.evaluator.operators

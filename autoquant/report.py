@@ -1,12 +1,13 @@
 """Figures and rows for people: pure functions of trials."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
 
 from autoquant.core.metric import drop_interval
+from autoquant.core.parity import MIN_SQNR_DB
 from autoquant.core.recipe import Recipe, method_label
 from autoquant.core.recommend import Recommendation
 from autoquant.core.space import REDUCED
@@ -18,8 +19,11 @@ __all__ = [
     "describe_recipe",
     "describe_recommendation",
     "describe_saturation",
+    "describe_shares",
     "describe_trade",
+    "find_first_disagreement",
     "pareto_figure",
+    "tabulate_layers",
     "trial_row",
 ]
 
@@ -63,6 +67,54 @@ def trial_row(trial: Trial) -> list[str]:
         "-" if trial.integer_coverage is None else f"{trial.integer_coverage:.0%}",
         "-" if trial.front_probability is None else f"{trial.front_probability:.0%}",
     ]
+
+
+def tabulate_layers(layers: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of what became of each layer on the runtime.
+
+    Args:
+        layers: as `LayerProof.to_dict` gives them, with `sqnr_db` where outputs were compared.
+    """
+    columns = ["layer", "stored", "kernel", "integer", "of time", "of MACs", "why float"]
+    total = sum(layer["macs"] for layer in layers) or 1
+    rows = [
+        [
+            layer["name"],
+            layer["stored_as"] or "",
+            layer["kernel"],
+            "yes" if layer["integer_kernel"] else "no",
+            f"{layer['time_share']:.1%}",
+            f"{layer['macs'] / total:.1%}",
+            layer["reason"] or "",
+        ]
+        for layer in layers
+    ]
+    if any("sqnr_db" in layer for layer in layers):
+        columns.insert(-1, "SQNR")
+        for layer, row in zip(layers, rows, strict=True):
+            value = layer.get("sqnr_db")
+            row.insert(-1, "" if value is None else f"{value:.1f} dB")
+    return columns, rows
+
+
+def find_first_disagreement(layers: Sequence[Mapping[str, Any]]) -> str | None:
+    """The first layer whose output rounding does not explain; None if no layer is known to be."""
+    for layer in layers:
+        value = layer.get("sqnr_db")
+        if value is not None and value < MIN_SQNR_DB:
+            return (
+                f"the file parts from the Brevitas model at layer '{layer['name']}': "
+                f"SQNR {value:.1f} dB"
+            )
+    return None
+
+
+def describe_shares(shares: Sequence[tuple[str, float]], keep: int = 4) -> str:
+    """Where the rest of the time goes: `31% of the time (Softmax 12%, Add 8%, ...)`."""
+    total = sum(share for _, share in shares)
+    named = [f"{kernel} {share:.0%}" for kernel, share in shares[:keep]]
+    more = ["..."] if len(shares) > keep else []
+    return f"{total:.0%} of the time ({', '.join([*named, *more])})"
 
 
 def describe_trade(trial: Trial, reference: Trial) -> str:

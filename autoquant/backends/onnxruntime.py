@@ -49,6 +49,11 @@ class OrtSession:
         """First output for one batch."""
         return np.asarray(self._run(self._feed(inputs))[0])
 
+    def run_all(self, inputs: Any) -> Arrays:
+        """Every output for one batch, by name."""
+        names = [value.name for value in self.session.get_outputs()]
+        return dict(zip(names, self._run(self._feed(inputs)), strict=True))
+
     def time_once(self, inputs: Any) -> float:
         """Seconds of one run."""
         feed = self._feed(inputs)

@@ -1,6 +1,7 @@
 """Commands on single models: quantize, verify, bench."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,6 +34,7 @@ from autoquant.core.space import baselines
 from autoquant.core.trial import Trial
 from autoquant.deliver import check_output, load_single_evaluator, measure_recipe, read_recipe
 from autoquant.errors import ArtifactError, InputError, NegativeAnswer
+from autoquant.report import describe_shares, find_first_disagreement, tabulate_layers
 from autoquant.tasks import load_task, load_task_file
 
 
@@ -72,31 +74,25 @@ def quantize(
         chosen = wanted or baselines([layer.name for layer in evaluator.layers])[recipe]
         status.update(f"quantizing by {recipe} and measuring")
         artifact, measurement = measure_recipe(evaluator, chosen)
+        proofs, others = evaluator.explain(artifact, chosen)
     artifact.save(output)
     trial = Trial(
         **measurement.model_dump(), number=0, state="complete", digest=chosen.digest,
         recipe=chosen, name=None if wanted else recipe, seed=seed,
     )  # fmt: skip
-    _show(trial, format_)
+    _show(trial, [proof.to_dict() for proof in proofs], format_)
+    if format_ == "table":
+        STDERR.print(f"\nother operators: {describe_shares(others)}", markup=False)
     STDERR.print(f"wrote {output} ({artifact.size_bytes:,} bytes)")
 
 
-def _show(trial: Trial, kind: str) -> None:
+def _show(trial: Trial, layers: Sequence[Mapping[str, Any]], kind: str) -> None:
     if kind == "json":
-        print_json(trial.to_dict())
+        print_json({**trial.to_dict(), "layers": layers})
         return
     print_trials([trial], {}, kind)
-    _explain_float_layers(trial)
-
-
-def _explain_float_layers(trial: Trial) -> None:
-    if trial.float_layers and trial.recipe.method != "fp32":
-        excluded = trial.recipe.excluded
-        named = [
-            f"{name} ({'excluded' if name in excluded else 'not fused by the runtime'})"
-            for name in trial.float_layers
-        ]
-        STDERR.print(f"float layers: {', '.join(named)}", markup=False)
+    if kind == "table":
+        print_rows(*tabulate_layers(layers), kind, "Layers")
 
 
 def verify(
@@ -108,6 +104,9 @@ def verify(
         Path | None,
         typer.Option("--vs", help="With --latency: the float model's file, for the ratio."),
     ] = None,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Also compare every layer's output with the model's.")
+    ] = False,
     tasks_from: TasksFromOption = None,
     task_option: TaskOptionOption = None,
     format_: FormatOption = "table",
@@ -120,6 +119,7 @@ def verify(
     Examples:
       autoquant verify model.onnx
       autoquant verify model.onnx --latency --vs float.onnx
+      autoquant verify model.onnx --layers
       autoquant verify model.onnx --task-option data=where/the/images/are/now
     """
     if versus is not None and not latency:
@@ -128,7 +128,9 @@ def verify(
         verification = (
             _verify_latency(model, versus)
             if latency
-            else _verify_everything(model, tasks_from, parse_task_options(task_option))
+            else _verify_everything(
+                model, tasks_from, parse_task_options(task_option), compare_layers=layers
+            )
         )
     if format_ == "json":
         print_json(verification.to_dict())
@@ -138,6 +140,11 @@ def verify(
             for check in verification.checks
         ]
         print_rows(["check", "stored", "measured", "agrees"], rows, format_)
+    if format_ == "table" and verification.layers:
+        print_rows(*tabulate_layers(verification.layers), format_, "Layers")
+        first = find_first_disagreement(verification.layers)
+        if first is not None:
+            STDERR.print(first, markup=False)
     if not verification.ok:
         failed = ", ".join(check.name for check in verification.checks if check.agrees is False)
         raise NegativeAnswer(f"{model} does not hold what its passport says: {failed}")
@@ -145,7 +152,11 @@ def verify(
 
 
 def _verify_everything(
-    model: Path, tasks_from: Path | None, task_options: dict[str, Any]
+    model: Path,
+    tasks_from: Path | None,
+    task_options: dict[str, Any],
+    *,
+    compare_layers: bool,
 ) -> Verification:
     content = _read(model)
     from autoquant.verify import read_verifiable, verify_artifact
@@ -154,7 +165,7 @@ def _verify_everything(
     if tasks_from is not None:
         load_task_file(tasks_from)
     warn_of_oversubscription(_threads_of(artifact))
-    return verify_artifact(artifact, task_options)
+    return verify_artifact(artifact, task_options, compare_layers=compare_layers)
 
 
 def _threads_of(artifact: Artifact) -> int:

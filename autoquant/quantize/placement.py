@@ -27,7 +27,7 @@ from autoquant.quantize.operators import (
     tensor_inputs,
 )
 
-__all__ = ["Placement", "place"]
+__all__ = ["Placement", "fused_output", "place"]
 
 _SCALINGS: frozenset[object] = frozenset(
     {torch.ops.aten.mul.Tensor, torch.ops.aten.div.Tensor, torch.ops.aten.mul.Scalar}
@@ -70,7 +70,7 @@ class _Placer:
     def place(self) -> Placement:
         for node in self.integer:
             if self._is_bound(node):
-                self.sites.add(_fused_output(node))
+                self.sites.add(fused_output(node))
         for node in self.integer:
             for source in tensor_inputs(node):
                 self._want(source, node)
@@ -157,7 +157,8 @@ def _is_whole(node: Node, sources: list[Node]) -> bool:
             return len({*operands}) == len(sources)
 
 
-def _fused_output(node: Node) -> Node:
+def fused_output(node: Node) -> Node:
+    """The value that an operator hands out once the activation behind it is fused."""
     users = list(node.users)
     return users[0] if len(users) == 1 and is_fused_activation(users[0]) else node
 

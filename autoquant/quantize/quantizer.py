@@ -19,7 +19,7 @@ from autoquant.core.task import Dataset
 from autoquant.errors import RecipeError
 from autoquant.quantize.activations import calibrate, encoding_of
 from autoquant.quantize.layers import LayerNode, find_layers
-from autoquant.quantize.placement import Placement, place
+from autoquant.quantize.placement import Placement, fused_output, place
 from autoquant.quantize.sampling import call, record_values, sample_activations
 from autoquant.quantize.weights import (
     QuantLayer,
@@ -138,6 +138,15 @@ class Quantizer:
         if missing:
             raise RecipeError(f"the recipe says nothing about layer '{missing[0]}'")
         return recipe.options
+
+    def output_values(self, encodings: Encodings) -> dict[str, str]:
+        """By layer, the value that it computes: where that is on a grid, what lies there."""
+        found = {}
+        for name, layer in self._found.items():
+            fused = fused_output(layer.node)
+            is_on_grid = fused.name in encodings.activations
+            found[name] = fused.name if is_on_grid else layer.node.name
+        return found
 
     def calibration_images(self, options: PtqOptions | None = None) -> list[int]:
         """Indices of the images that calibrate; the same for the same seed and number."""
