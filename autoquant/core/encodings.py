@@ -36,23 +36,29 @@ class WeightEncoding:
 
     Attributes:
         values: int8 array, shape of the float weight, output channels first.
-        scale: float32, shape (1,) per tensor or (channels,) per output channel.
+        scale: float32, shape (1,) per tensor, (channels,) per output channel, or
+            (channels, blocks) for blocks along the input.
         bits: 8 or 4; with 4 every value lies in -8..7.
-        bias: int32 (channels,), real = bias * bias_scale; bias correction included.
+        bias: (channels,), bias correction included: int32, real = bias * bias_scale, where
+            the layer's input is on a grid; float32 where it is not.
         bias_scale: float32, shape of `scale`: input scale times weight scale, the unit of
-            the integer accumulator, so that adding the bias needs no rescaling.
+            the integer accumulator, so that adding the bias needs no rescaling. None for a
+            bias in float.
     """
 
     values: npt.NDArray[np.int8]
     scale: npt.NDArray[np.float32]
     bits: int
-    bias: npt.NDArray[np.int32]
-    bias_scale: npt.NDArray[np.float32]
+    bias: npt.NDArray[np.int32] | npt.NDArray[np.float32]
+    bias_scale: npt.NDArray[np.float32] | None
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.scale).all() and (self.scale > 0).all()):
             raise NumericError("a weight scale is not a finite positive number")
-        if not (np.isfinite(self.bias_scale).all() and (self.bias_scale > 0).all()):
+        if not np.isfinite(self.bias).all():
+            raise NumericError("a bias is not finite")
+        unit = self.bias_scale
+        if unit is not None and not (np.isfinite(unit).all() and (unit > 0).all()):
             raise NumericError("a bias scale is not a finite positive number")
         limit = 2 ** (self.bits - 1)
         if self.values.size and not (-limit <= self.values.min() <= self.values.max() < limit):
@@ -61,12 +67,18 @@ class WeightEncoding:
     @property
     def real_bias(self) -> npt.NDArray[np.float32]:
         """The bias that the runtime adds, float32 (channels,)."""
-        return (self.bias * self.bias_scale).astype(np.float32)
+        unit = 1.0 if self.bias_scale is None else self.bias_scale
+        return (self.bias * unit).astype(np.float32)
 
     @property
     def is_per_channel(self) -> bool:
         """One scale an output channel."""
-        return self.scale.size > 1
+        return self.scale.ndim == 1 and self.scale.size > 1
+
+    @property
+    def block_size(self) -> int | None:
+        """Weights along the input that share a scale; None if all of a channel do."""
+        return self.values.shape[1] // self.scale.shape[1] if self.scale.ndim == 2 else None
 
 
 @dataclass(frozen=True)
@@ -78,6 +90,7 @@ class Encodings:
         activations: by tensor name; a tensor that is missing stays float.
         carriers: tensors that carry an encoded tensor's values unchanged (slices, reshapes,
             pools that only select), mapped to the tensor whose encoding they share.
+        dynamic: layers whose input finds its grid anew for every batch.
         readers: of a tensor that is also read in float, the operators that read it quantized.
     """
 
@@ -85,6 +98,7 @@ class Encodings:
     activations: Mapping[str, ActivationEncoding]
     carriers: Mapping[str, str]
     readers: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    dynamic: frozenset[str] = frozenset()
 
     def is_read_quantized(self, tensor: str, operator: str) -> bool:
         """Whether an operator reads an encoded tensor from its grid."""

@@ -10,6 +10,7 @@ from onnx import helper, numpy_helper
 from autoquant.core.encodings import ActivationEncoding, Encodings, WeightEncoding
 from autoquant.errors import RecipeError
 from autoquant.export.float_graph import FloatGraph
+from autoquant.export.linear import write_blockwise, write_dynamic
 from autoquant.export.packing import packed_tensor
 
 __all__ = ["WEIGHT_SUFFIX", "write_qdq"]
@@ -120,6 +121,8 @@ class _Writer:
 
     def _quantize_layer(self, node: onnx.NodeProto, weight: WeightEncoding) -> list[onnx.NodeProto]:
         """The layer, behind its dequantized weight and bias."""
+        if weight.bias_scale is None:
+            return self._write_unfixed(node, weight)
         source = node.input[0].removesuffix("_dequantized")
         if self._encoding_of(source) is None:
             raise RecipeError(f"layer '{node.name}' is quantized but its input '{source}' is not")
@@ -132,6 +135,17 @@ class _Writer:
         del node.input[1:]
         node.input.extend(parameters)
         return [*nodes, node]
+
+    def _write_unfixed(self, node: onnx.NodeProto, weight: WeightEncoding) -> list[onnx.NodeProto]:
+        """A linear layer whose input is on no calibrated grid."""
+        name, origin = node.name, self.origins[node.output[0]]
+        self.absorbed.add(origin)
+        if name in self.encodings.dynamic:
+            nodes, tensors = write_dynamic(name, node.input[0], origin, weight, pack=self.pack)
+        else:
+            nodes, tensors = write_blockwise(name, node.input[0], origin, weight)
+        self.added += tensors
+        return nodes
 
     def _write_flat(
         self, node: onnx.NodeProto, parameters: Sequence[str], weight: WeightEncoding
@@ -216,6 +230,7 @@ class _Writer:
 
     def _dequantize_bias(self, name: str, weight: WeightEncoding) -> onnx.NodeProto:
         # The zero point may be left out here; a Gemm whose weight lacks one is not fused.
+        assert weight.bias_scale is not None
         scale = weight.bias_scale if weight.is_per_channel else weight.bias_scale.reshape(())
         self._add(name + WEIGHT_SUFFIX, weight.bias)
         self._add(f"{name}_scale", scale)

@@ -9,6 +9,8 @@ import torch
 from torch.fx import GraphModule, Node
 
 from autoquant.core.layer import Layer, LayerKind
+from autoquant.core.recipe import Activation
+from autoquant.quantize.linear import BLOCK
 from autoquant.quantize.operators import CONV_OPS, LINEAR_OPS, PRODUCT_OPS, computes
 
 __all__ = ["LayerNode", "find_layers"]
@@ -104,8 +106,18 @@ def _describe(name: str, order: int, node: Node, kind: LayerKind, obstacle: str 
         parameters=_count_parameters(node),
         macs=_count_macs(node, kind),
         order=order,
+        activations=_find_activations(node, kind),
         obstacle=obstacle,
     )
+
+
+def _find_activations(node: Node, kind: LayerKind) -> tuple[Activation, ...]:
+    """How a layer can take its input; blocks of weights must fill its inputs."""
+    weight = node.args[1]
+    if kind != "linear" or not isinstance(weight, Node):
+        return ("static",)
+    is_divisible = int(weight.meta["val"].shape[1]) % BLOCK == 0
+    return ("static", "dynamic", "float") if is_divisible else ("static", "dynamic")
 
 
 def _count_parameters(node: Node) -> int:

@@ -113,9 +113,12 @@ class Quantizer:
         """
         options = self._check(recipe)
         widths = {name: bits for name, bits in recipe.layers.items() if bits is not None}
-        nodes = {self._found[name].node for name in widths}
-        placement = place(self.module.graph, nodes)
-        choices = {name: WeightChoice.of(bits, options) for name, bits in widths.items()}
+        static = [name for name in widths if recipe.activation_of(name) == "static"]
+        placement = place(self.module.graph, {self._found[name].node for name in static})
+        choices = {
+            name: WeightChoice.of(bits, options, recipe.activation_of(name))
+            for name, bits in widths.items()
+        }
         layers = {name: self._prepared(choice, options)[name] for name, choice in choices.items()}
         activations = self._calibrated(placement.sites, options)
         encodings = self._encode(placement, activations, layers, choices)
@@ -137,6 +140,12 @@ class Quantizer:
             )
         if missing:
             raise RecipeError(f"the recipe says nothing about layer '{missing[0]}'")
+        for name, kind in recipe.activations.items():
+            able = self._found[name].layer.activations
+            if kind not in able:
+                raise RecipeError(
+                    f"layer '{name}' cannot take its input '{kind}', only {', '.join(able)}"
+                )
         return recipe.options
 
     def output_values(self, encodings: Encodings) -> dict[str, str]:
@@ -178,7 +187,8 @@ class Quantizer:
         images = len(self.calibration_images(options)) if options.bias_correction else 0
         key = (choice, images)
         if key not in self._layers:
-            layers = {name: self._build(name, choice) for name in self._found}
+            able = [name for name, found in self._found.items() if choice.fits(found.layer)]
+            layers = {name: self._build(name, choice) for name in able}
             if options.bias_correction:
                 self._correct_biases(layers, options)
             self._layers[key] = layers
@@ -264,8 +274,11 @@ class Quantizer:
             source = self._found[name].node.args[0]
             assert isinstance(source, Node)
             origin = placement.carriers.get(source.name, source.name)
-            weights[name] = encode_weight(layer, choices[name], grids[origin].scale)
-        return Encodings(weights, grids, placement.carriers, placement.readers)
+            is_static = choices[name].activation == "static"
+            scale = grids[origin].scale if is_static else None
+            weights[name] = encode_weight(layer, choices[name], scale)
+        dynamic = [name for name, choice in choices.items() if choice.activation == "dynamic"]
+        return Encodings(weights, grids, placement.carriers, placement.readers, frozenset(dynamic))
 
 
 def _first_sample(inputs: Any) -> Any:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from brevitas.nn import QuantConv1d, QuantConv2d, QuantLinear
 from brevitas.nn.quant_layer import QuantWeightBiasInputOutputLayer as QuantLayer
@@ -17,13 +18,16 @@ from brevitas.quant.scaled_int import (
 from torch.fx import Node
 
 from autoquant.core.encodings import WeightEncoding
-from autoquant.core.recipe import PtqOptions, WeightBits
+from autoquant.core.layer import Layer
+from autoquant.core.recipe import Activation, PtqOptions, WeightBits
 from autoquant.errors import NumericError
+from autoquant.quantize.linear import BLOCKWISE, DynamicInput
 from autoquant.quantize.operators import LINEAR_OPS
 
 __all__ = ["QuantLayer", "WeightChoice", "build_layer", "encode_weight", "with_real_bias"]
 
 _BIAS_LIMIT = 2**30
+Floats = npt.NDArray[np.float32]
 
 _QUANTIZERS = {
     ("per_channel", "max"): Int8WeightPerChannelFloat,
@@ -35,18 +39,25 @@ _QUANTIZERS = {
 
 @dataclass(frozen=True)
 class WeightChoice:
-    """All of a recipe that a layer's weights depend on."""
+    """All of a recipe that a layer by itself depends on."""
 
     bits: WeightBits
     granularity: str
     scale: str
     reduce_range: bool = False
+    activation: Activation = "static"
 
     @classmethod
-    def of(cls, bits: WeightBits, options: PtqOptions) -> "WeightChoice":
+    def of(
+        cls, bits: WeightBits, options: PtqOptions, activation: Activation = "static"
+    ) -> "WeightChoice":
         """The choice that a recipe makes for a layer of this width."""
         reduced = options.reduce_range and bits == 8
-        return cls(bits, options.weight_granularity, options.weight_scale, reduced)
+        return cls(bits, options.weight_granularity, options.weight_scale, reduced, activation)
+
+    def fits(self, layer: Layer) -> bool:
+        """Whether a layer can be built so."""
+        return self.activation in layer.activations
 
     @property
     def grid_bits(self) -> int:
@@ -56,6 +67,8 @@ class WeightChoice:
     @property
     def quantizer(self) -> Any:
         """Brevitas weight quantizer class."""
+        if self.activation == "float":
+            return BLOCKWISE[self.scale].let(bit_width=self.grid_bits)
         return _QUANTIZERS[self.granularity, self.scale].let(bit_width=self.grid_bits)
 
 
@@ -93,7 +106,11 @@ def build_layer(
 def _empty_layer(node: Node, weight: torch.Tensor, choice: WeightChoice) -> Any:
     if node.target in LINEAR_OPS:
         return QuantLinear(
-            weight.shape[1], weight.shape[0], bias=True, weight_quant=choice.quantizer
+            weight.shape[1],
+            weight.shape[0],
+            bias=True,
+            weight_quant=choice.quantizer,
+            input_quant=DynamicInput if choice.activation == "dynamic" else None,
         )
     one_dimensional = weight.dim() == 3
     stride, padding, dilation, groups = _convolution_arguments(node)
@@ -128,34 +145,53 @@ def _expand(value: Any, dimensions: int) -> Any:
     return sizes * dimensions if len(sizes) == 1 else sizes
 
 
-def encode_weight(layer: QuantLayer, choice: WeightChoice, input_scale: float) -> WeightEncoding:
-    """A layer's weights on their grid, its bias representable as int32.
+def encode_weight(
+    layer: QuantLayer, choice: WeightChoice, input_scale: float | None
+) -> WeightEncoding:
+    """A layer's weights on their grid, its bias representable in the file.
 
-    The runtime holds the bias as int32 at input_scale * weight_scale. A channel whose weights
-    all but vanish beside its bias would overflow there; its scale is widened until the bias
-    fits, which moves its weights by less than one part in 2**22 of the bias.
+    On a calibrated input the runtime holds the bias as int32 at input_scale * weight_scale. A
+    channel whose weights all but vanish beside its bias would overflow there; its scale is
+    widened until the bias fits, which moves its weights by less than one part in 2**22 of the
+    bias.
 
     Args:
         layer: in evaluation mode.
         choice: what the layer was built with.
-        input_scale: scale of the layer's input activation.
+        input_scale: scale of the layer's input activation; None if that is on no fixed grid.
     """
     quantized = layer.quant_weight()
     values = quantized.value.detach().numpy()
     bias = layer.bias.detach().numpy().astype(np.float32)
     if not np.isfinite(bias).all():
         raise NumericError("a bias is not finite; repair the checkpoint or the calibration data")
+    if choice.activation == "float":
+        scale = quantized.scale_.detach().numpy().astype(np.float32).reshape(len(values), -1)
+        shaped = np.repeat(scale, values.shape[1] // scale.shape[1], axis=1)
+        return WeightEncoding(_on_grid(values, shaped, choice), scale, choice.bits, bias, None)
     scale = quantized.scale.detach().numpy().astype(np.float32).reshape(-1)
+    if input_scale is None:
+        return WeightEncoding(
+            _on_grid(values, _by_channel(scale, values), choice), scale, choice.bits, bias, None
+        )
     floor = (np.abs(bias) / (_BIAS_LIMIT * input_scale)).astype(np.float32)
     if scale.size == 1:
         floor = floor.max(keepdims=True)
     scale = np.maximum(scale, floor)
-    limit = 2 ** (choice.grid_bits - 1) - 1
-    shaped = scale.reshape(-1, *[1] * (values.ndim - 1))
-    integers = np.clip(np.rint(values / shaped), -limit, limit).astype(np.int8)
+    integers = _on_grid(values, _by_channel(scale, values), choice)
     bias_scale = (scale * np.float32(input_scale)).astype(np.float32)
     rounded = np.rint(bias.astype(np.float64) / bias_scale).astype(np.int32)
     return WeightEncoding(integers, scale, choice.bits, rounded, bias_scale)
+
+
+def _by_channel(scale: Floats, values: Floats) -> Floats:
+    return scale.reshape(-1, *[1] * (values.ndim - 1))
+
+
+def _on_grid(values: Floats, scale: Floats, choice: WeightChoice) -> npt.NDArray[np.int8]:
+    limit = 2 ** (choice.grid_bits - 1) - 1
+    integers: npt.NDArray[np.int8] = np.clip(np.rint(values / scale), -limit, limit).astype(np.int8)
+    return integers
 
 
 def with_real_bias(layer: QuantLayer, encoding: WeightEncoding) -> QuantLayer:
