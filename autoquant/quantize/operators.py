@@ -20,6 +20,7 @@ __all__ = [
     "is_fused_activation",
     "is_global_pool",
     "is_pool",
+    "is_zero_pad",
     "producer",
     "root",
     "tensor_inputs",
@@ -76,6 +77,7 @@ _CARRIERS = frozenset(
         _ATEN.alias.default,
     }
 )
+_PADS = frozenset({_ATEN.pad.default, _ATEN.constant_pad_nd.default})
 _SPLITS = frozenset(
     {
         _ATEN.split.Tensor,
@@ -122,11 +124,13 @@ def is_carrier(node: Node) -> bool:
         return isinstance(source, Node) and computes(source, _SPLITS)
     if not computes(node, _CARRIERS | _SPLITS):
         return False
-    is_pad = node.target in {_ATEN.pad.default, _ATEN.constant_pad_nd.default}
-    return not is_pad or _pads_with_zero(node)
+    return not computes(node, _PADS) or is_zero_pad(node)
 
 
-def _pads_with_zero(node: Node) -> bool:
+def is_zero_pad(node: Node) -> bool:
+    """Whether a node pads with zero, which every grid holds."""
+    if not computes(node, _PADS):
+        return False
     if node.target is _ATEN.constant_pad_nd.default:
         return len(node.args) < 3 or bool(node.args[2] == 0)
     mode = node.args[2] if len(node.args) > 2 else "constant"

@@ -22,6 +22,7 @@ from autoquant.quantize.operators import (
     is_carrier,
     is_fused_activation,
     is_pool,
+    is_zero_pad,
     producer,
     root,
     tensor_inputs,
@@ -66,6 +67,7 @@ class _Placer:
         self.integer = self._find_integer()
         self.sites: set[Node] = set()
         self.readers: dict[Node, set[Node]] = {}
+        self.padded: dict[Node, Node] = {}
 
     def place(self) -> Placement:
         for node in self.integer:
@@ -79,6 +81,7 @@ class _Placer:
             for node in self.nodes
             if is_carrier(node) and self._is_carried(node)
         }
+        carriers |= {pad.name: site.name for pad, site in self.padded.items()}
         names = tuple(node.name for node in self.nodes if node in self.sites)
         readers = {
             site.name: frozenset(node.name for node in who) for site, who in self.readers.items()
@@ -87,9 +90,15 @@ class _Placer:
 
     def _want(self, source: Node, reader: Node) -> None:
         """An integer operator reads this value: it must be on a grid."""
-        if root(source) not in self.sites or root(source) in self.readers:
-            self.sites.add(source)
-            self.readers.setdefault(source, set()).add(reader)
+        if root(source) in self.sites and root(source) not in self.readers:
+            return
+        pads = []
+        while is_zero_pad(source):  # the exporter may make it a part of the convolution
+            pads.append(source)
+            source = next(tensor_inputs(source))
+        self.sites.add(source)
+        self.readers.setdefault(source, set()).update([reader, *pads])
+        self.padded |= dict.fromkeys(pads, source)
 
     def _is_carried(self, node: Node) -> bool:
         origin = root(node)
