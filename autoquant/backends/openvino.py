@@ -174,9 +174,9 @@ class OpenVinoBackend:
         """
         return self._open(artifact, threads)
 
-    def measure_memory(self, artifact: Artifact, threads: int) -> int | None:
+    def measure_memory(self, artifact: Artifact, threads: int, batch: int = 1) -> int | None:
         """Growth of a fresh process that loads and runs the file."""
-        return measure_peak_bytes(self.name, artifact.content, threads)
+        return measure_peak_bytes(self.name, artifact.content, threads, batch)
 
     def find_integer_layers(self, artifact: Artifact, layers: Sequence[str]) -> frozenset[str]:
         """Layers whose convolution or matrix product runs on 8-bit inputs and weights."""
