@@ -110,7 +110,10 @@ def _figure(rows: list[dict[str, object]]) -> go.Figure:
     figure = make_subplots(
         cols=2, subplot_titles=("False members of the front", "Share of the true members found")
     )
-    names = [f"{row['level']}: {row['images']} images,<br>{row['latency_sd']:.1%}" for row in rows]
+    names = [
+        f"{row['level']} noise<br>{row['images']} images<br>{row['latency_sd']:.1%} of latency"
+        for row in rows
+    ]
     for kind, label, color in (
         ("plain", "point estimates", "#b4540a"),
         ("aware", "with the noise", "#0b6bcb"),
@@ -126,9 +129,10 @@ def _figure(rows: list[dict[str, object]]) -> go.Figure:
     figure.update_layout(
         template="plotly_white",
         font={"family": "DejaVu Sans, Arial, sans-serif", "size": 14},
-        legend={"orientation": "h", "y": 1.18, "x": 0},
-        margin={"l": 50, "r": 30, "t": 90, "b": 70},
+        legend={"orientation": "h", "y": -0.28, "x": 0.5, "xanchor": "center"},
+        margin={"l": 50, "r": 30, "t": 50, "b": 130},
     )
+    figure.update_xaxes(tickangle=0)
     figure.update_yaxes(rangemode="tozero")
     return figure
 

@@ -211,7 +211,7 @@ def _figure(document: dict[str, dict]) -> go.Figure:
     )  # fmt: skip
     figure.update_xaxes(title="ratio of latencies, 95 % interval")
     figure.update_yaxes(title="measurement", row=1, col=1)
-    figure.update_yaxes(showticklabels=False, row=1, col=2)
+    figure.update_yaxes(showticklabels=False, showgrid=False, row=1, col=2)
     return figure
 
 
