@@ -3,8 +3,7 @@
 What is still to be measured is drawn many times, given what was seen: the rest of the images
 from the Dirichlet posterior of the paired outcomes so far (Jeffreys prior), the final latency
 from its interval so far. Each drawn ending is judged by the rule of the front. A candidate is
-hopeless if 99.9 % of its endings are dominated by the same member, or miss the constraint: a
-study turns away scores of candidates, and hardly one of them wrongly.
+hopeless if 99 % of its endings are dominated by the same member, or miss the constraint.
 
 Members come and go, and dominance is not transitive, so the front that turned a candidate away
 may not be the last one. `Glimpse.of` brings back what was seen for a second look.
@@ -28,7 +27,7 @@ __all__ = ["Gate", "Glimpse"]
 Hits = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 
-_CONFIDENCE = 0.999
+_CONFIDENCE = 0.99
 _ENDINGS = 2000
 _JEFFREYS = 0.5
 
@@ -100,14 +99,20 @@ class Gate:
 
     def find_reason(self, glimpse: Glimpse) -> str | None:
         """Why a candidate is hopeless, in words; None while it is not."""
+        reason, certainty = self.judge(glimpse)
+        return reason if certainty >= _CONFIDENCE else None
+
+    def judge(self, glimpse: Glimpse) -> tuple[str, float]:
+        """What most likely keeps a candidate out, in words, and how likely that is, 0..1."""
         generator = np.random.default_rng(0)
-        reason = self._find_excess(glimpse, generator)
-        if reason is not None:
-            return reason
-        for member in self.members:
-            if self._is_dominated(glimpse, member, generator):
-                return f"trial {member.number} dominates it"
-        return None
+        excess = self._find_excess(glimpse, generator)
+        if excess is not None:
+            return excess, 1.0
+        found = [
+            (f"trial {member.number} dominates it", self._share(glimpse, member, generator))
+            for member in self.members
+        ]
+        return max(found, key=lambda item: item[1], default=("", 0.0))
 
     def _find_excess(self, glimpse: Glimpse, generator: np.random.Generator) -> str | None:
         """Which constraint it certainly misses, in words."""
@@ -124,22 +129,21 @@ class Gate:
                 return f"its latency exceeds the allowed {bounds.max_latency_ms:g} ms"
         return None
 
-    def _is_dominated(
-        self, glimpse: Glimpse, member: Trial, generator: np.random.Generator
-    ) -> bool:
+    def _share(self, glimpse: Glimpse, member: Trial, generator: np.random.Generator) -> float:
+        """How many of its endings a member dominates, 0..1."""
         drawn: list[tuple[Floats, Floats]] = []
         for name in self.objectives:
             match name:
                 case "accuracy":
                     hits = member.evidence.hits if member.evidence is not None else None
                     if hits is None or len(hits) != glimpse.total:
-                        return False
+                        return 0.0
                     ours, theirs, gain = _draw_gain(glimpse, hits[: len(glimpse.hits)], generator)
                     drawn.append((mcnemar_z(theirs, ours), -gain))
                 case "latency":
                     theirs_log = self._log_ratios.get(member.digest)
                     if glimpse.latency_ratio is None or theirs_log is None:
-                        return False
+                        return 0.0
                     lead = math.log(glimpse.latency_ratio) - theirs_log
                     drawn.append(_draw_latency(lead, glimpse, member, generator))
                 case "size":
@@ -147,7 +151,7 @@ class Gate:
                     drawn.append((exact_z(gap), gap))
         z, gains = np.stack([item[0] for item in drawn]), np.stack([item[1] for item in drawn])
         accuracy = self.objectives.index("accuracy") if "accuracy" in self.objectives else None
-        return float(decide(z, gains, accuracy).mean()) >= _CONFIDENCE
+        return float(decide(z, gains, accuracy).mean())
 
 
 def _draw_gain(

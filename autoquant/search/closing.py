@@ -14,6 +14,7 @@ from autoquant.core.front import find_front
 from autoquant.core.gate import Gate, Glimpse
 from autoquant.core.pareto import Bounds
 from autoquant.core.trial import Trial
+from autoquant.errors import Rejection
 from autoquant.search.event import Evaluates, EventKind, describe_error
 from autoquant.search.record import Record
 from autoquant.search.shelf import Shelf
@@ -107,7 +108,9 @@ class Closing:
             tried.add(trial.digest)
             self._emit("again", f"trial {trial.number} is no longer dominated: evaluating it")
             try:
-                measurement, _ = self.evaluator.evaluate(trial.recipe)
+                measurement, _ = self.evaluator.evaluate(trial.recipe, self._gate())
+            except Rejection:
+                continue  # with more of it seen, it is hopeless after all
             except Exception as error:  # any backend's: it stays rejected, as it was
                 reason = describe_error(error)
                 self._emit("note", f"trial {trial.number} stays rejected; it failed: {reason}")
@@ -118,17 +121,23 @@ class Closing:
             self._reload()
 
     def _find_hopeful(self, tried: Collection[str]) -> Trial | None:
-        """A rejected trial that the gate would let pass now."""
+        """The most promising of the rejected trials that the gate would let pass now."""
         reference = next((trial for trial in self.trials if trial.name == "fp32"), None)
         if not self.reject_early or reference is None:
             return None
-        gate = Gate(self.front, self.record.header.objectives, self.bounds)
-        for trial in self.trials:
-            if trial.state == "rejected" and trial.digest not in tried:
-                glimpse = Glimpse.of(trial, reference)
-                if glimpse is not None and gate.find_reason(glimpse) is None:
-                    return trial
-        return None
+        gate = self._gate()
+        hopeful = [
+            (gate.judge(glimpse)[1], trial.number, trial)
+            for trial in self.trials
+            if trial.state == "rejected"
+            and trial.digest not in tried
+            and (glimpse := Glimpse.of(trial, reference)) is not None
+            and gate.find_reason(glimpse) is None
+        ]
+        return min(hopeful)[2] if hopeful else None
+
+    def _gate(self) -> Gate:
+        return Gate(self.front, self.record.header.objectives, self.bounds)
 
     def _time_front(self) -> bool:
         """Time the members in turns with each other; False where that gave nothing."""
