@@ -19,6 +19,9 @@ def rounding_limit_db(evaluator: Evaluator, recipe: Recipe) -> float:
     Two ways of adding the same products differ in the last bits; where a value lies between
     two steps of a grid that decides which one it takes, and layers that follow may amplify it.
     No file can be expected to come closer to the model than the model does to itself.
+
+    Raises:
+        RuntimeError: the graph makes single-precision constants, as a recurrent layer does.
     """
     quantized = evaluator.builder.quantizer.quantize(recipe)
     double = copy.deepcopy(quantized.module).double()
