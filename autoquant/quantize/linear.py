@@ -4,12 +4,14 @@ from typing import Any
 
 import torch
 from brevitas.inject.enum import ScalingPerOutputType
+from brevitas.nn import QuantLinear
 from brevitas.proxy.groupwise_int_parameter_quant import GroupwiseWeightQuantProxyFromInjector
 from brevitas.quant.scaled_int import Int8WeightPerChannelFloat, Int8WeightPerChannelFloatMSE
+from brevitas.quant_tensor import IntQuantTensor
 from brevitas_examples.common.generative.quantizers import ShiftedUint8DynamicActPerTensorFloat
 from torch import Tensor
 
-__all__ = ["BLOCK", "BLOCKWISE", "DynamicInput"]
+__all__ = ["BLOCK", "BLOCKWISE", "DynamicLinear"]
 
 # The block that ONNX Runtime's MatMulNBits runs fastest on processors; a power of two from 16.
 BLOCK = 32
@@ -45,4 +47,18 @@ class _IntervalWithZero(torch.nn.Module):
         return x.max().clamp(min=0.0) - x.min().clamp(max=0.0)
 
 
-DynamicInput: Any = ShiftedUint8DynamicActPerTensorFloat.let(scaling_stats_impl=_IntervalWithZero)
+_DYNAMIC: Any = ShiftedUint8DynamicActPerTensorFloat.let(scaling_stats_impl=_IntervalWithZero)
+
+
+class DynamicLinear(QuantLinear):  # type: ignore[misc]
+    """A linear layer whose input finds its grid anew for every batch; its output is on none."""
+
+    def __init__(self, inputs: int, outputs: int, weight_quant: Any) -> None:
+        super().__init__(
+            inputs, outputs, bias=True, weight_quant=weight_quant, input_quant=_DYNAMIC
+        )
+
+    def inner_forward_impl(self, x: Any, quant_weight: Any, quant_bias: Any) -> Any:
+        """Without the grid of the output, which Brevitas cannot find and nothing needs."""
+        plain = x.value if isinstance(x, IntQuantTensor) else x
+        return super().inner_forward_impl(plain, quant_weight, quant_bias)

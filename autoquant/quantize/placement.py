@@ -71,8 +71,10 @@ class _Placer:
 
     def place(self) -> Placement:
         for node in self.integer:
-            if self._is_bound(node):
-                self.sites.add(fused_output(node))
+            output = fused_output(node)
+            # the runtime makes a float operator of a matrix product and an activation behind it
+            if self._is_bound(node) or output is not node:
+                self.sites.add(output)
         for node in self.integer:
             for source in tensor_inputs(node):
                 self._want(source, node)

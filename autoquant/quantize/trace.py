@@ -8,6 +8,7 @@ import copy
 import io
 import logging
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
@@ -66,11 +67,19 @@ def _export(model: torch.nn.Module, example_input: Any) -> ExportedProgram:
 
 @contextmanager
 def _quiet_logs() -> Iterator[None]:
-    """Keep torch from printing whole graphs when a capture fails; one line says why."""
+    """Keep torch from printing whole graphs when a capture fails; one line says why.
+
+    Its warnings are about its own internals, such as the flat weights of a recurrent layer.
+    """
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        with redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):
+        with (
+            redirect_stderr(io.StringIO()),
+            redirect_stdout(io.StringIO()),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(before)

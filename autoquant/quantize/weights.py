@@ -21,7 +21,7 @@ from autoquant.core.encodings import WeightEncoding
 from autoquant.core.layer import Layer
 from autoquant.core.recipe import Activation, PtqOptions, WeightBits
 from autoquant.errors import NumericError
-from autoquant.quantize.linear import BLOCKWISE, DynamicInput
+from autoquant.quantize.linear import BLOCKWISE, DynamicLinear
 from autoquant.quantize.operators import LINEAR_OPS
 
 __all__ = ["QuantLayer", "WeightChoice", "build_layer", "encode_weight", "with_real_bias"]
@@ -105,13 +105,10 @@ def build_layer(
 
 def _empty_layer(node: Node, weight: torch.Tensor, choice: WeightChoice) -> Any:
     if node.target in LINEAR_OPS:
-        return QuantLinear(
-            weight.shape[1],
-            weight.shape[0],
-            bias=True,
-            weight_quant=choice.quantizer,
-            input_quant=DynamicInput if choice.activation == "dynamic" else None,
-        )
+        sizes = weight.shape[1], weight.shape[0]
+        if choice.activation == "dynamic":
+            return DynamicLinear(*sizes, choice.quantizer)
+        return QuantLinear(*sizes, bias=True, weight_quant=choice.quantizer)
     one_dimensional = weight.dim() == 3
     stride, padding, dilation, groups = _convolution_arguments(node)
     kind = QuantConv1d if one_dimensional else QuantConv2d
