@@ -18,7 +18,6 @@ from brevitas.quant.scaled_int import (
 from torch.fx import Node
 
 from autoquant.core.encodings import WeightEncoding
-from autoquant.core.layer import Layer
 from autoquant.core.recipe import Activation, PtqOptions, WeightBits
 from autoquant.errors import NumericError
 from autoquant.quantize.linear import BLOCKWISE, DynamicLinear
@@ -54,10 +53,6 @@ class WeightChoice:
         """The choice that a recipe makes for a layer of this width."""
         reduced = options.reduce_range and bits == 8
         return cls(bits, options.weight_granularity, options.weight_scale, reduced, activation)
-
-    def fits(self, layer: Layer) -> bool:
-        """Whether a layer can be built so."""
-        return self.activation in layer.activations
 
     @property
     def grid_bits(self) -> int:
