@@ -27,10 +27,7 @@ __all__ = ["Examination", "timing_fields"]
 
 _SHORT_SLICES = 2
 _PARITY_SAMPLES = 1000
-# The quantized model runs many times slower than its file: of a large network it is asked for
-# fewer outputs, unless those leave a doubt.
-_PARITY_MACS = 20e9
-_MIN_PARITY_SAMPLES = 128
+_MIN_PARITY_SAMPLES = 64
 
 Outputs = npt.NDArray[np.float32]
 
@@ -51,6 +48,13 @@ class Examination:
         self.outputs: Outputs | None = None
 
     def run(self) -> Measurement:
+        """The figures.
+
+        Raises:
+            Rejection: the candidate cannot get past the gate; carries what was seen.
+            ParityError: the file does not compute what the quantized model does.
+            TrialError: any other reason why there are no figures.
+        """
         evaluator, artifact = self.evaluator, self.candidate.artifact
         reference = evaluator.float_outputs
         self._begin_race()
@@ -179,8 +183,11 @@ class Examination:
         return check_parity(promised, outputs[: len(promised)], self.evaluator.metric)
 
     def _few_samples(self) -> int:
+        allowed = self.evaluator.options.parity_macs
+        if allowed is None:
+            return _PARITY_SAMPLES
         macs = sum(layer.macs for layer in self.evaluator.operators)
-        return min(_PARITY_SAMPLES, max(_MIN_PARITY_SAMPLES, int(_PARITY_MACS // max(1, macs))))
+        return min(_PARITY_SAMPLES, max(_MIN_PARITY_SAMPLES, int(allowed // max(1, macs))))
 
     def _coverage(self, integer: frozenset[str]) -> float:
         layers = self.evaluator.operators
