@@ -15,7 +15,7 @@ from autoquant.core.encodings import Encodings
 from autoquant.core.layer import Layer
 from autoquant.core.recipe import PtqOptions, Recipe
 from autoquant.core.task import Dataset
-from autoquant.errors import RecipeError
+from autoquant.errors import NumericError, RecipeError
 from autoquant.quantize.activations import calibrate, encoding_of
 from autoquant.quantize.bias import correct_bias, mean_patches
 from autoquant.quantize.layers import LayerNode, find_layers
@@ -187,7 +187,22 @@ class Quantizer:
             kept.update(
                 sample_activations(self.module, new, self._batches(images), share, self.seed)
             )
+        odd = next((name for name in new if not torch.isfinite(kept[name]).all()), None)
+        if odd is not None:
+            raise NumericError(
+                f"{self._describe(odd)} is not finite on the calibration data: look for a "
+                "division by zero or an overflow before it, or repair the checkpoint"
+            )
         return {name: self._calibrated_one(name, len(images), options) for name in sites}
+
+    def _describe(self, value: str) -> str:
+        """A value of the graph in the user's words."""
+        waiting = [node for node in self.module.graph.nodes if node.name == value]
+        for node in waiting:
+            if node.name in self.names:
+                return f"the input of layer '{self.names[node.name]}'"
+            waiting += [user for user in node.users if user not in waiting]
+        return f"the value '{value}'"
 
     def _calibrated_one(self, name: str, images: int, options: PtqOptions) -> QuantIdentity:
         key = (name, images, options.calibration, options.activation_symmetry)
@@ -286,7 +301,7 @@ class Quantizer:
             origin = placement.carriers.get(source.name, source.name)
             is_static = choices[name].activation == "static"
             scale = grids[origin].scale if is_static else None
-            weights[name] = encode_weight(layer, choices[name], scale)
+            weights[name] = encode_weight(name, layer, choices[name], scale)
         dynamic = [name for name, choice in choices.items() if choice.activation == "dynamic"]
         return Encodings(weights, grids, placement.carriers, placement.readers, frozenset(dynamic))
 

@@ -138,7 +138,7 @@ def _expand(value: Any, dimensions: int) -> Any:
 
 
 def encode_weight(
-    layer: QuantLayer, choice: WeightChoice, input_scale: float | None
+    name: str, layer: QuantLayer, choice: WeightChoice, input_scale: float | None
 ) -> WeightEncoding:
     """A layer's weights on their grid, its bias representable in the file.
 
@@ -148,6 +148,7 @@ def encode_weight(
     bias.
 
     Args:
+        name: the layer's name, for messages.
         layer: in evaluation mode.
         choice: what the layer was built with.
         input_scale: scale of the layer's input activation; None if that is on no fixed grid.
@@ -156,7 +157,7 @@ def encode_weight(
     values = quantized.value.detach().numpy()
     bias = layer.bias.detach().numpy().astype(np.float32)
     if not np.isfinite(bias).all():
-        raise NumericError("a bias is not finite; repair the checkpoint or the calibration data")
+        raise NumericError(f"layer '{name}' has a bias that is not finite; repair the checkpoint")
     if choice.activation == "float":
         scale = quantized.scale_.detach().numpy().astype(np.float32).reshape(len(values), -1)
         shaped = np.repeat(scale, values.shape[1] // scale.shape[1], axis=1)
