@@ -136,6 +136,29 @@ class Shared(nn.Module):
         return self.fc(x.flatten(1))
 
 
+class Gated(nn.Module):
+    """Hard-swish, a hard sigmoid as a gate, and a product with a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.squeeze = nn.Conv2d(16, 8, 1)
+        self.excite = nn.Conv2d(8, 16, 1)
+        self.body = nn.Conv2d(16, 16, 3, padding=1)
+        self.scaled = nn.Conv2d(16, 16, 1)
+        self.fc = nn.Linear(16, 5)
+        with torch.no_grad():  # reach both ends of the gates
+            for layer in (self.stem, self.body, self.excite):
+                layer.weight.mul_(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.hardswish(self.stem(x))
+        gate = F.relu(self.squeeze(F.adaptive_avg_pool2d(x, 1)))
+        x = F.hardswish(self.body(x * F.hardsigmoid(self.excite(gate))))
+        x = F.relu(self.scaled(x) * 2.5)
+        return self.fc(F.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
 class Pair(nn.Module):
     """Two named inputs, concatenated."""
 

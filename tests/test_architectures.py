@@ -12,6 +12,7 @@ from tests.networks import (
     Builtin,
     ConvHead,
     Data,
+    Gated,
     Pair,
     PairData,
     Residual,
@@ -33,6 +34,7 @@ NETWORKS = [
     (ConvHead, {}),
     (Builtin, {}),
     (Shared, {}),
+    (Gated, {}),
     (Pair, PAIR),
 ]
 
@@ -75,6 +77,15 @@ def test_random_recipes_agree_with_the_brevitas_model(kind, changes, symmetry) -
         float_layers = evaluator.evaluate(recipe)[0].float_layers
         left = {layer.name for layer in evaluator.operators if not layer.is_quantizable}
         assert set(float_layers) == recipe.excluded | left
+
+
+def test_hard_sigmoids_run_as_integer_additions() -> None:
+    evaluator = build_evaluator(make_task(Gated), options=OPTIONS)
+    recipe = Recipe.uniform([layer.name for layer in evaluator.layers], 8)
+    _, artifact = evaluator.evaluate(recipe)
+    kernels = [node.kernel for node in evaluator.backend.profile_nodes(artifact, 1, 1)]
+    assert "HardSigmoid" not in kernels
+    assert kernels.count("QLinearAdd") == 3
 
 
 def test_layers_that_run_twice_stay_float() -> None:

@@ -10,6 +10,7 @@ from onnx import helper, numpy_helper
 from autoquant.core.encodings import ActivationEncoding, Encodings, WeightEncoding
 from autoquant.errors import RecipeError
 from autoquant.export.float_graph import FloatGraph
+from autoquant.export.gate import write_hard_sigmoid
 from autoquant.export.linear import write_blockwise, write_dynamic
 from autoquant.export.packing import packed_tensor
 
@@ -63,6 +64,8 @@ class _Writer:
             node.input[:] = [self._read(name, origin, renamed) for name in node.input]
             if weight is not None:
                 nodes += self._quantize_layer(node, weight)
+            elif self._is_gate(node):
+                nodes += self._write_gate(node)
             else:
                 nodes += [*self._keep_float(node), node]
             for name in list(nodes[-1].output):
@@ -169,6 +172,21 @@ class _Writer:
             helper.make_node("Gemm", [flat[0], *parameters], flat[1:], name=name, transB=1),
             helper.make_node("Reshape", [flat[1], f"{name}.shape"], [origin], name=origin),
         ]
+
+    def _is_gate(self, node: onnx.NodeProto) -> bool:
+        """Whether a hard sigmoid stands between a dequantizer and a quantizer."""
+        is_dequantized = node.input[0].endswith("_dequantized")
+        is_hard = node.op_type == "HardSigmoid" and is_dequantized
+        return is_hard and self._encoding_of(node.output[0]) is not None
+
+    def _write_gate(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+        source = node.input[0].removesuffix("_dequantized")
+        encoding = self._encoding_of(source)
+        assert encoding is not None
+        _, zero = self._activation_parameters(source, encoding)
+        nodes, tensors = write_hard_sigmoid(node, f"{source}_q", encoding.scale, zero)
+        self.added += tensors
+        return nodes
 
     def _keep_float(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
         """Give an excluded layer a dequantizer of its own, with one scale for each channel.

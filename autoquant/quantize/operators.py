@@ -41,9 +41,16 @@ LINEAR_OPS = frozenset({_ATEN.linear.default})
 PRODUCT_OPS = frozenset({_ATEN.matmul.default, _ATEN.bmm.default, _ATEN.mm.default})
 
 # Operators with an integer kernel beside the layers. Pools shrink their input, so they pay
-# wherever it is quantized already; the others only pay between integer operators.
+# wherever it is quantized already; the others only pay between integer operators. A hard
+# sigmoid is written as the addition that it is.
 ELEMENTWISE_OPS = frozenset(
-    {_ATEN.add.Tensor, _ATEN.mul.Tensor, _ATEN.cat.default, _ATEN.sigmoid.default}
+    {
+        _ATEN.add.Tensor,
+        _ATEN.mul.Tensor,
+        _ATEN.cat.default,
+        _ATEN.sigmoid.default,
+        _ATEN.hardsigmoid.default,
+    }
 )
 _POOL_OPS = frozenset({_ATEN.avg_pool2d.default, _ATEN.adaptive_avg_pool2d.default})
 
@@ -112,9 +119,14 @@ def is_global_pool(node: Node) -> bool:
 def tensor_inputs(node: Node) -> Iterator[Node]:
     """Activations that a node reads; weights, constants and sizes are none."""
     for source in node.all_input_nodes:
-        value = source.meta.get("val")
-        if source.op != "get_attr" and isinstance(value, torch.Tensor):
+        if isinstance(source.meta.get("val"), torch.Tensor) and not _is_constant(source):
             yield source
+
+
+def _is_constant(node: Node) -> bool:
+    """Whether a value depends on no input, as the tensor that an exporter makes of a number."""
+    is_called = node.op == "call_function"
+    return node.op == "get_attr" or (is_called and all(map(_is_constant, node.all_input_nodes)))
 
 
 def is_carrier(node: Node) -> bool:
