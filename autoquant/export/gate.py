@@ -1,6 +1,7 @@
 """Hard sigmoids in integers, for which the runtime has no kernel."""
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
@@ -27,7 +28,7 @@ def write_hard_sigmoid(
     """
     alpha, beta = (_attribute(node, name, value) for name, value in (("alpha", 0.2), ("beta", 0.5)))
     name = node.output[0]
-    added = {
+    added: dict[str, npt.NDArray[np.generic]] = {
         f"{name}.input_scale": np.array(scale * alpha, dtype=np.float32),
         f"{name}.beta": np.array(1, dtype=np.uint8),
         f"{name}.beta_scale": np.array(beta, dtype=np.float32),
