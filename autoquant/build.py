@@ -133,11 +133,11 @@ class TaskBuilder:
         content = write_passport(model, self._passport(recipe, model))
         artifact = Artifact(content, read_precisions(model), self._passport(recipe, model))
         seconds = {"quantize": middle - start, "export": time.perf_counter() - middle}
-        if training is None:
-            return Candidate(artifact, _as_arrays(quantized) if quantized else None, seconds)
-        seconds["quantize"] = max(0.0, seconds["quantize"] - training.seconds_here)
-        seconds["train"] = training.seconds
-        return Candidate(artifact, _as_arrays(quantized), seconds, training.curve)
+        if training is not None:
+            seconds["quantize"] -= training.seconds_here
+            seconds["train"] = training.seconds
+        predict = None if quantized is None else _as_arrays(quantized)
+        return Candidate(artifact, predict, seconds, training and training.curve)
 
     def _begin_training(self, recipe: Recipe, watch: TrainingWatch | None) -> Training | None:
         if not recipe.is_trained:
@@ -188,7 +188,7 @@ class TaskBuilder:
         if not recipe.is_quantized:
             return None
         try:
-            return self.quantizer.quantize(recipe, training and training.fit)
+            return self.quantizer.quantize(recipe, None if training is None else training.fit)
         except (InputError, TrialError):
             raise
         except (RuntimeError, ValueError, IndexError) as error:  # Brevitas and torch

@@ -31,7 +31,8 @@ def run_study(launch: Launch, tasks_from: Path | None, kind: str) -> None:
     if tasks_from is not None:
         load_task_file(tasks_from)
     with STDERR.status(f"loading task {header.task} (a first use may take half a minute)"):
-        evaluator = load_evaluator(header, load_task(header.task, header.task_options))
+        task = load_task(header.task, header.task_options)
+        evaluator = load_evaluator(header, task, location)
     record = run_launch(launch, evaluator, STDERR, warn)
     show_front(location, record, header.objectives, Bounds(), kind, with_next=True)
 

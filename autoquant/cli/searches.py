@@ -266,7 +266,7 @@ def export(
     chosen = choose_trial(record, trial, knee=knee, fastest=fastest, bounds=Bounds(max_drop))
     content = read_kept(location, chosen)
     if content is None:
-        content = _rebuild(record, chosen, tasks_from)
+        content = _rebuild(location, record, chosen, tasks_from)
     output.write_bytes(content)
     reference = find_reference(record.trials())
     if reference is not None and reference.state == "complete":
@@ -274,10 +274,11 @@ def export(
     STDERR.print(f"wrote {output} ({len(content):,} bytes); check it: autoquant verify {output}")
 
 
-def _rebuild(record: Record, trial: Trial, tasks_from: Path | None) -> bytes:
+def _rebuild(location: Location, record: Record, trial: Trial, tasks_from: Path | None) -> bytes:
     if tasks_from is not None:
         load_task_file(tasks_from)
     with STDERR.status(f"rebuilding trial {trial.number} from its recipe"):
         header = record.header
-        evaluator = load_evaluator(header, load_task(header.task, header.task_options))
+        task = load_task(header.task, header.task_options)
+        evaluator = load_evaluator(header, task, location)
         return rebuild_trial(evaluator, trial, record.fingerprint_of(trial))

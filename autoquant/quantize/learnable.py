@@ -91,7 +91,9 @@ class Learnable:
         def hook(name: str) -> Any:
             def keep(module: Any, inputs: Any, output: Tensor) -> None:
                 values = output.detach()
-                values = values.transpose(1, -1) if values.dim() > 2 and _is_conv(module) else values
+                values = (
+                    values.transpose(1, -1) if values.dim() > 2 and _is_conv(module) else values
+                )
                 found[name] = values.reshape(-1, values.shape[-1]).std(0)
 
             return keep
@@ -162,7 +164,8 @@ def _per_channel(ends: Tensor, layer: QuantLayer) -> Tensor:
 
 
 def _is_conv(module: Any) -> bool:
-    return module.weight.dim() > 2
+    dimensions: int = module.weight.dim()
+    return dimensions > 2
 
 
 def _learn_layer(layer: QuantLayer) -> QuantLayer:
@@ -177,8 +180,8 @@ def _learn_layer(layer: QuantLayer) -> QuantLayer:
 
 def _raw_scale(quantized: Any) -> Tensor:
     """The scale as the quantizer holds it: of blocks, one for each."""
-    scale: Tensor = getattr(quantized, "scale_", None)
-    return (quantized.scale if scale is None else scale).detach().clone()
+    scale: Tensor = quantized.scale_ if hasattr(quantized, "scale_") else quantized.scale
+    return scale.detach().clone()
 
 
 def _learn_grid(quantizer: QuantIdentity) -> QuantIdentity:
@@ -304,4 +307,6 @@ def _dot(one: Tensor, other: Tensor) -> Tensor:
 
 
 def _is_dense(x: Tensor) -> bool:
-    return x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))
+    return x.is_contiguous() or (
+        x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    )

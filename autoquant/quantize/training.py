@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 from torch.fx import GraphModule
 
-from autoquant.core.recipe import QatOptions, Recipe
+from autoquant.core.recipe import Recipe
 from autoquant.core.task import Task
 from autoquant.core.training import TrainingCurve, TrainingProgress, TrainingStep, TrainingWatch
 from autoquant.errors import TaskError, TrainingError
@@ -69,7 +69,9 @@ class Trainer:
     def find_device(self) -> torch.device:
         """Where to train."""
         has_gpu = torch.cuda.is_available()
-        return torch.device(("cuda" if has_gpu else "cpu") if self.device == "auto" else self.device)
+        return torch.device(
+            ("cuda" if has_gpu else "cpu") if self.device == "auto" else self.device
+        )
 
 
 class Training:
@@ -274,9 +276,7 @@ class _Run:
     def _progress(self, loss: float) -> TrainingProgress:
         epoch = (self.step - 1) // self.lesson.steps_per_epoch + 1
         left = self.seconds / self.step * (self.steps - self.step)
-        return TrainingProgress(
-            self.step, self.steps, epoch, self.options.epochs, loss, left
-        )
+        return TrainingProgress(self.step, self.steps, epoch, self.options.epochs, loss, left)
 
     @contextmanager
     def _frozen(self) -> Iterator[None]:
