@@ -137,7 +137,8 @@ class TaskBuilder:
             seconds["quantize"] -= training.seconds_here
             seconds["train"] = training.seconds
         predict = None if quantized is None else _as_arrays(quantized)
-        return Candidate(artifact, predict, seconds, training and training.curve)
+        curve = None if training is None else training.curve
+        return Candidate(artifact, predict, seconds, curve)
 
     def _begin_training(self, recipe: Recipe, watch: TrainingWatch | None) -> Training | None:
         if not recipe.is_trained:

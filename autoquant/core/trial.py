@@ -182,7 +182,7 @@ class Trial(Measurement):
     knee: bool = Field(default=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready values; a place on the front, and a training, appear only where there is one."""
+        """JSON-ready values; a place on the front and a training appear where there is one."""
         values = self.model_dump(mode="json")
         for name in ("knee", "left_front", "report_error", "front_probability", "training"):
             if values[name] is None or values[name] is False:  # a probability of 0.0 stays

@@ -137,7 +137,8 @@ class Learnable:
         for leaf in self._leaves.values():
             delattr(leaf.owner, leaf.name)
             value = Parameter(leaf.product.detach().cpu(), requires_grad=False)
-            leaf.owner.register_parameter(leaf.name, value)
+            # Brevitas' own would make a new quantizer for the new weight
+            torch.nn.Module.register_parameter(leaf.owner, leaf.name, value)
         for module in (*self.layers.values(), *self.activations.values()):
             grid = _tensor_quant(module)
             if isinstance(grid.int_quant, _LearnedSteps):
