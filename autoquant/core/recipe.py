@@ -254,7 +254,8 @@ class Recipe(BaseModel):
         mode = "ptq" if training is None else "qat"
         options = self.options.model_copy(update={"mode": mode, "qat": training})
         # a copy by pydantic would keep the digest of this one
-        return Recipe(**{**dict(self), "options": options})
+        kept = {name: getattr(self, name) for name in type(self).model_fields}
+        return Recipe(**{**kept, "options": options})
 
     def activation_of(self, layer: str) -> Activation:
         """How a layer takes its input."""

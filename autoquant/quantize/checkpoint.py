@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-__all__ = ["Checkpoint"]
+__all__ = ["EVERY_S", "Checkpoint"]
 
-_EVERY_S = 20.0
+EVERY_S = 20.0  # seconds between two checkpoints
 
 
 class Checkpoint:
@@ -18,13 +18,11 @@ class Checkpoint:
     Args:
         path: where it lies.
         key: digest of everything that the run depends on; a file of another key is not read.
-        every_s: seconds between two of them.
     """
 
-    def __init__(self, path: Path, key: str, every_s: float = _EVERY_S) -> None:
+    def __init__(self, path: Path, key: str) -> None:
         self.path = path
         self.key = key
-        self.every_s = every_s
         self._last = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
@@ -45,7 +43,7 @@ class Checkpoint:
 
     def is_due(self) -> bool:
         """Whether it is time for the next one."""
-        return time.monotonic() - self._last >= self.every_s
+        return time.monotonic() - self._last >= EVERY_S
 
     def save(self, state: dict[str, Any]) -> None:
         """Write beside the target and rename, so that no reader ever sees half a file."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from brevitas.core.function_wrapper import Identity
 from brevitas.core.scaling import ParameterScaling
 from brevitas.nn import QuantIdentity
 from torch import Tensor
@@ -78,9 +79,9 @@ class Learnable:
             scaling = _tensor_quant(module).scaling_impl
             ends = scaling.value.detach().abs().clamp(min=_SMALLEST)
             self._leaves[f"{name}.end"] = _lift(scaling, "value", ends)
-            shift = getattr(_tensor_quant(module).zero_point_impl, "value", None)
-            if shift is not None:
-                zero_point = _tensor_quant(module).zero_point_impl
+            zero_point = _tensor_quant(module).zero_point_impl
+            # a grid that begins at zero has to stay so: a ReLU before it is a part of it
+            if getattr(zero_point, "value", None) is not None and zero_point.value.abs().sum() > 0:
                 self._leaves[f"{name}.shift"] = _lift(zero_point, "value", ends)
         self.refresh()
 
@@ -174,9 +175,7 @@ def _learn_layer(layer: QuantLayer) -> QuantLayer:
     grid = twin.weight_quant.tensor_quant
     quantized = twin.quant_weight()
     _learn_scale(grid, _raw_scale(quantized))
-    per_scale = twin.weight.numel() // grid.scaling_impl.value.numel()
-    _learn_steps(grid, per_scale)
-    return _prepare(twin)
+    return _speed_up(twin, twin.weight.numel() // grid.scaling_impl.value.numel())
 
 
 def _raw_scale(quantized: Any) -> Tensor:
@@ -192,8 +191,7 @@ def _learn_grid(quantizer: QuantIdentity) -> QuantIdentity:
     if hasattr(grid.zero_point_impl, "init_zp"):
         grid.zero_point_impl.init_zp()
     _learn_scale(grid, scale)
-    _learn_steps(grid, None)
-    return _prepare(twin)
+    return _speed_up(twin, None)
 
 
 def _learn_scale(grid: Any, scale: Tensor) -> None:
@@ -203,19 +201,13 @@ def _learn_scale(grid: Any, scale: Tensor) -> None:
     )
 
 
-def _learn_steps(grid: Any, values: int | None) -> None:
-    if type(grid.int_quant).__name__ == "IntQuant" and not _has_view(grid.int_quant):
+def _speed_up(module: Any, values: int | None) -> Any:
+    """Quantize by `_LearnedSteps`, and hand on plain tensors; weights in blocks stay Brevitas'."""
+    grid = _tensor_quant(module)
+    if isinstance(grid.int_quant.input_view_impl, Identity):
         grid.int_quant = _LearnedSteps(grid.int_quant, values)
-
-
-def _has_view(int_quant: Any) -> bool:
-    """Whether the values are cut into blocks before they are quantized."""
-    return type(int_quant.input_view_impl).__name__ != "Identity"
-
-
-def _prepare(module: Any) -> Any:
-    for proxy in _proxies(module):
-        proxy.skip_create_quant_tensor = True
+        for proxy in _proxies(module):
+            proxy.skip_create_quant_tensor = True
     return module
 
 
@@ -294,8 +286,7 @@ class _LearnedStep(torch.autograd.Function):
             slope = (outer * y - inner * x).sum_to_size(scale.shape) / scale
         shift = None
         if context.needs_input_grad[2]:
-            beyond = (outer.sum() - inner.sum()) * -scale
-            shift = beyond.sum_to_size(context.zero_shape)
+            shift = ((inner - outer) * scale).sum_to_size(context.zero_shape)
         return inner, slope.reshape(scale.shape) * context.gain, shift, None, None, None
 
 
