@@ -186,6 +186,7 @@ def _raw_scale(quantized: Any) -> Tensor:
 
 def _learn_grid(quantizer: QuantIdentity) -> QuantIdentity:
     twin = copy.deepcopy(quantizer)
+    twin.act_quant._cached_act = None  # Brevitas' inference mode leaves the old grid there
     grid = twin.act_quant.fused_activation_quant_proxy.tensor_quant
     scale = twin.act_quant.scale().detach().clone()
     if hasattr(grid.zero_point_impl, "init_zp"):
