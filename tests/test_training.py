@@ -14,9 +14,10 @@ from autoquant.core.training import TrainingWatch
 from autoquant.errors import TaskError, TrainingError
 from autoquant.evaluate import EvaluationOptions
 from autoquant.quantize import checkpoint
-from autoquant.quantize.learnable import Learnable, _LearnedStep
+from autoquant.quantize.learnable import Learnable
 from autoquant.quantize.lesson import Lesson, Loss
-from autoquant.quantize.training import _Run
+from autoquant.quantize.steps import _LearnedStep
+from autoquant.quantize.training_run import TrainingRun
 from autoquant.tasks.augment import shift_and_flip
 from tests.networks import Data, Residual, make_task
 
@@ -211,14 +212,14 @@ def test_divergence_names_the_step_and_the_learning_rate() -> None:
 
 @pytest.mark.parametrize("limit", [16, 4])
 def test_short_memory_halves_the_batch_once(monkeypatch, limit: int) -> None:
-    take = _Run._take_step
+    take = TrainingRun._take_step
 
-    def take_if_it_fits(run: _Run) -> None:
-        if run.batch_size > limit:
+    def take_if_it_fits(run: TrainingRun) -> None:
+        if run.lesson.batch_size > limit:
             raise torch.OutOfMemoryError("CUDA out of memory")
         take(run)
 
-    monkeypatch.setattr(_Run, "_take_step", take_if_it_fits)
+    monkeypatch.setattr(TrainingRun, "_take_step", take_if_it_fits)
     notes = Notes()
     builder = TaskBuilder(task_with_data())
     if limit == 4:
@@ -230,10 +231,10 @@ def test_short_memory_halves_the_batch_once(monkeypatch, limit: int) -> None:
 
 
 def test_other_errors_are_not_taken_for_a_want_of_memory(monkeypatch) -> None:
-    def fail(run: _Run) -> None:
+    def fail(run: TrainingRun) -> None:
         raise RuntimeError("something else")
 
-    monkeypatch.setattr(_Run, "_take_step", fail)
+    monkeypatch.setattr(TrainingRun, "_take_step", fail)
     with pytest.raises(Exception, match="something else"):
         TaskBuilder(task_with_data()).build(trained())
 

@@ -14,6 +14,7 @@ from autoquant.errors import NegativeAnswer
 from autoquant.launch import Launch, load_evaluator, run_launch
 from autoquant.report import describe_drift, describe_saturation
 from autoquant.search.choice import FrontView, advise, view_front
+from autoquant.search.promotion import seconds_by_mode
 from autoquant.search.record import Record
 from autoquant.search.storage import Location
 from autoquant.tasks import load_task, load_task_file
@@ -96,6 +97,7 @@ def _document(
         "notes": [*_explain_missing_reports(trials), *record.notes.values()],
         "saturation": describe_saturation(trials),
         "drift": describe_drift(trials),
+        "seconds_by_mode": seconds_by_mode(trials),
     }
 
 
@@ -135,6 +137,11 @@ def _notes(location: Location, trials: Sequence[Trial], known: Mapping[str, str]
         )
     if counts["failed"]:
         notes.append(f"{counts['failed']} trials failed; reasons: autoquant trials {location.name}")
+    seconds = seconds_by_mode(trials)
+    if seconds["qat"]:
+        trained = sum(trial.recipe.is_trained for trial in trials)
+        total = sum(seconds.values())
+        notes.append(f"{trained} trials were trained, in {seconds['qat']:.0f} of {total:.0f} s")
     saturation = describe_saturation(trials)
     if saturation is not None:
         notes.append(saturation)

@@ -38,6 +38,7 @@ from autoquant.launch import (
 )
 from autoquant.report import describe_trade
 from autoquant.search.choice import choose_trial, find_reference, parse_objectives
+from autoquant.search.promotion import seconds_by_mode
 from autoquant.search.record import Record
 from autoquant.search.sampler import SamplerName
 from autoquant.search.storage import Location, is_running, list_studies, load_record
@@ -198,7 +199,12 @@ def trials(
     """
     record = load_record(find_study(results, study, storage), warn=warn)
     found = record.trials()
-    print_trials(found, {"study": study, "task": record.header.task}, format_)
+    document = {
+        "study": study,
+        "task": record.header.task,
+        "seconds_by_mode": seconds_by_mode(found),
+    }
+    print_trials(found, document, format_)
     failed = [trial for trial in found if trial.state == "failed"]
     if format_ == "table":
         for trial in failed:

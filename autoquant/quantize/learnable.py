@@ -6,7 +6,6 @@ The grids stay those that are exported: same widths, same limits, zero points ro
 """
 
 import copy
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from brevitas.nn import QuantIdentity
 from torch import Tensor
 from torch.nn import Parameter
 
+from autoquant.quantize.steps import LearnedSteps
 from autoquant.quantize.weights import QuantLayer
 
 __all__ = ["Learnable"]
@@ -74,37 +74,42 @@ class Learnable:
             ends = layer.weight_quant.tensor_quant.scaling_impl.value.detach().abs()
             self._leaves[f"{name}.bias"] = _lift(layer, "bias", spreads[name])
             self._leaves[f"{name}.weight"] = _lift(layer, "weight", _per_channel(ends, layer))
-        modules = {**self.layers, **self.activations}
-        for name, module in modules.items():
-            scaling = _tensor_quant(module).scaling_impl
-            ends = scaling.value.detach().abs().clamp(min=_SMALLEST)
-            self._leaves[f"{name}.end"] = _lift(scaling, "value", ends)
-            zero_point = _tensor_quant(module).zero_point_impl
-            # a grid that begins at zero has to stay so: a ReLU before it is a part of it
-            if getattr(zero_point, "value", None) is not None and zero_point.value.abs().sum() > 0:
-                self._leaves[f"{name}.shift"] = _lift(zero_point, "value", ends)
+            self._lift_grid(f"{name}.grid", layer)
+        for name, quantizer in self.activations.items():
+            self._lift_grid(f"value.{name}", quantizer)
         self.refresh()
 
+    def _lift_grid(self, name: str, module: Any) -> None:
+        grid = _tensor_quant(module)
+        ends = grid.scaling_impl.value.detach().abs().clamp(min=_SMALLEST)
+        self._leaves[f"{name}.end"] = _lift(grid.scaling_impl, "value", ends)
+        lowest = getattr(grid.zero_point_impl, "value", None)
+        # a grid that begins at zero has to stay so: a ReLU before it is a part of it
+        if lowest is not None and bool(lowest.any()):
+            self._leaves[f"{name}.lowest"] = _lift(grid.zero_point_impl, "value", ends)
+
     def _measure_outputs(self, run: Callable[[], object]) -> dict[str, Tensor]:
-        """Standard deviation of each layer's outputs, (channels,)."""
+        """Root mean square of each layer's outputs, (channels,)."""
         found: dict[str, Tensor] = {}
 
-        def hook(name: str) -> Any:
+        def watch(name: str, layer: QuantLayer) -> Any:
             def keep(module: Any, inputs: Any, output: Tensor) -> None:
-                values = output.detach()
-                values = (
-                    values.transpose(1, -1) if values.dim() > 2 and _is_conv(module) else values
-                )
-                found[name] = values.reshape(-1, values.shape[-1]).std(0)
+                channels = 1 if layer.weight.dim() > 2 else -1
+                values = output.detach().movedim(channels, -1)
+                found[name] = values.reshape(-1, values.shape[-1]).square().mean(0).sqrt()
 
-            return keep
+            return layer.register_forward_hook(keep)
 
-        hooks = [layer.register_forward_hook(hook(name)) for name, layer in self.layers.items()]
+        hooks = [watch(name, layer) for name, layer in self.layers.items()]
         with torch.no_grad():
             run()
-        for item in hooks:
-            item.remove()
-        return {name: value.clamp(min=value.mean() / 10) for name, value in found.items()}
+        for hook in hooks:
+            hook.remove()
+        # a dead channel takes its unit from the others
+        return {
+            name: value.clamp(min=float(value.mean()) / 10).clamp(min=_SMALLEST)
+            for name, value in found.items()
+        }
 
     def refresh(self) -> None:
         """Put what is trained in its place; before every forward pass."""
@@ -142,7 +147,7 @@ class Learnable:
             torch.nn.Module.register_parameter(leaf.owner, leaf.name, value)
         for module in (*self.layers.values(), *self.activations.values()):
             grid = _tensor_quant(module)
-            if isinstance(grid.int_quant, _LearnedSteps):
+            if isinstance(grid.int_quant, LearnedSteps):
                 grid.int_quant = grid.int_quant.original
             for proxy in _proxies(module):
                 proxy.skip_create_quant_tensor = False
@@ -163,11 +168,6 @@ def _per_channel(ends: Tensor, layer: QuantLayer) -> Tensor:
         channels = len(layer.weight)
         ends = ends.reshape(channels, -1).amax(1).view(channels, *[1] * (layer.weight.dim() - 1))
     return ends
-
-
-def _is_conv(module: Any) -> bool:
-    dimensions: int = module.weight.dim()
-    return dimensions > 2
 
 
 def _learn_layer(layer: QuantLayer) -> QuantLayer:
@@ -203,10 +203,10 @@ def _learn_scale(grid: Any, scale: Tensor) -> None:
 
 
 def _speed_up(module: Any, values: int | None) -> Any:
-    """Quantize by `_LearnedSteps`, and hand on plain tensors; weights in blocks stay Brevitas'."""
+    """Quantize by `LearnedSteps`, and hand on plain tensors; weights in blocks stay Brevitas'."""
     grid = _tensor_quant(module)
     if isinstance(grid.int_quant.input_view_impl, Identity):
-        grid.int_quant = _LearnedSteps(grid.int_quant, values)
+        grid.int_quant = LearnedSteps(grid.int_quant, values)
         for proxy in _proxies(module):
             proxy.skip_create_quant_tensor = True
     return module
@@ -222,84 +222,3 @@ def _tensor_quant(module: Any) -> Any:
     if hasattr(module, "weight_quant"):
         return module.weight_quant.tensor_quant
     return module.act_quant.fused_activation_quant_proxy.tensor_quant
-
-
-class _LearnedSteps(torch.nn.Module):
-    """Brevitas' `IntQuant` in a quarter of the time, with a balanced gradient of the scale.
-
-    The gradient of a scale sums over all values on its grid, so it is divided by
-    sqrt(values * levels) (Esser et al. 2020, section 2.2). What is trained is the end of the
-    grid, `levels` scales long; the square of that makes its step that of the scale.
-    """
-
-    def __init__(self, original: Any, values: int | None) -> None:
-        super().__init__()
-        self.original = original
-        self.values = values  # on one scale; None: as many as one sample brings
-
-    def forward(self, scale: Tensor, zero_point: Tensor, bit_width: Tensor, x: Tensor) -> Tensor:
-        """Any shape in and out."""
-        low = float(self.original.min_int(bit_width))
-        high = float(self.original.max_int(bit_width))
-        values = self.values or max(1, x.numel() // max(1, len(x)))
-        gain = high**2 / math.sqrt(values * high)
-        learned: Any = _LearnedStep.apply
-        result: Tensor = learned(x, scale, zero_point, low, high, gain)
-        return result
-
-
-class _LearnedStep(torch.autograd.Function):
-    """Fake quantization y = (clamp(round(x / s) + z, low, high) - z) * s.
-
-    Straight through inside the grid, nothing to x beyond it. The scale gets y/s - x/s inside
-    and y/s beyond; the zero point -s beyond (Bhalgat et al. 2020, arXiv 2004.09576, section 3).
-    """
-
-    @staticmethod
-    def forward(
-        context: Any, x: Tensor, scale: Tensor, zero_point: Tensor, low: float, high: float,
-        gain: float,
-    ) -> Tensor:  # fmt: skip
-        shift = zero_point.detach().round()
-        steps = x.detach().div(scale).round_()
-        if scale.numel() == 1:
-            offset = float(shift)
-            ends = low - offset, high - offset
-            y = steps.clamp_(*ends).mul_(scale)
-            context.ends = ends[0] * float(scale), ends[1] * float(scale)
-        else:
-            y = steps.clamp_(low - shift, high - shift).mul_(scale)
-            context.ends = (low - shift) * scale, (high - shift) * scale
-        context.save_for_backward(x, y, scale)
-        context.zero_shape, context.gain = zero_point.shape, gain
-        return y
-
-    @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> Any:
-        (outer,) = gradients
-        x, y, scale = context.saved_tensors
-        low, high = context.ends
-        if scale.numel() == 1:
-            inner = torch.ops.aten.hardtanh_backward(outer, x, low, high)
-            slope = (_dot(outer, y) - _dot(inner, x)) / scale
-        else:
-            inner = outer * ((x > low) & (x < high))
-            slope = (outer * y - inner * x).sum_to_size(scale.shape) / scale
-        shift = None
-        if context.needs_input_grad[2]:
-            shift = ((inner - outer) * scale).sum_to_size(context.zero_shape)
-        return inner, slope.reshape(scale.shape) * context.gain, shift, None, None, None
-
-
-def _dot(one: Tensor, other: Tensor) -> Tensor:
-    """Sum of products of two tensors of one shape, without a copy where both lie alike."""
-    if one.stride() != other.stride() or not _is_dense(one):
-        return (one * other).sum()
-    flat = (one.numel(),), (1,)
-    return torch.dot(one.as_strided(*flat), other.as_strided(*flat))
-
-
-def _is_dense(x: Tensor) -> bool:
-    return x.is_contiguous() or (
-        x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
-    )
