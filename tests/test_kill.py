@@ -74,8 +74,11 @@ def recipes_begun(folder: Path) -> set[str]:
     return found
 
 
-# checkpoints several times a second, so that a short training has some
+# Checkpoints several times a second, so that a short training has some. One core, since threads
+# that wait for each other on a busy machine take many times as long.
 TRAINER = """
+import os
+os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 import autoquant.quantize.checkpoint as checkpoint
 from autoquant.cli import main
 checkpoint.EVERY_S = 0.2
