@@ -13,7 +13,7 @@ from autoquant.core.rehearsal import Rehearsal, project_hits
 from autoquant.core.space import LayerRule, SearchSpace, expand_layers
 from autoquant.core.task import Task
 from autoquant.core.training import TrainingProgress, TrainingWatch
-from autoquant.core.trial import Trial
+from autoquant.core.trial import Measurement, Partial, Trial
 from autoquant.errors import Rejection, TaskError, TrainingError
 from autoquant.launch import load_evaluator
 from autoquant.search.promotion import find_promising, has_time_to_train, seconds_by_mode
@@ -94,10 +94,10 @@ def test_search_trains_who_has_earned_it_and_improves_the_front(tmp_path: Path) 
     events = []
     evaluator = fake_evaluator()
     study = fake_study(tmp_path, space=mixed_space(), evaluator=evaluator, on_event=events.append)
-    members = study.run(Budget(40, timeout_s=60.0), "random")
+    members = study.run(Budget(40, timeout_s=30.0), "random")
     trials = study.record.trials()
     trained = [item for item in trials if item.recipe.is_trained]
-    assert 3 <= len(trained) <= 7, "5 seconds each, of 30"
+    assert 1 <= len(trained) <= 3, "5 seconds each, of 15"
     first = min(item.number for item in trained)
     assert sum(not item.recipe.is_trained for item in trials if item.number < first) >= 12
     known = {item.digest: item for item in trials}
@@ -121,22 +121,41 @@ def test_a_resumed_search_goes_on_with_its_trained_trials(tmp_path: Path) -> Non
     assert len(digests) == len(set(digests)) == 30
 
 
-def test_a_training_that_fails_is_a_failed_trial_and_has_cost_time(tmp_path: Path) -> None:
+HOPELESS = Rejection(
+    "after epoch 1 of 2, trial 1 dominates it",
+    Measurement(
+        partial=Partial(
+            reason="after epoch 1 of 2, trial 1 dominates it",
+            samples=500, of_samples=1000, accuracy=0.5, accuracy_drop=0.4, latency_ratio=0.5,
+        ),
+        size_bytes=9000,
+        evidence=evidence(500),
+    ),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("error", "state"), [(TrainingError("training diverged"), "failed"), (HOPELESS, "rejected")]
+)
+def test_a_training_that_comes_to_nothing_is_recorded_and_has_cost_time(
+    tmp_path: Path, error: Exception, state: str
+) -> None:
     evaluator = fake_evaluator()
     build = evaluator.builder.build
 
     def fail(recipe: Recipe, watch: TrainingWatch | None = None):
         if recipe.is_trained:
-            raise TrainingError("training diverged")
+            raise error
         return build(recipe, watch)
 
     evaluator.builder.build = fail
     study = fake_study(tmp_path, space=mixed_space(), evaluator=evaluator)
     study.run(Budget(22, 60.0), "random")
-    failed = [item for item in study.record.trials() if item.state == "failed"]
-    assert failed
-    assert {item.error for item in failed} == {"training diverged"}
-    assert all("train" in item.seconds for item in failed)
+    trained = [item for item in study.record.trials() if item.recipe.is_trained]
+    assert trained
+    assert {item.state for item in trained} == {state}
+    assert {item.error or item.partial.reason for item in trained} == {str(error)}
+    assert all(item.seconds["train"] >= 0 for item in trained)
 
 
 def test_projected_hits_close_a_share_of_the_gap() -> None:

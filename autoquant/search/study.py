@@ -200,14 +200,14 @@ class Study:
             measurement, artifact = self.evaluator.evaluate(asked.recipe, gate, self._watch)
         except Rejection as rejection:
             seen = rejection.measurement.model_dump()
+            seen["seconds"] = seen["seconds"] or self._wasted(asked.recipe, start)
             evidence = rejection.measurement.evidence
             trial = Trial(**common, state="rejected", **seen, evidence=evidence)
             self._trials.append(trial)
         except Exception as error:  # a backend may raise anything: this trial fails, no other
-            # a training that fails has cost time all the same
-            seconds = {"train": time.perf_counter() - start} if asked.recipe.is_trained else {}
-            error_text = describe_error(error)
-            trial = Trial(**common, state="failed", error=error_text, seconds=seconds)
+            seconds = self._wasted(asked.recipe, start)
+            trial = Trial(**common, state="failed", error=describe_error(error), seconds=seconds)
+            self._trials.append(trial)
         else:
             figures = {**measurement.model_dump(), "evidence": measurement.evidence}
             trial = Trial(**common, state="complete", **figures)
@@ -215,6 +215,10 @@ class Study:
         self.record.finish(asked, trial, self._violations(trial))
         self._seen |= {trial.digest}
         return trial
+
+    def _wasted(self, recipe: Recipe, start: float) -> dict[str, float]:
+        """What a training cost that came to nothing; it counts towards the share of the time."""
+        return {"train": time.perf_counter() - start} if recipe.is_trained else {}
 
     def _gate(self, recipe: Recipe) -> Gate | None:
         if not self.reject_early:
