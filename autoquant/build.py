@@ -18,11 +18,12 @@ from autoquant.backends.onnxruntime import open_session
 from autoquant.backends.registry import DEFAULT_BACKEND, load_backend
 from autoquant.core.artifact import Artifact, Candidate
 from autoquant.core.batching import input_batches
+from autoquant.core.dataset import digest_dataset
 from autoquant.core.fingerprint import Fingerprint
 from autoquant.core.layer import Layer
 from autoquant.core.metric import signal_to_noise_db
 from autoquant.core.recipe import Recipe
-from autoquant.core.task import Dataset, Task
+from autoquant.core.task import Task
 from autoquant.core.training import TrainingWatch
 from autoquant.errors import InputError, TaskError, TrialError
 from autoquant.evaluate import EvaluationOptions, Evaluator
@@ -36,7 +37,7 @@ from autoquant.quantize.quantizer import QuantizedModel, Quantizer
 from autoquant.quantize.trace import trace
 from autoquant.quantize.training import Trainer, Training
 
-__all__ = ["TaskBuilder", "build_evaluator", "dataset_digest"]
+__all__ = ["TaskBuilder", "build_evaluator"]
 
 _PASSPORT_FORMAT = 1
 _BATCH = 64
@@ -88,7 +89,7 @@ class TaskBuilder:
 
     Raises:
         TraceError: the model cannot be captured or translated.
-        TaskError: nothing in it can be quantized.
+        TaskError: nothing in it can be quantized, or its weights or data are not fit for it.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class TaskBuilder:
         self.seed = seed
         self.conditions = dict(conditions or {})
         self.fingerprint = fingerprint or {"machine": describe_machine(), "versions": {}}
+        self._data_digests = _digest_data(task)
         self._graph = export_float(trace(task.model, task.example_input))
         self.quantizer = Quantizer(self._graph.module, task.calibration, seed)
         self._graph.name_layers(self.quantizer.names)
@@ -193,7 +195,8 @@ class TaskBuilder:
         except (InputError, TrialError):
             raise
         except (RuntimeError, ValueError, IndexError) as error:  # Brevitas and torch
-            raise TrialError(f"quantization failed: {type(error).__name__}: {error}") from error
+            first = (str(error).splitlines() or [""])[0]
+            raise TrialError(f"quantization failed: {type(error).__name__}: {first}") from error
 
     def _export(self, recipe: Recipe, quantized: QuantizedModel | None) -> onnx.ModelProto:
         match recipe.method:
@@ -228,16 +231,9 @@ class TaskBuilder:
 
     @cached_property
     def _provenance(self) -> dict[str, Any]:
-        splits = {
-            "calibration": self.task.calibration,
-            "search": self.task.search,
-            "report": self.task.report,
-        }
         return {
             "weights_sha256": _state_digest(self.task.model),
-            "data_sha256": {
-                name: dataset_digest(split) for name, split in splits.items() if split is not None
-            },
+            "data_sha256": self._data_digests,
             "versions": {**package_versions(*_PACKAGES), **self.fingerprint["versions"]},
             "machine": self.fingerprint["machine"],
         }
@@ -268,20 +264,18 @@ def _as_tensors(inputs: Any) -> Any:
     return torch.from_numpy(inputs)
 
 
+def _digest_data(task: Task) -> dict[str, str]:
+    splits = {"calibration": task.calibration, "search": task.search, "report": task.report}
+    return {
+        name: digest_dataset(split, name, task.example_input)
+        for name, split in splits.items()
+        if split is not None and not (name == "report" and len(split) == 0)
+    }
+
+
 def _state_digest(model: torch.nn.Module) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def dataset_digest(dataset: Dataset) -> str:
-    """SHA-256 over every input and target of a split, in order, hexadecimal."""
-    digest = hashlib.sha256()
-    for index in range(len(dataset)):
-        inputs, target = dataset[index]
-        values = inputs.values() if isinstance(inputs, Mapping) else (inputs,)
-        for value in (*values, target):
-            digest.update(np.ascontiguousarray(np.asarray(value)).tobytes())
     return digest.hexdigest()

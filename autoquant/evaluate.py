@@ -1,10 +1,8 @@
 """`Evaluator`: a recipe in, a measured artifact out. Figures are those of the file itself."""
 
 import math
-import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -27,7 +25,7 @@ from autoquant.backends.quiet import QuietPlace
 from autoquant.core.artifact import Artifact, Builder, Candidate
 from autoquant.core.evidence import Evidence
 from autoquant.core.fingerprint import Fingerprint, fingerprint_digest
-from autoquant.core.gate import Gate, Glimpse, Hits
+from autoquant.core.gate import Gate, Hits
 from autoquant.core.layer import Layer
 from autoquant.core.metric import (
     accuracy_interval,
@@ -36,8 +34,6 @@ from autoquant.core.metric import (
     find_hits,
     measure_accuracy,
 )
-from autoquant.core.noise import log_sd
-from autoquant.core.parity import check_parity
 from autoquant.core.proof import LayerProof, explain_layers, other_operators
 from autoquant.core.recipe import Recipe
 from autoquant.core.rehearsal import Rehearsal
@@ -47,18 +43,14 @@ from autoquant.core.training import TrainingWatch
 from autoquant.core.trial import (
     LatencyFigures,
     Measurement,
-    Parity,
-    Partial,
     ReportFigures,
-    Timing,
 )
-from autoquant.errors import Rejection, TrialError
+from autoquant.errors import TrialError
+from autoquant.examine import Examination, timing_fields
 
 __all__ = ["FRONT_PROTOCOL", "EvaluationOptions", "Evaluator"]
 
-_PARITY_SAMPLES = 1000
 _REHEARSED_SAMPLES = 500
-_SHORT_SLICES = 2
 _REMEMBERED_RACES = 20  # few, since a machine that gets warm is slower for good
 
 # The front is timed once, beside itself, with more patience than a trial gets.
@@ -77,12 +69,16 @@ class EvaluationOptions:
         batch: batch size of the timed runs.
         latency: how long to time; None measures no latency.
         front_latency: how long to time a front, for each member.
+        parity_macs: multiply-accumulates to spend on the quantized model, which runs many times
+            slower than its file. A large network is compared on fewer samples then, and on all
+            if those leave a doubt. None compares 1,000 samples at any price.
     """
 
     threads: int = 1
     batch: int = 1
     latency: LatencyProtocol | None = field(default_factory=LatencyProtocol)
     front_latency: LatencyProtocol = FRONT_PROTOCOL
+    parity_macs: float | None = None
 
 
 class Evaluator:
@@ -193,7 +189,7 @@ class Evaluator:
         """Measure a built candidate; see `evaluate`."""
         artifact = candidate.artifact
         with self.place.work():
-            measurement = _Examination(self, candidate, gate).run()
+            measurement = Examination(self, candidate, gate).run()
         figures = measurement.model_dump(mode="json")
         return measurement, self.builder.seal(artifact, figures, self.fingerprint)
 
@@ -345,178 +341,3 @@ class Evaluator:
     @cached_property
     def _timed_inputs(self) -> Any:
         return self.search.first_inputs(self.options.batch)
-
-
-class _Examination:
-    """One candidate's way through the stages.
-
-    Cheap figures come first: size, two slices of timing, accuracy in growing chunks; after
-    each chunk the gate may turn the candidate away. Slices of timing lie between the chunks,
-    because a burst of noise outlasts slices that follow each other.
-    """
-
-    def __init__(self, evaluator: Evaluator, candidate: Candidate, gate: Gate | None) -> None:
-        self.evaluator = evaluator
-        self.candidate = candidate
-        self.gate = gate
-        self.seconds = dict(candidate.seconds)
-        self.outputs: Outputs | None = None
-
-    def run(self) -> Measurement:
-        evaluator, artifact = self.evaluator, self.candidate.artifact
-        reference = evaluator.float_outputs
-        self._begin_race()
-        self._time(_SHORT_SLICES)
-        self._predict(reference)
-        assert self.outputs is not None
-        with _timed(self.seconds, "accuracy"):
-            figures = evaluator.judge(self.outputs, evaluator.search, reference)
-        with _timed(self.seconds, "parity"):
-            parity = self._check_parity(self.outputs)
-        integer = evaluator.find_integer_layers(artifact)
-        return Measurement(
-            **figures,
-            **self._finish_timing(),
-            size_bytes=artifact.size_bytes,
-            integer_coverage=self._coverage(integer),
-            float_layers=tuple(
-                layer.name for layer in evaluator.operators if layer.name not in integer
-            ),
-            parity=parity,
-            seconds=self._rounded_seconds(),
-            measured_on=self.evaluator.origin,
-            training=self.candidate.training,
-        )
-
-    def _begin_race(self) -> None:
-        protocol = self.evaluator.options.latency
-        self.race: Race | None = None
-        if protocol is not None:
-            self.race = self.evaluator.race([self.candidate.artifact], protocol)
-
-    def _time(self, slices: int) -> None:
-        if self.race is None or self.race.is_over():
-            self.evaluator.place.look_around()
-            return
-        with self._turn(), _timed(self.seconds, "latency"):
-            for _ in range(slices):
-                if not self.race.is_over():
-                    self.race.run_slice()
-
-    def _finish_timing(self) -> dict[str, Any]:
-        if self.race is None:
-            return {}
-        with self._turn(), _timed(self.seconds, "latency"):
-            return timing_fields(self.evaluator.finish(self.race)[0], self.evaluator.origin)
-
-    @contextmanager
-    def _turn(self) -> Iterator[None]:
-        start = time.perf_counter()
-        with self.evaluator.place.turn():
-            self.seconds["waiting"] = self.seconds.get("waiting", 0.0) + time.perf_counter() - start
-            yield
-
-    def _predict(self, reference: Outputs) -> None:
-        evaluator = self.evaluator
-        session = evaluator.backend.load(self.candidate.artifact, available_cores())
-        for chunk in evaluator.search.chunks():
-            with _timed(self.seconds, "accuracy"):
-                found = evaluator.predict(session, chunk)
-            self.outputs = found if self.outputs is None else np.concatenate([self.outputs, found])
-            self._pass_gate(reference)
-            self._time(1)
-
-    def _pass_gate(self, reference: Outputs) -> None:
-        """Raises `Rejection` if the candidate is hopeless."""
-        assert self.outputs is not None
-        if self.gate is None:
-            return
-        evaluator, total = self.evaluator, len(self.evaluator.search)
-        targets = evaluator.search.targets
-        hits = find_hits(evaluator.metric, self.outputs, targets, reference)
-        float_hits = find_hits(evaluator.metric, reference, targets, reference)
-        if hits is None or float_hits is None:
-            return
-        float_hits = float_hits[: len(hits)]
-        so_far = None if self.race is None else self.race.results()[0]
-        seen = (
-            Measurement()
-            if so_far is None
-            else Measurement(**timing_fields(so_far, evaluator.origin))
-        )
-        glimpse = Glimpse(
-            hits, float_hits, total, self.candidate.artifact.size_bytes,
-            seen.latency_ratio, seen.latency_sd, seen.latency_ms, log_sd(seen.latency_ms_ci),
-        )  # fmt: skip
-        reason = self.gate.find_reason(glimpse)
-        if reason is not None:
-            raise Rejection(reason, self._partial(glimpse, seen, reason))
-
-    def _partial(self, glimpse: Glimpse, seen: Measurement, reason: str) -> Measurement:
-        """What was seen of a rejected candidate."""
-        accuracy, base = float(glimpse.hits.mean()), float(glimpse.float_hits.mean())
-        partial = Partial(
-            reason=reason,
-            samples=len(glimpse.hits),
-            of_samples=glimpse.total,
-            accuracy=accuracy,
-            accuracy_drop=base - accuracy,
-            latency_ratio=seen.latency_ratio,
-            latency_ratio_ci=seen.latency_ratio_ci,
-            latency_ms=seen.latency_ms,
-            latency_ms_ci=seen.latency_ms_ci,
-            reference_ms=None if seen.timing is None else seen.timing.reference_ms,
-        )
-        return Measurement(
-            partial=partial,
-            size_bytes=glimpse.size_bytes,
-            seconds=self._rounded_seconds(),
-            measured_on=self.evaluator.origin,
-            training=self.candidate.training,
-            evidence=Evidence.from_hits(glimpse.hits),
-        )
-
-    def _check_parity(self, outputs: Outputs) -> Parity | None:
-        if self.candidate.predict is None:
-            return None
-        search = self.evaluator.search
-        count = math.ceil(_PARITY_SAMPLES / search.batch_size)
-        promised = self.candidate.predict(search.batches[:count])
-        return check_parity(promised, outputs[: len(promised)], self.evaluator.metric)
-
-    def _coverage(self, integer: frozenset[str]) -> float:
-        layers = self.evaluator.operators
-        total = sum(layer.macs for layer in layers)
-        covered = sum(layer.macs for layer in layers if layer.name in integer)
-        return covered / total if total else 0.0
-
-    def _rounded_seconds(self) -> dict[str, float]:
-        return {stage: round(value, 4) for stage, value in self.seconds.items()}
-
-
-def timing_fields(result: Comparison, machine: str, session: str | None = None) -> dict[str, Any]:
-    """A comparison with the float model, as fields of a measurement."""
-    p50, p90, p99 = result.percentiles_ms
-    return {
-        "latency_ms": result.latency_ms,
-        "latency_ms_ci": result.latency_ms_ci,
-        "latency_ratio": result.ratio,
-        "latency_ratio_ci": result.ratio_ci,
-        "timing": Timing(
-            reference_ms=result.reference_ms,
-            p50_ms=p50,
-            p90_ms=p90,
-            p99_ms=p99,
-            samples=result.samples,
-            stable=result.stable,
-            session=session,
-            machine=machine,
-        ),
-    }
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start

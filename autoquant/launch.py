@@ -28,6 +28,7 @@ from autoquant.search.storage import (
 from autoquant.search.study import Budget, Event, Keep, Study
 
 __all__ = [
+    "PARITY_MACS",
     "Launch",
     "build_header",
     "check_same",
@@ -38,6 +39,8 @@ __all__ = [
     "run_launch",
 ]
 
+# Of a search: 1,000 samples of a ResNet-20, 64 of an EfficientNet-Lite0.
+PARITY_MACS = 40e9
 _ORIGINS = {"weights_sha256": "weights", "data_sha256": "data"}
 
 
@@ -160,7 +163,7 @@ def load_evaluator(header: StudyHeader, task: Task, location: Location) -> Evalu
             f"task '{header.task}' has no training data: drop 'qat' from quantizer.mode in the "
             "search space, or give the task `train`"
         )
-    options = EvaluationOptions(header.threads, header.batch)
+    options = EvaluationOptions(header.threads, header.batch, parity_macs=PARITY_MACS)
     return build_evaluator(task, header.seed, options, header.backend, location.checkpoints)
 
 

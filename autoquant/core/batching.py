@@ -5,7 +5,7 @@ from typing import Any
 
 from autoquant.core.task import Dataset
 
-__all__ = ["batches", "input_batches"]
+__all__ = ["batches", "input_batches", "split_inputs"]
 
 Stack = Callable[[list[Any]], Any]
 
@@ -32,6 +32,22 @@ def input_batches(
     """As `batches`, inputs alone."""
     for inputs, _ in batches(dataset, indices, batch_size, stack):
         yield inputs
+
+
+def split_inputs(inputs: Any, size: int | None) -> Iterator[Any]:
+    """One batch in parts of at most `size` samples.
+
+    Args:
+        inputs: an array or tensor, or a mapping of such, samples along the first dimension.
+        size: samples a part; None for the whole.
+    """
+    first = next(iter(inputs.values())) if isinstance(inputs, Mapping) else inputs
+    size = size or len(first)
+    for start in range(0, len(first), size):
+        if isinstance(inputs, Mapping):
+            yield {name: value[start : start + size] for name, value in inputs.items()}
+        else:
+            yield inputs[start : start + size]
 
 
 def _stack_inputs(inputs: list[Any], stack: Stack) -> Any:

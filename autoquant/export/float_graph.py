@@ -3,6 +3,7 @@
 import ast
 import logging
 import operator
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -80,8 +81,7 @@ def export_float(program: ExportedProgram) -> FloatGraph:
                 program, dynamo=True, optimize=True, verbose=False, opset_version=OPSET
             )
         except torch.onnx.errors.OnnxExporterError as error:
-            first = str(error.__cause__ or error).strip().splitlines()[0]
-            raise TraceError(f"no ONNX counterpart: {first[:300]}") from error
+            raise TraceError(_explain(error)) from error
         assert translated is not None
         assert translated.exported_program is not None
         module = translated.exported_program.module(check_guards=False)
@@ -94,6 +94,18 @@ def export_float(program: ExportedProgram) -> FloatGraph:
     _align_inputs(module, model)
     _align_parts(module, model, origins)
     return FloatGraph(model, module, origins, _find_shapes(module))
+
+
+def _explain(error: Exception) -> str:
+    """One line on a failed translation: the operator, if the exporter names it."""
+    first = str(error.__cause__ or error).strip().splitlines()[0]
+    found = re.search(r"target=torch\.ops\.([\w.]+)", first)
+    if found is None:
+        return f"no ONNX counterpart: {first[:300]}"
+    return (
+        f"operator '{found[1]}' has no ONNX counterpart; put operators of torch in its place, or "
+        "make the part without it a task"
+    )
 
 
 def _find_origin(node: onnx.NodeProto) -> str:

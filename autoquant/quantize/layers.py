@@ -13,7 +13,7 @@ from autoquant.core.recipe import Activation
 from autoquant.quantize.linear import BLOCK
 from autoquant.quantize.operators import CONV_OPS, LINEAR_OPS, PRODUCT_OPS, computes
 
-__all__ = ["LayerNode", "find_layers"]
+__all__ = ["LayerNode", "count_values", "find_layers"]
 
 _ATEN = torch.ops.aten
 _TRANSPOSED_OPS = frozenset(
@@ -135,11 +135,11 @@ def _count_macs(node: Node, kind: LayerKind) -> int:
     sizes = weight.meta["val"].shape
     match kind:
         case "conv" | "linear":
-            return _numel(node) // _batch(node) * math.prod(int(size) for size in sizes[1:])
+            return count_values(node) * math.prod(int(size) for size in sizes[1:])
         case "conv_transpose":  # every input value meets its kernels
-            return _numel(source) // _batch(node) * math.prod(int(size) for size in sizes[1:])
+            return count_values(source) * math.prod(int(size) for size in sizes[1:])
         case _:
-            return _numel(node) // _batch(node) * _hint(source.meta["val"].shape[-1])
+            return count_values(node) * _hint(source.meta["val"].shape[-1])
 
 
 def _steps(node: Node) -> int:
@@ -155,6 +155,11 @@ def _batch(node: Node) -> int:
     while not isinstance(first.meta.get("val"), torch.Tensor) or not first.meta["val"].dim():
         first = first.next
     return _hint(first.meta["val"].shape[0])
+
+
+def count_values(node: Node) -> int:
+    """Values of a node's output for one sample."""
+    return _numel(node) // _batch(node)
 
 
 def _numel(node: Node) -> int:

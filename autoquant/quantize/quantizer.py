@@ -1,27 +1,32 @@
 """`Quantizer`: a recipe onto a float graph."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from brevitas.export.inference.manager import quant_inference_mode
-from brevitas.graph.calibrate import bias_correction_mode
 from brevitas.nn import QuantIdentity
 from torch.fx import Graph, GraphModule, Node
 
-from autoquant.core.batching import input_batches
+from autoquant.core.batching import input_batches, split_inputs
 from autoquant.core.encodings import Encodings
 from autoquant.core.layer import Layer
 from autoquant.core.recipe import PtqOptions, Recipe
 from autoquant.core.task import Dataset
-from autoquant.errors import RecipeError
+from autoquant.errors import NumericError, RecipeError
 from autoquant.quantize.activations import calibrate, encoding_of
+from autoquant.quantize.bias import correct_bias, mean_patches
 from autoquant.quantize.layers import LayerNode, find_layers
 from autoquant.quantize.learnable import Learnable
 from autoquant.quantize.placement import Placement, fused_output, place
-from autoquant.quantize.sampling import call, record_values, sample_activations
+from autoquant.quantize.sampling import (
+    call,
+    fitting_batch,
+    record_values,
+    sample_activations,
+)
 from autoquant.quantize.weights import (
     QuantLayer,
     WeightChoice,
@@ -32,7 +37,6 @@ from autoquant.quantize.weights import (
 
 __all__ = ["QuantizedModel", "Quantizer"]
 
-_BATCH = 64
 
 # From a maker of learnable models to the learnable that was trained.
 Fit = Callable[[Callable[[], tuple[GraphModule, Learnable]]], Learnable]
@@ -47,19 +51,26 @@ class QuantizedModel:
         encodings: the same decisions, for an exporter.
         values: nodes of `module` by the value of the float graph that they compute: as it is
             read, on its grid if it has one.
+        batch_size: how many samples it takes at a time, see `fitting_batch`; None for as many
+            as a batch has, where the batch decides on a grid.
     """
 
     module: GraphModule
     encodings: Encodings
     values: Mapping[str, str]
+    batch_size: int | None
 
     def predict(self, batches: Sequence[Any]) -> torch.Tensor:
         """Outputs for some batches, joined, (n, ...)."""
         # Brevitas' inference mode computes the same, bit for bit, without working out every
         # scale again. Its first pass only fills caches, so it gets one sample.
         with torch.no_grad(), quant_inference_mode(self.module, cache_quant_weight=True):
-            call(self.module, _first_sample(batches[0]))
-            outputs = [_first_output(call(self.module, batch)) for batch in batches]
+            call(self.module, next(split_inputs(batches[0], 1)))
+            outputs = [
+                _first_output(call(self.module, part))
+                for batch in batches
+                for part in split_inputs(batch, self.batch_size)
+            ]
         return torch.cat(outputs)
 
     def trace(self, batch: Any, names: Collection[str]) -> dict[str, torch.Tensor]:
@@ -77,7 +88,8 @@ class Quantizer:
 
     What does not depend on the whole recipe is computed once and kept: samples of the float
     activations for each number of images, a calibrated quantizer for each (tensor, method,
-    symmetry), and quantized, bias-corrected layers for each (width, granularity, scale).
+    symmetry), the mean inputs of all layers, and a quantized, bias-corrected layer for each
+    (layer, width, granularity, scale).
 
     Args:
         module: float ATen graph without batch norms.
@@ -93,6 +105,7 @@ class Quantizer:
         self.module = module
         self.calibration = calibration
         self.seed = seed
+        self._batch_size = fitting_batch(module)
         everything = find_layers(module)
         self.operators: list[Layer] = [found.layer for found in everything.values()]
         self.names = {found.node.name: name for name, found in everything.items()}
@@ -101,7 +114,8 @@ class Quantizer:
         }
         self._samples: dict[int, dict[str, torch.Tensor]] = {}
         self._activations: dict[tuple[Any, ...], QuantIdentity] = {}
-        self._layers: dict[tuple[Any, ...], dict[str, QuantLayer]] = {}
+        self._patches: dict[int, dict[str, torch.Tensor]] = {}
+        self._layers: dict[tuple[Any, ...], QuantLayer] = {}
 
     @property
     def layers(self) -> list[Layer]:
@@ -127,7 +141,7 @@ class Quantizer:
             name: WeightChoice.of(bits, options, recipe.activation_of(name))
             for name, bits in widths.items()
         }
-        layers = {name: self._prepared(choice, options)[name] for name, choice in choices.items()}
+        layers = {name: self._prepared(name, choice, options) for name, choice in choices.items()}
         activations = self._calibrated(placement.sites, options)
         encodings = self._encode(placement, activations, layers, choices)
         if fit is not None:
@@ -138,7 +152,8 @@ class Quantizer:
             name: with_real_bias(layer, encodings.weights[name]) for name, layer in layers.items()
         }
         module, values = self._assemble(deployed, activations, encodings)
-        return QuantizedModel(module, encodings, values)
+        batch_size = None if encodings.dynamic else self._batch_size
+        return QuantizedModel(module, encodings, values, batch_size)
 
     def _make_learnable(
         self,
@@ -191,10 +206,26 @@ class Quantizer:
         kept = self._samples.setdefault(len(images), {})
         new = [name for name in sites if name not in kept]
         if new:
-            batches = input_batches(self.calibration, images, _BATCH, torch.stack)
-            share = min(1.0, _BATCH / len(images))
-            kept.update(sample_activations(self.module, new, batches, share, self.seed))
+            share = min(1.0, self._batch_size / len(images))
+            kept.update(
+                sample_activations(self.module, new, self._batches(images), share, self.seed)
+            )
+        odd = next((name for name in new if not torch.isfinite(kept[name]).all()), None)
+        if odd is not None:
+            raise NumericError(
+                f"{self._describe(odd)} is not finite on the calibration data: look for a "
+                "division by zero or an overflow before it, or repair the checkpoint"
+            )
         return {name: self._calibrated_one(name, len(images), options) for name in sites}
+
+    def _describe(self, value: str) -> str:
+        """A value of the graph in the user's words."""
+        waiting = [node for node in self.module.graph.nodes if node.name == value]
+        for node in waiting:
+            if node.name in self.names:
+                return f"the input of layer '{self.names[node.name]}'"
+            waiting += [user for user in node.users if user not in waiting]
+        return f"the value '{value}'"
 
     def _calibrated_one(self, name: str, images: int, options: PtqOptions) -> QuantIdentity:
         key = (name, images, options.calibration, options.activation_symmetry)
@@ -204,17 +235,25 @@ class Quantizer:
             )
         return self._activations[key]
 
-    def _prepared(self, choice: WeightChoice, options: PtqOptions) -> dict[str, QuantLayer]:
-        """Every layer of the network at one choice; those that a recipe wants are picked."""
+    def _prepared(self, name: str, choice: WeightChoice, options: PtqOptions) -> QuantLayer:
         images = len(self.calibration_images(options)) if options.bias_correction else 0
-        key = (choice, images)
+        key = (name, choice, images)
         if key not in self._layers:
-            able = [name for name, found in self._found.items() if choice.fits(found.layer)]
-            layers = {name: self._build(name, choice) for name in able}
+            layer = self._build(name, choice)
             if options.bias_correction:
-                self._correct_biases(layers, options)
-            self._layers[key] = layers
+                correct_bias(layer, self._mean_patches(options)[name])
+            self._layers[key] = layer
         return self._layers[key]
+
+    def _mean_patches(self, options: PtqOptions) -> Mapping[str, torch.Tensor]:
+        images = self.calibration_images(options)
+        if len(images) not in self._patches:
+            nodes = {name: found.node for name, found in self._found.items()}
+            self._patches[len(images)] = mean_patches(self.module, nodes, self._batches(images))
+        return self._patches[len(images)]
+
+    def _batches(self, images: Sequence[int]) -> Iterator[Any]:
+        return input_batches(self.calibration, images, self._batch_size, torch.stack)
 
     def _build(self, name: str, choice: WeightChoice) -> QuantLayer:
         node = self._found[name].node
@@ -226,19 +265,6 @@ class Quantizer:
 
     def _parameter(self, node: Any) -> torch.Tensor:
         return self.module.get_parameter(str(node.target)).detach()
-
-    def _correct_biases(self, layers: Mapping[str, QuantLayer], options: PtqOptions) -> None:
-        # Brevitas hands the float output on, so each layer's correction depends on that
-        # layer alone: one pass corrects all of them, for whatever mixture a recipe makes.
-        model, _ = self._assemble(layers, {}, Encodings({}, {}, {}))
-        batches = input_batches(
-            self.calibration, self.calibration_images(options), _BATCH, torch.stack
-        )
-        with torch.no_grad(), bias_correction_mode(model):
-            for batch in batches:
-                call(model, batch)
-        for layer in layers.values():
-            layer.eval()
 
     def _assemble(
         self,
@@ -298,15 +324,9 @@ class Quantizer:
             origin = placement.carriers.get(source.name, source.name)
             is_static = choices[name].activation == "static"
             scale = grids[origin].scale if is_static else None
-            weights[name] = encode_weight(layer, choices[name], scale)
+            weights[name] = encode_weight(name, layer, choices[name], scale)
         dynamic = [name for name, choice in choices.items() if choice.activation == "dynamic"]
         return Encodings(weights, grids, placement.carriers, placement.readers, frozenset(dynamic))
-
-
-def _first_sample(inputs: Any) -> Any:
-    if isinstance(inputs, Mapping):
-        return {name: value[:1] for name, value in inputs.items()}
-    return inputs[:1]
 
 
 def _first_output(outputs: Any) -> torch.Tensor:

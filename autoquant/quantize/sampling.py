@@ -9,15 +9,31 @@ from zlib import crc32
 import torch
 from torch.fx import GraphModule, Interpreter, Node
 
-__all__ = ["MAX_VALUES", "call", "record_values", "sample_activations"]
+from autoquant.quantize.layers import count_values
+
+__all__ = ["MAX_VALUES", "call", "fitting_batch", "record_values", "sample_activations"]
 
 # 99.99 % of a million values leaves a hundred above: enough to place a percentile.
 MAX_VALUES = 2**20
+# Beyond some 16 MB a value falls out of the caches and is allocated anew by every operator,
+# which makes a network with large activations several times slower.
+_BATCH_VALUES = 2**22
+_MAX_BATCH = 64
 
 
 def call(module: torch.nn.Module, inputs: Any) -> Any:
     """Run a module on a tensor or on named tensors."""
     return module(**inputs) if isinstance(inputs, Mapping) else module(inputs)
+
+
+def fitting_batch(module: GraphModule) -> int:
+    """How many samples at a time a graph runs fastest on."""
+    sizes = [
+        count_values(node)
+        for node in module.graph.nodes
+        if node.op == "call_function" and isinstance(node.meta.get("val"), torch.Tensor)
+    ]
+    return max(1, min(_MAX_BATCH, _BATCH_VALUES // max(1, *sizes)))
 
 
 class _Recorder(Interpreter):

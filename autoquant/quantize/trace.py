@@ -13,12 +13,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
+import onnx
 import torch
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule, Node
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
-from autoquant.errors import TraceError
+from autoquant.errors import TaskError, TraceError
 from autoquant.quantize.rewrite import rewrite_for_integers
 
 __all__ = ["trace"]
@@ -41,14 +42,32 @@ def trace(model: torch.nn.Module, example_input: Any) -> ExportedProgram:
         wherever that layer feeds nothing else.
 
     Raises:
+        TaskError: weights that no file can hold, or that are not finite; names them.
         TraceError: the model cannot be captured; names the operator or the line.
     """
+    _check_weights(model)
     network = copy.deepcopy(model).eval()
     program = _export(network, example_input)
     folded = program.module(check_guards=False)
     _fold_batch_norms(folded)
     rewrite_for_integers(folded)
     return _export(folded, example_input)
+
+
+def _check_weights(model: torch.nn.Module) -> None:
+    """One ONNX file holds 2 GB; the float model that everything is compared with is one."""
+    for name, value in model.named_parameters():
+        if value.is_floating_point() and value.dtype != torch.float32:
+            raise TaskError(f"'{name}' is {value.dtype}: hand over the model in float32, .float()")
+        if not torch.isfinite(value).all():
+            raise TaskError(f"'{name}' holds NaN or infinity; repair the checkpoint")
+    sizes = {name: value.nbytes for name, value in model.state_dict().items()}
+    if sum(sizes.values()) >= onnx.checker.MAXIMUM_PROTOBUF:
+        largest = max(sizes, key=lambda name: sizes[name])
+        raise TaskError(
+            f"the weights take {sum(sizes.values()) / 1e9:.1f} GB ('{largest}' alone "
+            f"{sizes[largest] / 1e9:.1f}), and one ONNX file holds 2: cut the model in two tasks"
+        )
 
 
 def _export(model: torch.nn.Module, example_input: Any) -> ExportedProgram:
@@ -129,6 +148,8 @@ def _explain(error: Exception) -> str:
             cause = cause.__cause__ or cause.__context__
     own = [frame for frame in own if not frame[0].startswith("<")]
     where = f" (at {own[-1][0]}, line {own[-1][1]})" if own else ""
+    if "data-dependent" in first:
+        return f"its control flow depends on its data{where}; write it with torch.where"
     return f"{type(error).__name__}: {first[:300]}{where}"
 
 

@@ -18,7 +18,6 @@ from brevitas.quant.scaled_int import (
 from torch.fx import Node
 
 from autoquant.core.encodings import WeightEncoding
-from autoquant.core.layer import Layer
 from autoquant.core.recipe import Activation, PtqOptions, WeightBits
 from autoquant.errors import NumericError
 from autoquant.quantize.linear import BLOCKWISE, DynamicLinear
@@ -54,10 +53,6 @@ class WeightChoice:
         """The choice that a recipe makes for a layer of this width."""
         reduced = options.reduce_range and bits == 8
         return cls(bits, options.weight_granularity, options.weight_scale, reduced, activation)
-
-    def fits(self, layer: Layer) -> bool:
-        """Whether a layer can be built so."""
-        return self.activation in layer.activations
 
     @property
     def grid_bits(self) -> int:
@@ -143,7 +138,7 @@ def _expand(value: Any, dimensions: int) -> Any:
 
 
 def encode_weight(
-    layer: QuantLayer, choice: WeightChoice, input_scale: float | None
+    name: str, layer: QuantLayer, choice: WeightChoice, input_scale: float | None
 ) -> WeightEncoding:
     """A layer's weights on their grid, its bias representable in the file.
 
@@ -153,6 +148,7 @@ def encode_weight(
     bias.
 
     Args:
+        name: the layer's name, for messages.
         layer: in evaluation mode.
         choice: what the layer was built with.
         input_scale: scale of the layer's input activation; None if that is on no fixed grid.
@@ -161,7 +157,7 @@ def encode_weight(
     values = quantized.value.detach().numpy()
     bias = layer.bias.detach().numpy().astype(np.float32)
     if not np.isfinite(bias).all():
-        raise NumericError("a bias is not finite; repair the checkpoint or the calibration data")
+        raise NumericError(f"layer '{name}' has a bias that is not finite; repair the checkpoint")
     if choice.activation == "float":
         scale = quantized.scale_.detach().numpy().astype(np.float32).reshape(len(values), -1)
         shaped = np.repeat(scale, values.shape[1] // scale.shape[1], axis=1)

@@ -1,0 +1,98 @@
+"""Bias correction: what rounding the weights of a layer does to its mean output, undone.
+
+A layer is linear in its weights, so the mean of its output over images and positions is the
+product of its weights with its *mean patch*, the mean over all that the kernel ever covers. One
+pass over the calibration images finds the mean patches; they serve every width, granularity and
+scale, where Brevitas' `bias_correction_mode` runs each layer twice for every one of them.
+"""
+
+import copy
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Interpreter, Node
+
+from autoquant.quantize.operators import LINEAR_OPS
+
+__all__ = ["correct_bias", "mean_patches"]
+
+
+class _Adder(Interpreter):
+    """Runs a graph and adds up some of its values over all samples."""
+
+    def __init__(self, module: GraphModule, wanted: Collection[str]) -> None:
+        super().__init__(copy.copy(module))
+        self.wanted = frozenset(wanted)
+        self.sums: dict[str, torch.Tensor] = {}
+        self.samples = 0
+
+    def run_node(self, node: Node) -> Any:
+        value = super().run_node(node)
+        if node.name in self.wanted:
+            total = value.detach().sum(0, keepdim=True, dtype=torch.float64)
+            self.sums[node.name] = total + self.sums.get(node.name, 0.0)
+        return value
+
+    def add(self, batch: Any) -> None:
+        """One more batch, a tensor or named tensors."""
+        tensors = list(batch.values()) if isinstance(batch, Mapping) else [batch]
+        self.samples += len(tensors[0])
+        self.run(*tensors)
+
+
+def mean_patches(
+    module: GraphModule, layers: Mapping[str, Node], batches: Iterable[Any]
+) -> dict[str, torch.Tensor]:
+    """What each layer's kernel covers on average.
+
+    Args:
+        module: the float graph.
+        layers: `aten.conv1d`, `aten.conv2d` and `aten.linear` nodes by layer name.
+        batches: of the calibration data, tensors or dicts of tensors.
+
+    Returns:
+        By layer name, a tensor of the weight's shape: its product with the weight, summed over
+        all but the first dimension, is the mean output without bias.
+    """
+    sources = {name: _source(node) for name, node in layers.items()}
+    adder = _Adder(module, {source.name for source in sources.values()})
+    with torch.no_grad():
+        for batch in batches:
+            adder.add(batch)
+    return {
+        name: _mean_patch(module, layers[name], adder.sums[source.name] / adder.samples)
+        for name, source in sources.items()
+    }
+
+
+def _source(node: Node) -> Node:
+    source = node.args[0]
+    assert isinstance(source, Node)
+    return source
+
+
+def _mean_patch(module: GraphModule, node: Node, mean_input: torch.Tensor) -> torch.Tensor:
+    """The derivative of a layer's mean output by its weights: true for any geometry."""
+    assert isinstance(node.args[1], Node)
+    assert callable(node.target)
+    weight = module.get_parameter(str(node.args[1].target)).detach().double().requires_grad_()
+    with torch.enable_grad():
+        output = node.target(mean_input, weight, None, *node.args[3:], **node.kwargs)
+        channels = output.shape[-1 if node.target in LINEAR_OPS else 1]
+        (patch,) = torch.autograd.grad(output.sum() * channels / output.numel(), weight)
+    return patch.float()
+
+
+def correct_bias(layer: Any, patch: torch.Tensor) -> None:
+    """Move a layer's bias so that its mean output is that of the float weights.
+
+    Nagel et al. 2019, arXiv 1906.04721, section 4.2.
+
+    Args:
+        layer: a Brevitas layer in evaluation mode, bias (out,).
+        patch: see `mean_patches`.
+    """
+    with torch.no_grad():
+        error = layer.weight - layer.quant_weight().value
+        layer.bias += (error * patch).flatten(1).sum(1)
