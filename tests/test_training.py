@@ -1,18 +1,22 @@
 """Quantization-aware training: gradients, grids, checkpoints, and what can go wrong."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from rich.console import Console
 from torch import Tensor, nn
 
 from autoquant.build import TaskBuilder, build_evaluator
 from autoquant.core.recipe import PtqOptions, QatOptions, Recipe
+from autoquant.core.rehearsal import Rehearsal
 from autoquant.core.training import TrainingWatch
 from autoquant.errors import TaskError, TrainingError
 from autoquant.evaluate import EvaluationOptions
+from autoquant.progress import TrainingShow
 from autoquant.quantize import checkpoint
 from autoquant.quantize.learnable import Learnable
 from autoquant.quantize.lesson import Lesson, Loss
@@ -237,6 +241,34 @@ def test_other_errors_are_not_taken_for_a_want_of_memory(monkeypatch) -> None:
     monkeypatch.setattr(TrainingRun, "_take_step", fail)
     with pytest.raises(Exception, match="something else"):
         TaskBuilder(task_with_data()).build(trained())
+
+
+def test_the_notebook_trains_and_goes_on_from_a_folder(tmp_path: Path) -> None:
+    import autoquant as aq
+
+    task = task_with_data()
+    artifact, measurement = aq.quantize(
+        task, trained(epochs=1), checkpoints=tmp_path, progress=False
+    )
+    assert measurement.training.steps == 4
+    assert measurement.report_accuracy is not None
+    assert artifact.passport["recipe"]["options"]["mode"] == "qat"
+    assert len(list(tmp_path.glob("*.pt"))) == 1
+
+
+def test_progress_is_a_line_an_epoch_where_no_bar_can_be() -> None:
+    console = Console(file=io.StringIO(), soft_wrap=True)
+    with TrainingShow(console, "quantizing") as watch:
+        TaskBuilder(task_with_data()).build(
+            trained(),
+            Rehearsal([], None, lambda outputs: None, 1, None, watch, lambda: None),
+        )
+        watch.on_note("a note")
+    lines = console.file.getvalue().splitlines()
+    assert [line[:27] for line in lines[:2]] == [
+        "training: epoch 1 of 3, los", "training: epoch 2 of 3, los"
+    ]  # fmt: skip
+    assert lines[2:] == ["a note"]
 
 
 class Odd(Data):

@@ -69,7 +69,7 @@ class QatOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     epochs: Annotated[int, Field(ge=1)] = 6
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     distillation: Annotated[float, Field(ge=0, le=1)] = 1.0
     optimizer: Literal["adamw", "sgd"] = "adamw"
