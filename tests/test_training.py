@@ -29,7 +29,12 @@ LAYERS = ["stem", "body", "down", "fc"]
 
 
 def trained(bits: int = 4, layers: list[str] | None = None, **changes) -> Recipe:
-    values = {"epochs": 3, "batch_size": 32, "learning_rate": 1e-2} | changes
+    values = {
+        "epochs": 3,
+        "batch_size": 32,
+        "learning_rate": 1e-2,
+        "distillation": 1.0,
+    } | changes
     options = PtqOptions(mode="qat", qat=QatOptions(**values), calibration_images=32)
     return Recipe.uniform(layers or LAYERS, bits, options)
 

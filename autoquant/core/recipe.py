@@ -62,16 +62,16 @@ class QatOptions(BaseModel):
         weight_decay: of the weights.
         distillation: share of the loss that is the distance from the float model's outputs
             (Hinton et al. 2015, arXiv 1503.02531); the rest is that from the labels. With 1
-            no labels are looked at.
+            no labels are looked at: for tasks whose labels are none, or not to be trusted.
         optimizer: `adamw`, or `sgd` with a momentum of 0.9.
         batch_size: images a step.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    epochs: Annotated[int, Field(ge=1)] = 6
+    epochs: Annotated[int, Field(ge=1)] = 8
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    distillation: Annotated[float, Field(ge=0, le=1)] = 1.0
+    distillation: Annotated[float, Field(ge=0, le=1)] = 0.5
     optimizer: Literal["adamw", "sgd"] = "adamw"
     batch_size: Annotated[int, Field(ge=1)] = 100
 

@@ -3,8 +3,8 @@
 Every value of the student lies on the grid that the file will have (Jacob et al. 2018, arXiv
 1712.05877, section 3); gradients go straight through the rounding, the grids are learned too
 (`learnable`). The student starts from the calibrated, bias-corrected model of the same recipe and
-learns the float model's outputs (Hinton et al. 2015, arXiv 1503.02531), so it needs no labels and
-cannot learn more than the float model knows. Batch norms are folded before, as in the file.
+learns from the float model's outputs (Hinton et al. 2015, arXiv 1503.02531) and from labels. Batch
+norms are folded before, as in the file.
 """
 
 import hashlib
