@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from torch import nn
 
 from autoquant.build import TaskBuilder
 from autoquant.core.recipe import Recipe
@@ -72,6 +73,28 @@ def test_exported_files_pass_the_checker_with_full_shape_inference(builder: Task
     for recipe in (Recipe.uniform(LAYERS, 4), Recipe.uniform(LAYERS, 8)):
         content = builder.build(recipe).artifact.content
         onnx.checker.check_model(onnx.load_from_string(content), full_check=True)
+
+
+class Pooled(nn.Module):
+    """A mean over the image, which becomes a pool and leaves its axes behind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.conv(x).mean((2, 3), keepdim=True).flatten(1))
+
+
+@pytest.mark.parametrize("recipe", [Recipe(method="fp32"), Recipe.uniform(["conv", "fc"], 4)])
+def test_nothing_in_a_file_is_unread(recipe: Recipe) -> None:
+    graph = load_model(TaskBuilder(make_task(Pooled)).build(recipe).artifact.content).graph
+    read = {name for node in graph.node for name in node.input}
+    read |= {value.name for value in graph.output}
+    assert {tensor.name for tensor in graph.initializer} <= read
+    assert all(read.intersection(node.output) for node in graph.node)
+    assert "GlobalAveragePool" in {node.op_type for node in graph.node}
 
 
 @pytest.mark.parametrize("name", ["w8a8", "w4a8", "mixed"])

@@ -135,6 +135,13 @@ def _use_global_pools(model: onnx.ModelProto) -> None:
             if keeps and sorted(axes) in ([-2, -1], [2, 3]):
                 node.op_type = "GlobalAveragePool"
                 del node.input[1:], node.attribute[:]
+    _drop_unread(model)
+
+
+def _drop_unread(model: onnx.ModelProto) -> None:
+    read = {name for node in model.graph.node for name in node.input}
+    for tensor in [item for item in model.graph.initializer if item.name not in read]:
+        model.graph.initializer.remove(tensor)
 
 
 def _find_shapes(module: GraphModule) -> dict[str, tuple[int, ...]]:

@@ -56,11 +56,6 @@ def trace(model: torch.nn.Module, example_input: Any) -> ExportedProgram:
 
 def _check_weights(model: torch.nn.Module) -> None:
     """One ONNX file holds 2 GB; the float model that everything is compared with is one."""
-    for name, value in model.named_parameters():
-        if value.is_floating_point() and value.dtype != torch.float32:
-            raise TaskError(f"'{name}' is {value.dtype}: hand over the model in float32, .float()")
-        if not torch.isfinite(value).all():
-            raise TaskError(f"'{name}' holds NaN or infinity; repair the checkpoint")
     sizes = {name: value.nbytes for name, value in model.state_dict().items()}
     if sum(sizes.values()) >= onnx.checker.MAXIMUM_PROTOBUF:
         largest = max(sizes, key=lambda name: sizes[name])
@@ -68,6 +63,11 @@ def _check_weights(model: torch.nn.Module) -> None:
             f"the weights take {sum(sizes.values()) / 1e9:.1f} GB ('{largest}' alone "
             f"{sizes[largest] / 1e9:.1f}), and one ONNX file holds 2: cut the model in two tasks"
         )
+    for name, value in model.named_parameters():
+        if value.is_floating_point() and value.dtype != torch.float32:
+            raise TaskError(f"'{name}' is {value.dtype}: hand over the model in float32, .float()")
+        if not torch.isfinite(value).all():
+            raise TaskError(f"'{name}' holds NaN or infinity; repair the checkpoint")
 
 
 def _export(model: torch.nn.Module, example_input: Any) -> ExportedProgram:
