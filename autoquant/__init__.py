@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from autoquant.core.recipe import PtqOptions, Recipe
+    from autoquant.core.recipe import PtqOptions, QatOptions, Recipe
     from autoquant.core.space import SearchSpace
     from autoquant.core.task import Task
     from autoquant.notebook import NotebookStudy, load_study, quantize, search
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "NotebookStudy",
     "PtqOptions",
+    "QatOptions",
     "Recipe",
     "SearchSpace",
     "Task",
@@ -32,6 +33,7 @@ __all__ = [
 _HOMES = {
     "NotebookStudy": "autoquant.notebook",
     "PtqOptions": "autoquant.core.recipe",
+    "QatOptions": "autoquant.core.recipe",
     "Recipe": "autoquant.core.recipe",
     "SearchSpace": "autoquant.core.space",
     "Task": "autoquant.core.task",

@@ -4,6 +4,7 @@ import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from autoquant.core.layer import Layer
 from autoquant.core.metric import signal_to_noise_db
 from autoquant.core.recipe import Recipe
 from autoquant.core.task import Task
+from autoquant.core.training import TrainingWatch
 from autoquant.errors import InputError, TaskError, TrialError
 from autoquant.evaluate import EvaluationOptions, Evaluator
 from autoquant.export.expose import expose_values
@@ -33,12 +35,13 @@ from autoquant.export.qdq import write_qdq
 from autoquant.export.readback import read_precisions
 from autoquant.quantize.quantizer import QuantizedModel, Quantizer
 from autoquant.quantize.trace import trace
+from autoquant.quantize.training import Trainer, Training
 
 __all__ = ["TaskBuilder", "build_evaluator"]
 
 _PASSPORT_FORMAT = 1
 _BATCH = 64
-_UNSEALED = {"float_layers", "seconds", "partial"}
+_UNSEALED = {"float_layers", "seconds", "partial", "training"}
 _PACKAGES = ("autoquant", "torch", "brevitas", "onnx", "onnxruntime", "onnxscript", "numpy")
 
 
@@ -47,6 +50,7 @@ def build_evaluator(
     seed: int = 0,
     options: EvaluationOptions | None = None,
     backend: str = DEFAULT_BACKEND,
+    checkpoints: Path | None = None,
 ) -> Evaluator:
     """An evaluator of a task on one of the runtimes.
 
@@ -55,6 +59,7 @@ def build_evaluator(
         seed: draws the calibration images.
         options: how files are judged.
         backend: name of the runtime that runs and judges them.
+        checkpoints: folder from which training goes on that was killed; None keeps nothing.
 
     Raises:
         InputError: a backend that is unknown or not installed, or a task without layers.
@@ -68,7 +73,7 @@ def build_evaluator(
         "batch": options.batch,
         "latency_protocol": PROTOCOL_VERSION,
     }
-    builder = TaskBuilder(task, seed, conditions, runtime.fingerprint())
+    builder = TaskBuilder(task, seed, conditions, runtime.fingerprint(), checkpoints)
     return Evaluator(builder, runtime, task.search, task.report, task.metric, options)
 
 
@@ -80,6 +85,7 @@ class TaskBuilder:
         seed: draws the calibration images.
         conditions: how figures are taken, for the passport.
         fingerprint: of the backend that takes them; this machine's alone if left out.
+        checkpoints: folder from which training goes on that was killed; None keeps nothing.
 
     Raises:
         TraceError: the model cannot be captured or translated.
@@ -92,6 +98,7 @@ class TaskBuilder:
         seed: int = 0,
         conditions: Mapping[str, Any] | None = None,
         fingerprint: Mapping[str, Any] | None = None,
+        checkpoints: Path | None = None,
     ) -> None:
         self.task = task
         self.seed = seed
@@ -101,6 +108,7 @@ class TaskBuilder:
         self._graph = export_float(trace(task.model, task.example_input))
         self.quantizer = Quantizer(self._graph.module, task.calibration, seed)
         self._graph.name_layers(self.quantizer.names)
+        self._trainer = Trainer(task, seed, checkpoints)
         if not self.layers:
             raise TaskError(
                 f"task '{task.name}': the model has no layer that can be quantized (a "
@@ -117,16 +125,27 @@ class TaskBuilder:
         """Everything that multiplies and accumulates."""
         return self.quantizer.operators
 
-    def build(self, recipe: Recipe) -> Candidate:
+    def build(self, recipe: Recipe, watch: TrainingWatch | None = None) -> Candidate:
         """The file of a recipe; see `core.artifact.Builder`."""
         start = time.perf_counter()
-        quantized = self._quantize(recipe)
+        training = self._begin_training(recipe, watch)
+        quantized = self._quantize(recipe, training)
         middle = time.perf_counter()
         model = self._export(recipe, quantized)
         content = write_passport(model, self._passport(recipe, model))
         artifact = Artifact(content, read_precisions(model), self._passport(recipe, model))
         seconds = {"quantize": middle - start, "export": time.perf_counter() - middle}
-        return Candidate(artifact, _as_arrays(quantized) if quantized else None, seconds)
+        if training is not None:
+            seconds["quantize"] -= training.seconds_here
+            seconds["train"] = training.seconds
+        predict = None if quantized is None else _as_arrays(quantized)
+        curve = None if training is None else training.curve
+        return Candidate(artifact, predict, seconds, curve)
+
+    def _begin_training(self, recipe: Recipe, watch: TrainingWatch | None) -> Training | None:
+        if not recipe.is_trained:
+            return None
+        return self._trainer.begin(recipe, self.quantizer.module, watch or TrainingWatch())
 
     def seal(
         self,
@@ -150,10 +169,11 @@ class TaskBuilder:
 
         Args:
             artifact: the recipe's file.
-            recipe: made by Brevitas quantizers; of others nothing can be compared.
+            recipe: made by Brevitas quantizers, without training; of others nothing can be
+                compared.
             inputs: one batch.
         """
-        if not recipe.is_quantized:
+        if not recipe.is_quantized or recipe.is_trained:
             return {}
         quantized = self.quantizer.quantize(recipe)
         values = self.quantizer.output_values(quantized.encodings)
@@ -167,11 +187,11 @@ class TaskBuilder:
             if value in names and value in promised
         }
 
-    def _quantize(self, recipe: Recipe) -> QuantizedModel | None:
+    def _quantize(self, recipe: Recipe, training: Training | None) -> QuantizedModel | None:
         if not recipe.is_quantized:
             return None
         try:
-            return self.quantizer.quantize(recipe)
+            return self.quantizer.quantize(recipe, None if training is None else training.fit)
         except (InputError, TrialError):
             raise
         except (RuntimeError, ValueError, IndexError) as error:  # Brevitas and torch

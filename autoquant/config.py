@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from autoquant.core.pareto import Bounds
 from autoquant.core.recipe import Activation, CalibrationMethod, WeightBits
-from autoquant.core.space import LayerRule, SearchSpace, expand_layers
+from autoquant.core.space import TRAINING, LayerRule, SearchSpace, expand_layers
 from autoquant.core.trial import Objective
 from autoquant.errors import InputError, SpaceError
 
@@ -58,6 +58,17 @@ class LayerConfig(_Strict):
         )
 
 
+class TrainingConfig(_Strict):
+    """Values allowed for quantization-aware training; see `QatOptions`."""
+
+    epochs: list[Annotated[int, Field(ge=1)]] | None = None
+    learning_rate: list[Annotated[float, Field(gt=0)]] | None = None
+    weight_decay: list[Annotated[float, Field(ge=0)]] | None = None
+    distillation: list[Annotated[float, Field(ge=0, le=1)]] | None = None
+    optimizer: list[Literal["adamw", "sgd"]] | None = None
+    batch_size: list[Annotated[int, Field(ge=1)]] | None = None
+
+
 class QuantizerConfig(_Strict):
     """Values allowed for what holds for the whole network; see `PtqOptions`."""
 
@@ -68,7 +79,25 @@ class QuantizerConfig(_Strict):
     calibration_images: list[Annotated[int, Field(ge=1)]] | None = None
     bias_correction: list[bool] | None = None
     reduce_range: list[bool] | None = None
-    mode: list[Literal["ptq"]] | None = None
+    mode: list[Literal["ptq", "qat"]] | None = None
+    qat: TrainingConfig | None = None
+
+    @model_validator(mode="after")
+    def _check_training(self) -> Self:
+        if self.qat is not None and "qat" not in (self.mode or ()):
+            raise ValueError("options of training (qat) without 'qat' among the values of 'mode'")
+        return self
+
+    def to_options(self) -> dict[str, tuple[Any, ...]]:
+        """Allowed values by name, those of training behind `qat.`."""
+        named = {name: getattr(self, name) for name in type(self).model_fields if name != "qat"}
+        if self.qat is not None:
+            named |= {TRAINING + name: value for name, value in dict(self.qat).items()}
+        return {
+            name: tuple(dict.fromkeys(values))
+            for name, values in named.items()
+            if values is not None
+        }
 
 
 class ConstraintConfig(_Strict):
@@ -127,11 +156,7 @@ class SpaceConfig(_Strict):
             SpaceError: a pattern matches no layer, or nothing is allowed.
         """
         rules = {pattern: layer.to_rule() for pattern, layer in self.layers.items()}
-        options = {
-            name: tuple(dict.fromkeys(values))
-            for name in QuantizerConfig.model_fields
-            if (values := getattr(self.quantizer, name)) is not None
-        }
+        options = self.quantizer.to_options()
         if not is_exact:
             options.setdefault("reduce_range", (False, True))
         return SearchSpace(expand_layers(rules, layers, activations), options)
@@ -233,4 +258,6 @@ def _allowed_keys(path: list[Any]) -> list[str]:
     }
     if path[:2] == ["quantizer", "calibration"]:
         return ["percentile"]
+    if path[:2] == ["quantizer", "qat"]:
+        return list(TrainingConfig.model_fields)
     return list((models[path[0]] if path and path[0] in models else SpaceConfig).model_fields)

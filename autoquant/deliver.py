@@ -7,8 +7,9 @@ from typing import Any
 from autoquant.backends.registry import DEFAULT_BACKEND
 from autoquant.core.artifact import Artifact
 from autoquant.core.recipe import Recipe
-from autoquant.core.space import baselines
+from autoquant.core.space import named_recipes
 from autoquant.core.task import Task
+from autoquant.core.training import TrainingWatch
 from autoquant.core.trial import Measurement, Trial
 from autoquant.errors import InputError, RecipeError, StudyError
 from autoquant.evaluate import FRONT_PROTOCOL, EvaluationOptions, Evaluator
@@ -25,23 +26,35 @@ __all__ = [
 
 
 def load_single_evaluator(
-    task: Task, seed: int, threads: int, batch: int, backend: str = DEFAULT_BACKEND
+    task: Task,
+    seed: int,
+    threads: int,
+    batch: int,
+    backend: str = DEFAULT_BACKEND,
+    checkpoints: Path | None = None,
 ) -> Evaluator:
     """What measures one recipe, with the patience that otherwise a front is timed with."""
     from autoquant.build import build_evaluator
 
     options = EvaluationOptions(threads, batch, latency=FRONT_PROTOCOL)
-    return build_evaluator(task, seed, options, backend)
+    return build_evaluator(task, seed, options, backend, checkpoints)
 
 
-def measure_recipe(evaluator: Evaluator, recipe: Recipe) -> tuple[Artifact, Measurement]:
+def measure_recipe(
+    evaluator: Evaluator, recipe: Recipe, watch: TrainingWatch | None = None
+) -> tuple[Artifact, Measurement]:
     """Build and measure a recipe on both splits; the figures are in the file's passport too.
+
+    Args:
+        evaluator: of the task.
+        recipe: what to build.
+        watch: told how it is trained, if it is.
 
     Raises:
         RecipeError: the recipe does not fit the task's layers.
         TrialError: it cannot be built, or the file does not hold what it promises.
     """
-    measurement, artifact = evaluator.evaluate(recipe)
+    measurement, artifact = evaluator.evaluate(recipe, watch=watch)
     figures = evaluator.report(artifact)
     memory = evaluator.measure_memory(artifact)
     later = {"peak_memory_bytes": memory, **(figures.model_dump() if figures else {})}
@@ -56,7 +69,7 @@ def read_recipe(text: str) -> Recipe | None:
     Raises:
         RecipeError: neither a file nor a name, or not a recipe.
     """
-    names = list(baselines([]))
+    names = list(named_recipes([]))
     if text in names:
         return None
     path = Path(text)

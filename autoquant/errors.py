@@ -12,7 +12,8 @@ AutoquantError
 │   └── StorageError      a results folder or a storage that cannot be used
 ├── TrialError            one candidate failed; recorded, the search goes on
 │   ├── ParityError       the exported file disagrees with the quantized model
-│   └── NumericError      a scale or a weight that is not finite
+│   ├── NumericError      a scale or a weight that is not finite
+│   └── TrainingError     training that diverged, or for which memory does not suffice
 ├── Rejection             a candidate that cannot enter the front; carries what was seen
 └── NegativeAnswer        it ran, and the answer is no; exit status 1
 ```
@@ -38,6 +39,7 @@ __all__ = [
     "StudyError",
     "TaskError",
     "TraceError",
+    "TrainingError",
     "TrialError",
 ]
 
@@ -88,6 +90,10 @@ class ParityError(TrialError):
 
 class NumericError(TrialError):
     """A scale, a zero point or a weight that is not finite."""
+
+
+class TrainingError(TrialError):
+    """Training that diverged, or for which memory does not suffice."""
 
 
 class Rejection(AutoquantError):

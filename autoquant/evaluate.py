@@ -25,18 +25,21 @@ from autoquant.backends.quiet import QuietPlace
 from autoquant.core.artifact import Artifact, Builder, Candidate
 from autoquant.core.evidence import Evidence
 from autoquant.core.fingerprint import Fingerprint, fingerprint_digest
-from autoquant.core.gate import Gate
+from autoquant.core.gate import Gate, Hits
 from autoquant.core.layer import Layer
 from autoquant.core.metric import (
     accuracy_interval,
     drop_interval,
     find_evidence,
+    find_hits,
     measure_accuracy,
 )
 from autoquant.core.proof import LayerProof, explain_layers, other_operators
 from autoquant.core.recipe import Recipe
+from autoquant.core.rehearsal import Rehearsal
 from autoquant.core.split import Split
 from autoquant.core.task import Dataset, Metric
+from autoquant.core.training import TrainingWatch
 from autoquant.core.trial import (
     LatencyFigures,
     Measurement,
@@ -47,6 +50,7 @@ from autoquant.examine import Examination, timing_fields
 
 __all__ = ["FRONT_PROTOCOL", "EvaluationOptions", "Evaluator"]
 
+_REHEARSED_SAMPLES = 500
 _REMEMBERED_RACES = 20  # few, since a machine that gets warm is slower for good
 
 # The front is timed once, beside itself, with more patience than a trial gets.
@@ -131,12 +135,15 @@ class Evaluator:
         """Everything that multiplies and accumulates, what has to stay float included."""
         return self.builder.operators
 
-    def evaluate(self, recipe: Recipe, gate: Gate | None = None) -> tuple[Measurement, Artifact]:
+    def evaluate(
+        self, recipe: Recipe, gate: Gate | None = None, watch: TrainingWatch | None = None
+    ) -> tuple[Measurement, Artifact]:
         """Build, check and measure one recipe on the search split.
 
         Args:
             recipe: what to build.
             gate: what the candidate must get past; None measures it in full.
+            watch: told how it is trained, if it is.
 
         Raises:
             Rejection: it certainly cannot get past the gate; carries what was seen.
@@ -144,9 +151,32 @@ class Evaluator:
             TrialError: any other reason why this recipe has no figures.
         """
         with self.place.work():
-            candidate = self.builder.build(recipe)
+            candidate = self.builder.build(recipe, self._rehearse(recipe, gate, watch))
             self.place.look_around()
             return self.measure(candidate, gate)
+
+    def _rehearse(
+        self, recipe: Recipe, gate: Gate | None, watch: TrainingWatch | None
+    ) -> TrainingWatch | None:
+        """Who watches a training: whoever asked for it, and the gate."""
+        if not recipe.is_trained:
+            return None
+        batches = self.search.batches[: math.ceil(_REHEARSED_SAMPLES / self.search.batch_size)]
+        count = min(len(self.search), len(batches) * self.search.batch_size)
+        targets, reference = self.search.targets, self.float_outputs
+
+        def find(outputs: Outputs) -> Hits | None:
+            return find_hits(self.metric, outputs, targets, reference)
+
+        return Rehearsal(
+            batches,
+            find(reference[:count]),
+            find,
+            len(self.search),
+            gate,
+            watch or TrainingWatch(),
+            self.place.look_around,
+        )
 
     def rebuild(self, recipe: Recipe) -> Artifact:
         """A recipe's file without figures, built where it disturbs no timing."""

@@ -77,6 +77,7 @@ class Examination:
             parity=parity,
             seconds=self._rounded_seconds(),
             measured_on=self.evaluator.origin,
+            training=self.candidate.training,
         )
 
     def _begin_race(self) -> None:
@@ -163,6 +164,7 @@ class Examination:
             size_bytes=glimpse.size_bytes,
             seconds=self._rounded_seconds(),
             measured_on=self.evaluator.origin,
+            training=self.candidate.training,
             evidence=Evidence.from_hits(glimpse.hits),
         )
 

@@ -13,7 +13,7 @@ from autoquant.backends.registry import DEFAULT_BACKEND, BackendName
 from autoquant.config import SpaceConfig, parse_duration, parse_space
 from autoquant.core.recipe import Recipe
 from autoquant.core.task import Task
-from autoquant.errors import StudyError
+from autoquant.errors import StudyError, TaskError
 from autoquant.evaluate import EvaluationOptions, Evaluator
 from autoquant.progress import SearchProgress
 from autoquant.search.record import Record, StudyHeader
@@ -144,12 +144,27 @@ def find_study(results: Path, study: str, storage: str | None) -> Location:
     return location
 
 
-def load_evaluator(header: StudyHeader, task: Task) -> Evaluator:
-    """What measures a study's recipes under the study's conditions."""
+def load_evaluator(header: StudyHeader, task: Task, location: Location) -> Evaluator:
+    """What measures a study's recipes under the study's conditions.
+
+    Args:
+        header: what the study is.
+        task: its task.
+        location: where it lies, and its checkpoints.
+
+    Raises:
+        TaskError: the space asks for training, and the task has no data for it.
+    """
     from autoquant.build import build_evaluator
 
+    modes = header.definition.get("quantizer", {}).get("mode", ())
+    if "qat" in modes and not task.train:
+        raise TaskError(
+            f"task '{header.task}' has no training data: drop 'qat' from quantizer.mode in the "
+            "search space, or give the task `train`"
+        )
     options = EvaluationOptions(header.threads, header.batch, parity_macs=PARITY_MACS)
-    return build_evaluator(task, header.seed, options, header.backend)
+    return build_evaluator(task, header.seed, options, header.backend, location.checkpoints)
 
 
 def check_same_model(location: Location, evaluator: Evaluator) -> None:

@@ -1,4 +1,4 @@
-"""Progress of a search: a bar on a terminal and in a notebook, a line a trial elsewhere."""
+"""Progress of searches and trainings: a bar on a terminal and in a notebook, lines elsewhere."""
 
 import time
 from importlib.util import find_spec
@@ -8,11 +8,12 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
+from autoquant.core.training import Predict, TrainingProgress, TrainingWatch
 from autoquant.core.trial import Trial
 from autoquant.report import trial_row
 from autoquant.search.study import Budget, Event
 
-__all__ = ["SearchProgress"]
+__all__ = ["SearchProgress", "TrainingShow"]
 
 
 class SearchProgress:
@@ -69,7 +70,7 @@ class SearchProgress:
         left = self._seconds_left(event.done)
         if left is not None:
             parts.append(f"about {left // 60:.0f}:{left % 60:02.0f} left")
-        if event.kind in ("begin", "again", "report", "timing"):
+        if event.kind in ("begin", "train", "again", "report", "timing"):
             parts.append(event.message)
         return " | ".join(parts)
 
@@ -81,6 +82,58 @@ class SearchProgress:
             return by_trials
         by_clock = max(0.0, self.budget.timeout_s - elapsed)
         return by_clock if by_trials is None else min(by_trials, by_clock)
+
+
+class TrainingShow(TrainingWatch):
+    """Shows how one recipe is built, and trained if it is: a bar of steps, or a line an epoch.
+
+    Args:
+        console: where; None shows nothing.
+        text: what is done, in words.
+    """
+
+    def __init__(self, console: Console | None, text: str) -> None:
+        self.console = console or Console(quiet=True)
+        self.has_bar = console is not None and _has_bar(console)
+        self.progress = Progress(
+            SpinnerColumn(),
+            BarColumn(),
+            TextColumn("{task.description}"),
+            console=self.console,
+            disable=not self.has_bar,
+            transient=True,
+        )
+        self.bar = self.progress.add_task(text, total=None)
+
+    def __enter__(self) -> Self:
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trail: TracebackType | None,
+    ) -> None:
+        self.progress.stop()
+
+    def on_step(self, progress: TrainingProgress) -> None:
+        """Move the bar."""
+        text = f"training: {progress.describe()}"
+        if progress.step == progress.steps:
+            text = "measuring"
+        self.progress.update(
+            self.bar, completed=progress.step, total=progress.steps, description=text
+        )
+
+    def on_epoch(self, progress: TrainingProgress, predict: Predict) -> None:
+        """A line, where there is no bar."""
+        if not self.has_bar:
+            self.console.print(f"training: {progress.describe()}", markup=False)
+
+    def on_note(self, text: str) -> None:
+        """A line."""
+        self.console.print(text, markup=False)
 
 
 def _has_bar(console: Console) -> bool:

@@ -42,14 +42,15 @@ _LABELS: dict[Objective, str] = {
 
 
 def describe_recipe(recipe: Recipe, name: str | None = None) -> str:
-    """A recipe in a few words: `w4 x13, w8 x6, float x1; percentile:99.9`."""
+    """A recipe in a few words: `w4 x13, w8 x6, float x1; percentile:99.9; qat`."""
     if recipe.options is None or name is not None:
         return name or recipe.method
     counts = Counter(recipe.layers.values())
     widths = [f"w{bits} x{counts[bits]}" for bits in (8, 4) if counts[bits]]
     if counts[None]:
         widths.append(f"float x{counts[None]}")
-    return f"{', '.join(widths)}; {method_label(recipe.options.calibration)}"
+    mode = "; qat" if recipe.is_trained else ""
+    return f"{', '.join(widths)}; {method_label(recipe.options.calibration)}{mode}"
 
 
 def trial_row(trial: Trial) -> list[str]:

@@ -71,6 +71,7 @@ def test_search_prints_one_json_document_alone(digits: Path) -> None:
         "notes",
         "saturation",
         "drift",
+        "seconds_by_mode",
         "trials",
     }
     assert document["nearest_miss"] is None

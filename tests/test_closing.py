@@ -125,12 +125,12 @@ def test_a_member_that_became_too_slow_is_told_so(tmp_path: Path) -> None:
 class Brittle(Evaluator):
     """A backend that raises what nobody expects of it."""
 
-    def evaluate(self, recipe, gate=None):
+    def evaluate(self, recipe, gate=None, watch=None):
         if recipe.layers.get("conv0") == 4:
             raise [KeyError("shape"), TypeError("no number"), IndexError("7")][
                 len(recipe.digest) % 3
             ]
-        return super().evaluate(recipe, gate)
+        return super().evaluate(recipe, gate, watch)
 
 
 def test_whatever_a_backend_raises_fails_its_trial_alone(tmp_path: Path) -> None:

@@ -211,11 +211,11 @@ def test_study_in_a_database_is_found_there(task, tmp_path: Path) -> None:
 class Interrupting(Evaluator):
     """Is interrupted in its n-th evaluation."""
 
-    def evaluate(self, recipe, gate=None):
+    def evaluate(self, recipe, gate=None, watch=None):
         self.left -= 1
         if self.left == 0:
             raise KeyboardInterrupt
-        return super().evaluate(recipe, gate)
+        return super().evaluate(recipe, gate, watch)
 
 
 def test_interrupt_returns_the_study_so_far(task, tmp_path: Path, monkeypatch) -> None:

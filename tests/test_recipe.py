@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoquant.core.recipe import Percentile, PtqOptions, Recipe, method_label
+from autoquant.core.recipe import Percentile, PtqOptions, QatOptions, Recipe, method_label
 from autoquant.errors import RecipeError
 
 options = st.builds(
@@ -62,6 +62,11 @@ def test_digest_is_stable_across_versions() -> None:
         ('{"method": "brevitas", "layers": {"a": 8}}', "options"),
         ('{"method": "fp32", "layers": {"a": 8}}', "decides nothing"),
         ('{"method": "brevitas", "layers": {"a": null}, "options": {}}', "fp32"),
+        ('{"method": "brevitas", "layers": {"a": 8}, "options": {"qat": {}}}', "belong to mode"),
+        (
+            '{"method": "brevitas", "layers": {"a": 8}, "options": {"mode": "qat", "qat": null}}',
+            "belong to mode",
+        ),
         ('{"version": 2, "method": "fp32"}', "version"),
     ],
 )
@@ -78,3 +83,26 @@ def test_method_label_is_one_word() -> None:
 def test_canonical_json_is_sorted() -> None:
     loaded = json.loads(Recipe.uniform(["b", "a"], 8).to_json())
     assert list(loaded) == sorted(loaded)
+
+
+training = st.builds(
+    QatOptions,
+    epochs=st.integers(1, 100),
+    distillation=st.floats(0, 1),
+    optimizer=st.sampled_from(["adamw", "sgd"]),
+)
+
+
+@given(recipes.filter(lambda recipe: recipe.is_quantized), training)
+def test_training_makes_another_recipe_and_leads_back(recipe: Recipe, chosen: QatOptions) -> None:
+    twin = recipe.trained(chosen)
+    assert twin.is_trained
+    assert twin.digest != recipe.digest
+    assert twin.layers == recipe.layers
+    assert Recipe.from_json(twin.to_json()) == twin
+    assert twin.trained(None) == recipe
+
+
+def test_without_training_a_recipe_says_nothing_of_it() -> None:
+    assert "qat" not in PtqOptions().model_dump()
+    assert PtqOptions(mode="qat").qat == QatOptions()

@@ -87,8 +87,8 @@ class Corrected(Evaluator):
             figures[LUCKY] = figures[LUCKY].model_copy(update=slow)
         return figures
 
-    def evaluate(self, recipe, gate=None):
-        found, artifact = super().evaluate(recipe, gate)
+    def evaluate(self, recipe, gate=None, watch=None):
+        found, artifact = super().evaluate(recipe, gate, watch)
         if recipe.digest == LUCKY:
             fast = {"latency_ratio": 0.1, "latency_ratio_ci": (0.099, 0.101)}
             found = found.model_copy(update=fast)

@@ -3,7 +3,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoquant.core.recipe import PtqOptions, Recipe
-from autoquant.core.space import LayerRule, SearchSpace, baselines, expand_layers
+from autoquant.core.space import (
+    LayerRule,
+    SearchSpace,
+    baselines,
+    expand_layers,
+    named_recipes,
+)
 from autoquant.errors import SpaceError
 
 LAYERS = ["conv1", "layer1.0.conv1", "layer1.0.conv2", "fc"]
@@ -97,3 +103,41 @@ def test_encode_refuses_foreign_recipes() -> None:
 def test_baselines_are_the_five_of_every_study() -> None:
     assert list(baselines(LAYERS)) == ["fp32", "w8a8", "w4a8", "ort-static", "ort-dynamic"]
     assert baselines(LAYERS)["w4a8"].layers == dict.fromkeys(LAYERS, 4)
+
+
+MIXED = SearchSpace(
+    {"a": ("8", "4"), "b": ("4", "float")},
+    {
+        "mode": ("ptq", "qat"),
+        "calibration": ("minmax", "mse"),
+        "qat.epochs": (2, 4, 8),
+        "qat.learning_rate": (0.001,),
+    },
+)
+
+
+def test_training_multiplies_trained_recipes_alone() -> None:
+    recipes = {MIXED.decode(parameters) for parameters in MIXED.enumerate()}
+    assert len(recipes) == MIXED.size == 4 * 2 * (1 + 3)
+    assert all(MIXED.decode(MIXED.encode(recipe)) == recipe for recipe in recipes)
+
+
+def test_a_mixed_space_proposes_untrained_recipes_and_knows_their_twins() -> None:
+    untrained = MIXED.untrained
+    assert set(untrained.parameters) == {"layer.a", "layer.b", "calibration"}
+    recipe = untrained.decode({"layer.a": "8", "layer.b": "4", "calibration": "mse"})
+    twins = MIXED.trained_twins(recipe)
+    assert [twin.options.qat.epochs for twin in twins] == [2, 4, 8]
+    assert all(twin in MIXED and twin.trained(None) == recipe for twin in twins)
+
+
+def test_where_everything_is_trained_nothing_is_left_out() -> None:
+    space = SearchSpace({"a": ("8", "4")}, {"mode": ("qat",)})
+    assert space.untrained is space
+    assert all(space.decode(parameters).is_trained for parameters in space.enumerate())
+
+
+def test_trained_recipes_have_names() -> None:
+    named = named_recipes(LAYERS)
+    assert named["w4a8-qat"].trained(None) == named["w4a8"]
+    assert named["w8a8-qat"].trained(None) == named["w8a8"]

@@ -4,12 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from autoquant.core.artifact import Artifact
 from autoquant.core.front import find_front
-from autoquant.core.gate import Gate
 from autoquant.core.recipe import Recipe
 from autoquant.core.space import SearchSpace
-from autoquant.core.trial import Measurement
 from autoquant.errors import ParityError, StudyError
 from autoquant.evaluate import Evaluator
 from autoquant.search.sampler import SAMPLERS
@@ -87,10 +84,10 @@ class Dying(Evaluator):
     def arm(self, random_: random.Random) -> None:
         self.random = random_
 
-    def evaluate(self, recipe: Recipe, gate: Gate | None = None) -> tuple[Measurement, Artifact]:
+    def evaluate(self, recipe, gate=None, watch=None):
         if self.random.random() < 0.4:
             raise Interrupted
-        return super().evaluate(recipe, gate)
+        return super().evaluate(recipe, gate, watch)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -158,12 +155,12 @@ def test_a_queued_trial_killed_half_way_keeps_its_parameters(tmp_path: Path) -> 
 class Failing(Evaluator):
     """Fails on every recipe with 4-bit weights, in two ways."""
 
-    def evaluate(self, recipe: Recipe, gate: Gate | None = None) -> tuple[Measurement, Artifact]:
+    def evaluate(self, recipe, gate=None, watch=None):
         if recipe.layers.get("conv0") == 4:
             raise ParityError("top-1 agreement 0.5")
         if recipe.layers.get("conv1") == 4:
             raise RuntimeError("the runtime crashed")
-        return super().evaluate(recipe, gate)
+        return super().evaluate(recipe, gate, watch)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

@@ -16,11 +16,14 @@ from autoquant.core.artifact import Artifact, Candidate
 from autoquant.core.layer import Layer
 from autoquant.core.proof import NodeTime
 from autoquant.core.recipe import Recipe
+from autoquant.core.training import TrainingWatch
 
 __all__ = ["FakeBackend", "FakeBuilder", "FakeData", "FakeSession", "fake_artifact", "fake_layers"]
 
 _CLASSES = 10
 _BITS = {"int4": 4, "int8": 8, "float32": 32}
+_TRAINING_S = 5.0  # as it is booked; nothing runs
+_UNREGAINED = 0.2  # of the loss, after training
 _LATENCY = {"int4": 0.5, "int8": 0.5, "float32": 1.0}
 
 
@@ -32,12 +35,12 @@ def fake_layers(count: int = 8) -> list[Layer]:
     ]
 
 
-def fake_artifact(precisions: Mapping[str, str]) -> Artifact:
+def fake_artifact(precisions: Mapping[str, str], *, is_trained: bool = False) -> Artifact:
     """A file of the size that these precisions would have; it holds no model."""
     bits = sum(
         layer.parameters * _BITS[precisions[layer.name]] for layer in fake_layers(len(precisions))
     )
-    return Artifact(b"\0" * (bits // 8), precisions, {})
+    return Artifact(b"\0" * (bits // 8), precisions, {"trained": True} if is_trained else {})
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,8 @@ class FakeBackend:
             for kind, order in zip(kinds, depth, strict=True)
         ]
         cost = sum(_LATENCY[kind] for kind in kinds)
-        return FakeSession(error_share=0.05 + sum(losses), seconds=1e-4 * cost / threads)
+        loss = sum(losses) * (_UNREGAINED if artifact.passport.get("trained") else 1.0)
+        return FakeSession(error_share=0.05 + loss, seconds=1e-4 * cost / threads)
 
     def find_integer_layers(self, artifact: Artifact, layers: Sequence[str]) -> frozenset[str]:
         """Every layer that is not stored as float."""
@@ -104,12 +108,15 @@ class FakeBuilder:
         self.layers = fake_layers(count)
         self.operators = self.layers
 
-    def build(self, recipe: Recipe) -> Candidate:
+    def build(self, recipe: Recipe, watch: TrainingWatch | None = None) -> Candidate:
         """A fake file; the runtime's own quantizers count as eight bits everywhere."""
         kinds: dict[int | None, str] = {None: "float32", 4: "int4", 8: "int8"}
         default = None if recipe.method == "fp32" else 8
         chosen = {layer.name: recipe.layers.get(layer.name, default) for layer in self.layers}
-        return Candidate(fake_artifact({name: kinds[bits] for name, bits in chosen.items()}))
+        precisions = {name: kinds[bits] for name, bits in chosen.items()}
+        artifact = fake_artifact(precisions, is_trained=recipe.is_trained)
+        seconds = {"train": _TRAINING_S} if recipe.is_trained else {}
+        return Candidate(artifact, seconds=seconds)
 
     def seal(
         self,

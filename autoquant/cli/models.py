@@ -30,10 +30,11 @@ from autoquant.cli.output import (
 )
 from autoquant.core.artifact import Artifact
 from autoquant.core.check import Verification
-from autoquant.core.space import baselines
+from autoquant.core.space import named_recipes
 from autoquant.core.trial import Trial
 from autoquant.deliver import check_output, load_single_evaluator, measure_recipe, read_recipe
 from autoquant.errors import ArtifactError, InputError, NegativeAnswer
+from autoquant.progress import TrainingShow
 from autoquant.report import describe_shares, find_first_disagreement, tabulate_layers
 from autoquant.tasks import load_task, load_task_file
 
@@ -42,23 +43,33 @@ def quantize(
     task: Annotated[str, typer.Argument(help="Name of the task.")],
     output: OutputOption,
     recipe: Annotated[
-        str, typer.Option("--recipe", help="fp32, w8a8, w4a8, ort-static, ort-dynamic or a file.")
+        str,
+        typer.Option(
+            "--recipe",
+            help="fp32, w8a8, w4a8, w8a8-qat, w4a8-qat, ort-static, ort-dynamic or a file.",
+        ),
     ] = "w8a8",
     seed: SeedOption = 0,
     threads: ThreadsOption = 1,
     batch: BatchOption = 1,
     backend: BackendOption = DEFAULT_BACKEND,
+    checkpoints: Annotated[
+        Path | None,
+        typer.Option("--checkpoints", help="Folder from which a killed training goes on."),
+    ] = None,
     tasks_from: TasksFromOption = None,
     task_option: TaskOptionOption = None,
     format_: FormatOption = "table",
 ) -> None:
     """Quantize a task by one recipe, without a search, and measure the file.
 
-    Both splits are measured: the one that searches use and the one that reports.
+    Both splits are measured: the one that searches use and the one that reports. Recipes that
+    end in -qat train on the task's training data, which takes minutes.
 
     Examples:
       autoquant quantize digits --recipe w4a8 -o model.onnx
       autoquant quantize digits --recipe w8a8 --backend openvino -o model.onnx
+      autoquant quantize cifar10-resnet20 --recipe w4a8-qat --checkpoints runs -o model.onnx
       autoquant quantize my-model --recipe recipe.json --tasks-from my_tasks.py -o model.onnx
       autoquant quantize imagefolder --task-option data=photos --task-option model=net.pt2 -o m.onnx
     """
@@ -69,11 +80,14 @@ def quantize(
     if tasks_from is not None:
         load_task_file(tasks_from)
     told = collect_task_options(task, task_option)
-    with STDERR.status(f"loading task {task}") as status:
-        evaluator = load_single_evaluator(load_task(task, told), seed, threads, batch, backend)
-        chosen = wanted or baselines([layer.name for layer in evaluator.layers])[recipe]
-        status.update(f"quantizing by {recipe} and measuring")
-        artifact, measurement = measure_recipe(evaluator, chosen)
+    with STDERR.status(f"loading task {task}"):
+        evaluator = load_single_evaluator(
+            load_task(task, told), seed, threads, batch, backend, checkpoints
+        )
+        chosen = wanted or named_recipes([layer.name for layer in evaluator.layers])[recipe]
+    with TrainingShow(STDERR, f"quantizing by {recipe} and measuring") as watch:
+        artifact, measurement = measure_recipe(evaluator, chosen, watch)
+    with STDERR.status("looking at what the runtime executes"):
         proofs, others = evaluator.explain(artifact, chosen)
     artifact.save(output)
     trial = Trial(

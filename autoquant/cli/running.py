@@ -14,6 +14,7 @@ from autoquant.errors import NegativeAnswer
 from autoquant.launch import Launch, load_evaluator, run_launch
 from autoquant.report import describe_drift, describe_saturation
 from autoquant.search.choice import FrontView, advise, view_front
+from autoquant.search.promotion import seconds_by_mode
 from autoquant.search.record import Record
 from autoquant.search.storage import Location
 from autoquant.tasks import load_task, load_task_file
@@ -31,7 +32,8 @@ def run_study(launch: Launch, tasks_from: Path | None, kind: str) -> None:
     if tasks_from is not None:
         load_task_file(tasks_from)
     with STDERR.status(f"loading task {header.task} (a first use may take half a minute)"):
-        evaluator = load_evaluator(header, load_task(header.task, header.task_options))
+        task = load_task(header.task, header.task_options)
+        evaluator = load_evaluator(header, task, location)
     record = run_launch(launch, evaluator, STDERR, warn)
     show_front(location, record, header.objectives, Bounds(), kind, with_next=True)
 
@@ -95,6 +97,7 @@ def _document(
         "notes": [*_explain_missing_reports(trials), *record.notes.values()],
         "saturation": describe_saturation(trials),
         "drift": describe_drift(trials),
+        "seconds_by_mode": seconds_by_mode(trials),
     }
 
 
@@ -134,6 +137,11 @@ def _notes(location: Location, trials: Sequence[Trial], known: Mapping[str, str]
         )
     if counts["failed"]:
         notes.append(f"{counts['failed']} trials failed; reasons: autoquant trials {location.name}")
+    seconds = seconds_by_mode(trials)
+    if seconds["qat"]:
+        trained = sum(trial.recipe.is_trained for trial in trials)
+        total = sum(seconds.values())
+        notes.append(f"{trained} trials were trained, in {seconds['qat']:.0f} of {total:.0f} s")
     saturation = describe_saturation(trials)
     if saturation is not None:
         notes.append(saturation)

@@ -38,6 +38,7 @@ from autoquant.launch import (
 )
 from autoquant.report import describe_trade
 from autoquant.search.choice import choose_trial, find_reference, parse_objectives
+from autoquant.search.promotion import seconds_by_mode
 from autoquant.search.record import Record
 from autoquant.search.sampler import SamplerName
 from autoquant.search.storage import Location, is_running, list_studies, load_record
@@ -198,7 +199,12 @@ def trials(
     """
     record = load_record(find_study(results, study, storage), warn=warn)
     found = record.trials()
-    print_trials(found, {"study": study, "task": record.header.task}, format_)
+    document = {
+        "study": study,
+        "task": record.header.task,
+        "seconds_by_mode": seconds_by_mode(found),
+    }
+    print_trials(found, document, format_)
     failed = [trial for trial in found if trial.state == "failed"]
     if format_ == "table":
         for trial in failed:
@@ -266,7 +272,7 @@ def export(
     chosen = choose_trial(record, trial, knee=knee, fastest=fastest, bounds=Bounds(max_drop))
     content = read_kept(location, chosen)
     if content is None:
-        content = _rebuild(record, chosen, tasks_from)
+        content = _rebuild(location, record, chosen, tasks_from)
     output.write_bytes(content)
     reference = find_reference(record.trials())
     if reference is not None and reference.state == "complete":
@@ -274,10 +280,11 @@ def export(
     STDERR.print(f"wrote {output} ({len(content):,} bytes); check it: autoquant verify {output}")
 
 
-def _rebuild(record: Record, trial: Trial, tasks_from: Path | None) -> bytes:
+def _rebuild(location: Location, record: Record, trial: Trial, tasks_from: Path | None) -> bytes:
     if tasks_from is not None:
         load_task_file(tasks_from)
     with STDERR.status(f"rebuilding trial {trial.number} from its recipe"):
         header = record.header
-        evaluator = load_evaluator(header, load_task(header.task, header.task_options))
+        task = load_task(header.task, header.task_options)
+        evaluator = load_evaluator(header, task, location)
         return rebuild_trial(evaluator, trial, record.fingerprint_of(trial))

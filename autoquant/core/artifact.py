@@ -13,6 +13,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:  # a machine that only times files has no pydantic
     from autoquant.core.layer import Layer
     from autoquant.core.recipe import Recipe
+    from autoquant.core.training import TrainingCurve, TrainingWatch
 
 __all__ = ["Artifact", "Builder", "Candidate"]
 
@@ -58,11 +59,13 @@ class Candidate:
         predict: the quantized model that the file must agree with, batches in, outputs of
             all of them out; None for files that no Brevitas model stands behind.
         seconds: time by stage.
+        training: how it was trained; None if it was not.
     """
 
     artifact: Artifact
     predict: Callable[[Sequence[Any]], npt.NDArray[np.float32]] | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
+    training: "TrainingCurve | None" = None
 
 
 class Builder(Protocol):
@@ -78,8 +81,12 @@ class Builder(Protocol):
         """Everything that multiplies and accumulates: the layers, and what has to stay float."""
         ...
 
-    def build(self, recipe: "Recipe") -> Candidate:
+    def build(self, recipe: "Recipe", watch: "TrainingWatch | None" = None) -> Candidate:
         """The file of a recipe.
+
+        Args:
+            recipe: what to build.
+            watch: told how it is trained, if it is.
 
         Raises:
             TrialError: this recipe cannot be built.

@@ -24,7 +24,7 @@ from autoquant.core.noise import log_sd
 from autoquant.core.pareto import Bounds
 from autoquant.core.trial import Objective, Trial
 
-__all__ = ["Gate", "Glimpse"]
+__all__ = ["Gate", "Glimpse", "Hits"]
 
 Hits = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
@@ -85,11 +85,18 @@ class Gate:
         members: the front so far, with evidence.
         objectives: what counts.
         bounds: constraints.
+        scout: the same recipe without training, whose file is as large and as fast; None where
+            nothing is trained.
     """
 
     def __init__(
-        self, members: Sequence[Trial], objectives: Sequence[Objective], bounds: Bounds
+        self,
+        members: Sequence[Trial],
+        objectives: Sequence[Objective],
+        bounds: Bounds,
+        scout: Trial | None = None,
     ) -> None:
+        self.scout = scout
         self.members = [trial for trial in members if trial.evidence is not None]
         self.objectives = objectives
         self.bounds = bounds
@@ -98,6 +105,17 @@ class Gate:
         self._log_ratios = {
             trial.digest: float(ratio) for trial, ratio in zip(timed, ratios, strict=True)
         }
+
+    def imagine(self, hits: Hits, float_hits: Hits, total: int) -> Glimpse | None:
+        """The scout with other samples right; None where there is no scout."""
+        scout = self.scout
+        if scout is None or scout.size_bytes is None:
+            return None
+        return Glimpse(
+            hits, float_hits, total, scout.size_bytes,
+            scout.latency_ratio, scout.latency_sd,
+            scout.latency_ms, log_sd(scout.latency_ms_ci),
+        )  # fmt: skip
 
     def find_reason(self, glimpse: Glimpse) -> str | None:
         """Why a candidate is hopeless, in words; None while it is not."""

@@ -24,6 +24,7 @@ __all__ = [
     "Method",
     "Percentile",
     "PtqOptions",
+    "QatOptions",
     "Recipe",
     "WeightBits",
     "method_label",
@@ -51,6 +52,30 @@ def method_label(method: CalibrationMethod) -> str:
     return f"percentile:{method.percentile:g}" if isinstance(method, Percentile) else method
 
 
+class QatOptions(BaseModel):
+    """How a network is trained with its quantizers in place.
+
+    Attributes:
+        epochs: passes over the task's training data.
+        learning_rate: at the start; it falls to zero along a cosine. In units of what each
+            value began as, so that one rate suits every layer.
+        weight_decay: of the weights.
+        distillation: share of the loss that is the distance from the float model's outputs
+            (Hinton et al. 2015, arXiv 1503.02531); the rest is that from the labels. With 1
+            no labels are looked at: for tasks whose labels are none, or not to be trusted.
+        optimizer: `adamw`, or `sgd` with a momentum of 0.9.
+        batch_size: images a step.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    epochs: Annotated[int, Field(ge=1)] = 8
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    distillation: Annotated[float, Field(ge=0, le=1)] = 0.5
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    batch_size: Annotated[int, Field(ge=1)] = 100
+
+
 class PtqOptions(BaseModel):
     """What holds for the whole network: everything in a recipe but the layers' widths.
 
@@ -66,7 +91,9 @@ class PtqOptions(BaseModel):
             (Nagel et al. 2019, arXiv 1906.04721, section 4.2).
         reduce_range: 8-bit weights use 7 bits of their grid, so that sums of two products fit
             16 bits: for processors without an integer dot product, where they saturate.
-        mode: `ptq`; quantization-aware training is not a choice yet.
+        mode: `ptq`, or `qat`: what post-training quantization makes is then trained, weights
+            and grids alike (Jacob et al. 2018, arXiv 1712.05877).
+        qat: how it is trained; None without training.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -77,7 +104,21 @@ class PtqOptions(BaseModel):
     calibration_images: Annotated[int, Field(ge=1)] = 512
     bias_correction: bool = True
     reduce_range: bool = False
-    mode: Literal["ptq"] = "ptq"
+    mode: Literal["ptq", "qat"] = "ptq"
+    qat: QatOptions | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_training(cls, values: Any) -> Any:
+        """The defaults of training are spelled out, so that a digest means what was done."""
+        is_bare = isinstance(values, dict) and values.get("mode") == "qat"
+        return {"qat": {}, **values} if is_bare else values
+
+    @model_validator(mode="after")
+    def _check_training(self) -> Self:
+        if (self.mode == "qat") != (self.qat is not None):
+            raise ValueError("options of training (qat) belong to mode 'qat', and only to it")
+        return self
 
     @model_serializer(mode="wrap")
     def _leave_out_newer_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -85,6 +126,8 @@ class PtqOptions(BaseModel):
         values: dict[str, Any] = serialize(self)
         if not self.reduce_range:
             del values["reduce_range"]
+        if self.qat is None:
+            del values["qat"]
         return values
 
 
@@ -199,6 +242,20 @@ class Recipe(BaseModel):
     def is_quantized(self) -> bool:
         """True if Brevitas quantizers made the weights and ranges."""
         return self.method == "brevitas"
+
+    @property
+    def is_trained(self) -> bool:
+        """True if training goes on from what the quantizers made."""
+        return self.options is not None and self.options.qat is not None
+
+    def trained(self, training: QatOptions | None) -> "Recipe":
+        """The same recipe with training, or, of None, without."""
+        assert self.options is not None
+        mode = "ptq" if training is None else "qat"
+        options = self.options.model_copy(update={"mode": mode, "qat": training})
+        # a copy by pydantic would keep the digest of this one
+        kept = {name: getattr(self, name) for name in type(self).model_fields}
+        return Recipe(**{**kept, "options": options})
 
     def activation_of(self, layer: str) -> Activation:
         """How a layer takes its input."""

@@ -12,16 +12,27 @@ from autoquant.core.recipe import (
     Activation,
     CalibrationMethod,
     PtqOptions,
+    QatOptions,
     Recipe,
     WeightBits,
     method_label,
 )
 from autoquant.errors import SpaceError
 
-__all__ = ["FLOAT", "REDUCED", "LayerRule", "SearchSpace", "baselines", "expand_layers"]
+__all__ = [
+    "FLOAT",
+    "REDUCED",
+    "TRAINING",
+    "LayerRule",
+    "SearchSpace",
+    "baselines",
+    "expand_layers",
+    "named_recipes",
+]
 
 FLOAT = "float"
 REDUCED = "w8a8-reduced"
+TRAINING = "qat."  # before the name of an option of training
 _LAYER_PREFIX = "layer."
 
 
@@ -112,8 +123,8 @@ class SearchSpace:
 
     Attributes:
         layers: choices by layer name, in network order; see `expand_layers`.
-        options: allowed values by `PtqOptions` field; a field that is missing keeps its
-            default.
+        options: allowed values by `PtqOptions` field, or by `qat.` and a field of `QatOptions`;
+            a field that is missing keeps its default.
     """
 
     layers: Mapping[str, tuple[str, ...]]
@@ -138,6 +149,31 @@ class SearchSpace:
         """Whether 7-bit weights are among the choices."""
         return True in self.options.get("reduce_range", ())
 
+    @property
+    def is_mixed(self) -> bool:
+        """Whether a recipe may be trained or not."""
+        return {"ptq", "qat"} <= {*self.options.get("mode", ())}
+
+    @cached_property
+    def untrained(self) -> "SearchSpace":
+        """Of a mixed space, the recipes without training; of any other, the space itself."""
+        if not self.is_mixed:
+            return self
+        kept = {
+            name: values for name, values in self.options.items() if not name.startswith(TRAINING)
+        }
+        return SearchSpace(self.layers, {**kept, "mode": ("ptq",)})
+
+    def trained_twins(self, recipe: Recipe) -> list[Recipe]:
+        """What a recipe without training becomes with it, in every way that is allowed."""
+        ways = {
+            name.removeprefix(TRAINING): values
+            for name, values in self.options.items()
+            if name.startswith(TRAINING)
+        }
+        chosen = itertools.product(*ways.values())
+        return [recipe.trained(QatOptions(**dict(zip(ways, way, strict=True)))) for way in chosen]
+
     @staticmethod
     def is_layer(parameter: str) -> bool:
         """Whether a parameter decides on a layer."""
@@ -147,9 +183,19 @@ class SearchSpace:
     def size(self) -> int:
         """Number of distinct recipes."""
         combinations = math.prod(len(choices) for choices in self.layers.values())
-        options = math.prod(len(values) for values in self.options.values())
+        options = math.prod(
+            len(values)
+            for name, values in self.options.items()
+            if name != "mode" and not name.startswith(TRAINING)
+        )
+        options *= sum(self._count_ways(mode) for mode in self.options.get("mode", ("ptq",)))
         has_all_float = all(FLOAT in choices for choices in self.layers.values())
         return (combinations - 1) * options + 1 if has_all_float else combinations * options
+
+    def _count_ways(self, mode: str) -> int:
+        """In how many ways a recipe of this mode can be trained."""
+        training = [len(v) for name, v in self.options.items() if name.startswith(TRAINING)]
+        return math.prod(training) if mode == "qat" else 1
 
     def enumerate(self) -> Iterator[dict[str, str]]:
         """Every combination of parameters; only for spaces known to be small."""
@@ -173,7 +219,7 @@ class SearchSpace:
         }
         return Recipe.quantized(
             {name: _to_bits(text) for name, text in widths.items()},
-            PtqOptions(**options),
+            _to_options(options),
             {name: _to_activation(text) for name, text in widths.items()},
         )
 
@@ -191,7 +237,7 @@ class SearchSpace:
                 name: _to_choice(bits, recipe.activation_of(name))
                 for name, bits in recipe.layers.items()
             }
-            values = {name: getattr(recipe.options, name) for name in self.options}
+            values = {name: self._read_option(recipe.options, name) for name in self.options}
         else:
             raise SpaceError(f"recipe {recipe.digest} is not of this space")
         named = {_LAYER_PREFIX + name: text for name, text in layers.items()}
@@ -207,6 +253,14 @@ class SearchSpace:
         except SpaceError:
             return False
         return True
+
+    def _read_option(self, options: PtqOptions, name: str) -> Any:
+        """Value of a parameter; what does not matter without training has its first one."""
+        if not name.startswith(TRAINING):
+            return getattr(options, name)
+        if options.qat is None:
+            return self.options[name][0]
+        return getattr(options.qat, name.removeprefix(TRAINING))
 
     @staticmethod
     def _pick(
@@ -242,10 +296,36 @@ def baselines(layers: Sequence[str], *, reduce_range: bool = False) -> dict[str,
     }
 
 
-def _to_text(value: CalibrationMethod | bool | int) -> str:
+def named_recipes(layers: Sequence[str]) -> dict[str, Recipe]:
+    """Every recipe that has a name: the baselines, and what is too slow to be one.
+
+    Args:
+        layers: names of all quantizable layers.
+    """
+    names, trained = list(layers), PtqOptions(mode="qat")
+    return {
+        **baselines(layers),
+        "w8a8-qat": Recipe.uniform(names, 8, trained),
+        "w4a8-qat": Recipe.uniform(names, 4, trained),
+    }
+
+
+def _to_options(values: Mapping[str, Any]) -> PtqOptions:
+    """Options of these values, those of training left out where there is none."""
+    plain = {name: value for name, value in values.items() if not name.startswith(TRAINING)}
+    if plain.get("mode") == "qat":
+        plain["qat"] = {
+            name.removeprefix(TRAINING): value
+            for name, value in values.items()
+            if name.startswith(TRAINING)
+        }
+    return PtqOptions(**plain)
+
+
+def _to_text(value: CalibrationMethod | bool | float) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
-    return str(value) if isinstance(value, int) else method_label(value)
+    return str(value) if isinstance(value, (int, float)) else method_label(value)
 
 
 def _to_bits(text: str) -> WeightBits | None:

@@ -10,10 +10,12 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Dataset", "Metric", "MetricName", "Task"]
+__all__ = ["Augment", "Dataset", "Metric", "MetricName", "Task"]
 
 MetricName = Literal["top1", "top5", "agreement"]
 Metric = MetricName | Callable[[npt.NDArray[np.float32], npt.NDArray[Any]], float]
+# (a batch of inputs, a torch.Generator) to a batch of the same shape
+Augment = Callable[[Any, Any], Any]
 
 
 class Dataset(Protocol):
@@ -37,6 +39,8 @@ class Task:
         report: data read once, for the front; None if there is none.
         metric: `top1`, `top5`, `agreement` with the float model, or a function of (outputs,
             targets), arrays of the whole split, that returns a float, higher is better.
+        augment: changes a training batch at random, the same for the same generator: (batch of
+            inputs, torch.Generator) to a batch of the same shape; None leaves images as they are.
         name: set by the registry.
         options: what the task was told, JSON; set by the registry. With the name it is all
             that is needed to build the task again.
@@ -49,5 +53,6 @@ class Task:
     train: Dataset | None = None
     report: Dataset | None = None
     metric: Metric = "top1"
+    augment: Augment | None = None
     name: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from autoquant.core.evidence import Evidence
 from autoquant.core.noise import Interval, log_sd
 from autoquant.core.recipe import Recipe
+from autoquant.core.training import TrainingCurve
 
 __all__ = [
     "LatencyFigures",
@@ -99,7 +100,8 @@ class Measurement(_Record):
     Accuracies are fractions; drops are float minus quantized on the same images, so a gain
     is negative. `latency_ratio` is this model over the float model, timed alternately.
     Intervals are 95 %; that of a drop is paired. `measured_on` is the digest of the fingerprint
-    of what the accuracy was measured on; the front may be timed on another machine.
+    of what the accuracy was measured on; the front may be timed on another machine. `training`
+    says how a recipe of mode `qat` was trained.
     """
 
     accuracy: float | None = None
@@ -123,6 +125,7 @@ class Measurement(_Record):
     partial: Partial | None = None
     seconds: dict[str, float] = {}
     measured_on: str | None = None
+    training: TrainingCurve | None = None
     evidence: Evidence | None = Field(default=None, exclude=True, repr=False)
 
     @property
@@ -179,9 +182,9 @@ class Trial(Measurement):
     knee: bool = Field(default=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready values; what describes a place on the front appears only with one."""
+        """JSON-ready values; a place on the front and a training appear where there is one."""
         values = self.model_dump(mode="json")
-        for name in ("knee", "left_front", "report_error", "front_probability"):
+        for name in ("knee", "left_front", "report_error", "front_probability", "training"):
             if values[name] is None or values[name] is False:  # a probability of 0.0 stays
                 del values[name]
         return values

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from autoquant.core.artifact import Artifact
 from autoquant.core.recipe import Recipe
-from autoquant.core.space import baselines
+from autoquant.core.space import named_recipes
 from autoquant.core.task import Task
 from autoquant.core.trial import Measurement
 from autoquant.deliver import load_single_evaluator, measure_recipe, read_recipe
@@ -19,6 +19,7 @@ from autoquant.launch import Launch, build_header, check_same, find_study
 from autoquant.notebook.check import check_choices, check_counts, find_task, name_of, warn
 from autoquant.notebook.space import Space, check_complete, name_space, read_space
 from autoquant.notebook.study import NotebookStudy, open_console
+from autoquant.progress import TrainingShow
 from autoquant.search.record import StudyHeader
 from autoquant.search.sampler import SamplerName
 from autoquant.search.storage import Location, list_studies, load_record
@@ -107,15 +108,19 @@ def quantize(
     seed: int = 0,
     threads: int = 1,
     batch: int = 1,
+    checkpoints: str | Path | None = None,
+    progress: bool = True,
 ) -> tuple[Artifact, Measurement]:
     """Quantize a task by one recipe, without a search, and measure the file on both splits.
 
     Args:
         task: a task, or the name of one.
         recipe: a recipe, its content as a dict, a JSON file, or a name such as `w8a8`.
-        seed: draws the calibration images.
+        seed: draws the calibration images, and the order of training images.
         threads: of the timed runs.
         batch: batch size of the timed runs.
+        checkpoints: folder from which a training goes on that was interrupted.
+        progress: show how a training goes.
 
     Returns:
         The file (`artifact.save("model.onnx")` writes it) and its figures.
@@ -126,8 +131,12 @@ def quantize(
     """
     check_counts(threads, batch)
     wanted = _read_recipe(recipe)
-    evaluator = load_single_evaluator(find_task(task), seed, threads, batch)
-    return measure_recipe(evaluator, wanted or _named_recipe(str(recipe), evaluator))
+    folder = None if checkpoints is None else Path(checkpoints)
+    evaluator = load_single_evaluator(find_task(task), seed, threads, batch, checkpoints=folder)
+    chosen = wanted or _named_recipe(str(recipe), evaluator)
+    console = open_console(progress=progress and chosen.is_trained)
+    with TrainingShow(console, "quantizing and measuring") as watch:
+        return measure_recipe(evaluator, chosen, watch)
 
 
 def _read_recipe(recipe: Recipe | Mapping[str, Any] | str | Path) -> Recipe | None:
@@ -145,7 +154,7 @@ def _read_recipe(recipe: Recipe | Mapping[str, Any] | str | Path) -> Recipe | No
 
 
 def _named_recipe(name: str, evaluator: Evaluator) -> Recipe:
-    return baselines([layer.name for layer in evaluator.layers])[name]
+    return named_recipes([layer.name for layer in evaluator.layers])[name]
 
 
 def load_study(

@@ -190,7 +190,7 @@ class NotebookStudy:
         if self._evaluator is None:
             if console is not None:
                 console.print(f"loading task {header.task}", markup=False)
-            evaluator = load_evaluator(header, self._find_task(header))
+            evaluator = load_evaluator(header, self._find_task(header), self.location)
             check_same_model(self.location, evaluator)
             self._evaluator = evaluator
         return self._evaluator

@@ -1,6 +1,6 @@
 """`Quantizer`: a recipe onto a float graph."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,6 +19,7 @@ from autoquant.errors import NumericError, RecipeError
 from autoquant.quantize.activations import calibrate, encoding_of
 from autoquant.quantize.bias import correct_bias, mean_patches
 from autoquant.quantize.layers import LayerNode, find_layers
+from autoquant.quantize.learnable import Learnable
 from autoquant.quantize.placement import Placement, fused_output, place
 from autoquant.quantize.sampling import (
     call,
@@ -35,6 +36,10 @@ from autoquant.quantize.weights import (
 )
 
 __all__ = ["QuantizedModel", "Quantizer"]
+
+
+# From a maker of learnable models to the learnable that was trained.
+Fit = Callable[[Callable[[], tuple[GraphModule, Learnable]]], Learnable]
 
 
 @dataclass(frozen=True)
@@ -117,8 +122,12 @@ class Quantizer:
         """The quantizable layers, in network order."""
         return [layer for layer in self.operators if layer.is_quantizable]
 
-    def quantize(self, recipe: Recipe) -> QuantizedModel:
+    def quantize(self, recipe: Recipe, fit: Fit | None = None) -> QuantizedModel:
         """The quantized model of a recipe.
+
+        Args:
+            recipe: what to make.
+            fit: trains what was calibrated; None leaves it as it is.
 
         Raises:
             RecipeError: the recipe is not a Brevitas one, or names other layers.
@@ -135,12 +144,26 @@ class Quantizer:
         layers = {name: self._prepared(name, choice, options) for name, choice in choices.items()}
         activations = self._calibrated(placement.sites, options)
         encodings = self._encode(placement, activations, layers, choices)
+        if fit is not None:
+            trained = fit(partial(self._make_learnable, layers, activations, encodings))
+            layers, activations = trained.layers, trained.activations
+            encodings = self._encode(placement, activations, layers, choices)
         deployed = {
             name: with_real_bias(layer, encodings.weights[name]) for name, layer in layers.items()
         }
         module, values = self._assemble(deployed, activations, encodings)
         batch_size = None if encodings.dynamic else self._batch_size
         return QuantizedModel(module, encodings, values, batch_size)
+
+    def _make_learnable(
+        self,
+        layers: Mapping[str, QuantLayer],
+        activations: Mapping[str, QuantIdentity],
+        encodings: Encodings,
+    ) -> tuple[GraphModule, Learnable]:
+        learnable = Learnable(layers, activations)
+        module, _ = self._assemble(learnable.layers, learnable.activations, encodings)
+        return module, learnable
 
     def _check(self, recipe: Recipe) -> PtqOptions:
         if recipe.options is None:

@@ -8,12 +8,15 @@ from autoquant.core.artifact import Artifact, Builder
 from autoquant.core.fingerprint import Fingerprint
 from autoquant.core.gate import Gate
 from autoquant.core.recipe import Recipe
+from autoquant.core.training import TrainingWatch
 from autoquant.core.trial import LatencyFigures, Measurement, ReportFigures, Trial
 from autoquant.errors import AutoquantError
 
 __all__ = ["Evaluates", "Event", "EventKind", "describe_error"]
 
-EventKind = Literal["begin", "end", "again", "timing", "left", "report", "note", "exhausted"]
+EventKind = Literal[
+    "begin", "train", "end", "again", "timing", "left", "report", "note", "exhausted"
+]
 
 
 class Evaluates(Protocol):
@@ -29,7 +32,9 @@ class Evaluates(Protocol):
         """Makes artifacts."""
         ...
 
-    def evaluate(self, recipe: Recipe, gate: Gate | None = None) -> tuple[Measurement, Artifact]:
+    def evaluate(
+        self, recipe: Recipe, gate: Gate | None = None, watch: TrainingWatch | None = None
+    ) -> tuple[Measurement, Artifact]:
         """Measure one recipe; raises `Rejection` if it cannot get past the gate."""
         ...
 
@@ -53,9 +58,9 @@ class Event:
     """Something happened, for whoever shows progress.
 
     Attributes:
-        kind: `begin` and `end` of a trial, a rejected one looked at `again`, `timing` of the
-            front, `left` by a member, `report` of a member, a `note` on what went wrong or is
-            not as usual, `exhausted` space.
+        kind: `begin` and `end` of a trial, `train` while it is trained, a rejected one looked
+            at `again`, `timing` of the front, `left` by a member, `report` of a member, a `note`
+            on what went wrong or is not as usual, `exhausted` space.
         done: finished trials so far.
         trial: the trial, at its end.
         front: the front so far.

@@ -77,6 +77,11 @@ class Location:
         """Folder of kept files."""
         return self.folder / "artifacts"
 
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of what trainings go on from, and of what they ended with."""
+        return self.folder / "checkpoints"
+
     def exists(self) -> bool:
         """Whether the study has a record."""
         if self.url is None:

@@ -12,10 +12,12 @@ from autoquant.core.gate import Gate
 from autoquant.core.pareto import Bounds
 from autoquant.core.recipe import Recipe
 from autoquant.core.space import SearchSpace, baselines
+from autoquant.core.training import TrainingProgress, TrainingWatch
 from autoquant.core.trial import Trial
 from autoquant.errors import Rejection, SpaceError
 from autoquant.search.closing import Closing
 from autoquant.search.event import Evaluates, Event, EventKind, describe_error
+from autoquant.search.promotion import find_promising, has_time_to_train
 from autoquant.search.record import Asked, Record
 from autoquant.search.sampler import SamplerName, build_sampler
 from autoquant.search.shelf import Shelf
@@ -23,6 +25,8 @@ from autoquant.search.shelf import Shelf
 __all__ = ["Budget", "Evaluates", "Event", "Keep", "Study"]
 
 Keep = Literal["front", "all"]
+
+_STARTUP = 12  # untrained trials before the first training, or a third of a small budget
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,8 @@ class Study:
         self._trials: list[Trial] = []
         self._seen: frozenset[str] = frozenset()
         self._front: list[Trial] = []
+        # trained recipes are promoted from others, not proposed by the sampler
+        self._proposed = space.untrained
 
     def run(self, budget: Budget, sampler: SamplerName) -> list[Trial]:
         """Search until the budget is spent; returns the front, its report figures read.
@@ -90,6 +96,7 @@ class Study:
         self._use_sampler(sampler)
         self._enqueue_baselines()
         while len(self._seen) < budget.trials and time.monotonic() < deadline:
+            self._promote(budget, deadline - time.monotonic())
             asked = self._ask()
             if asked is None:
                 self._emit("exhausted", "every recipe of the space has been evaluated")
@@ -138,7 +145,7 @@ class Study:
     def _use_sampler(self, name: SamplerName) -> None:
         # A resumed study goes on with other random numbers than it began with.
         seed = self.record.header.seed + len(self._seen)
-        self.record.study.sampler = build_sampler(name, self.space, lambda: self._seen, seed)
+        self.record.study.sampler = build_sampler(name, self._proposed, lambda: self._seen, seed)
 
     def _enqueue_baselines(self) -> None:
         queued = self.record.waiting_digests() | self._seen
@@ -149,14 +156,30 @@ class Study:
 
     def _parameters_of(self, recipe: Recipe) -> dict[str, str] | None:
         try:
-            return self.space.encode(recipe)
+            return self._proposed.encode(recipe)
         except SpaceError:
             return None
+
+    def _promote(self, budget: Budget, seconds_left: float) -> None:
+        """Queue the training of a recipe that has earned it, if there is time for one."""
+        if not self.space.is_mixed or self.record.waiting_digests():
+            return
+        untrained = [trial for trial in self._trials if not trial.recipe.is_trained]
+        if len(untrained) < min(_STARTUP, budget.trials // 3):
+            return
+        if not has_time_to_train(self._trials, budget.timeout_s, seconds_left):
+            return
+        objectives = self.record.header.objectives
+        for trial in find_promising(self._trials, objectives, self.bounds):
+            for twin in self.space.trained_twins(trial.recipe):
+                if twin.digest not in self._seen:
+                    self.record.enqueue(twin, None)
+                    return
 
     def _ask(self) -> Asked | None:
         """The next trial; None when there is nothing new to propose."""
         while True:
-            asked = self.record.ask(self.space)
+            asked = self.record.ask(self._proposed)
             if asked.recipe.digest not in self._seen:
                 return asked
             self.record.discard(asked.number)
@@ -171,16 +194,20 @@ class Study:
             "name": asked.name,
             "seed": self.record.header.seed,
         }
-        gate = None if asked.name is not None else self._gate()
+        gate = None if asked.name is not None else self._gate(asked.recipe)
+        start = time.perf_counter()
         try:
-            measurement, artifact = self.evaluator.evaluate(asked.recipe, gate)
+            measurement, artifact = self.evaluator.evaluate(asked.recipe, gate, self._watch)
         except Rejection as rejection:
             seen = rejection.measurement.model_dump()
+            seen["seconds"] = seen["seconds"] or self._wasted(asked.recipe, start)
             evidence = rejection.measurement.evidence
             trial = Trial(**common, state="rejected", **seen, evidence=evidence)
             self._trials.append(trial)
         except Exception as error:  # a backend may raise anything: this trial fails, no other
-            trial = Trial(**common, state="failed", error=describe_error(error))
+            seconds = self._wasted(asked.recipe, start)
+            trial = Trial(**common, state="failed", error=describe_error(error), seconds=seconds)
+            self._trials.append(trial)
         else:
             figures = {**measurement.model_dump(), "evidence": measurement.evidence}
             trial = Trial(**common, state="complete", **figures)
@@ -189,10 +216,24 @@ class Study:
         self._seen |= {trial.digest}
         return trial
 
-    def _gate(self) -> Gate | None:
+    def _wasted(self, recipe: Recipe, start: float) -> dict[str, float]:
+        """What a training cost that came to nothing; it counts towards the share of the time."""
+        return {"train": time.perf_counter() - start} if recipe.is_trained else {}
+
+    def _gate(self, recipe: Recipe) -> Gate | None:
         if not self.reject_early:
             return None
-        return Gate(self._front, self.record.header.objectives, self.bounds)
+        scout = self._find_scout(recipe) if recipe.is_trained else None
+        return Gate(self._front, self.record.header.objectives, self.bounds, scout)
+
+    def _find_scout(self, recipe: Recipe) -> Trial | None:
+        """The trial of the same recipe without training."""
+        digest = recipe.trained(None).digest
+        return next((trial for trial in self._trials if trial.digest == digest), None)
+
+    @property
+    def _watch(self) -> TrainingWatch:
+        return _TellingWatch(self._emit)
 
     def _violations(self, trial: Trial) -> dict[str, float]:
         """How far a trial exceeds the allowed drop; the other bounds filter afterwards."""
@@ -217,3 +258,16 @@ class Study:
     ) -> None:
         event = Event(kind, len(self._seen), tuple(self._front), trial, message)
         self.on_event(event)
+
+
+class _TellingWatch(TrainingWatch):
+    """Makes events of what a training run does."""
+
+    def __init__(self, emit: Callable[[EventKind, str], None]) -> None:
+        self._emit = emit
+
+    def on_step(self, progress: TrainingProgress) -> None:
+        self._emit("train", progress.describe())
+
+    def on_note(self, text: str) -> None:
+        self._emit("note", text)

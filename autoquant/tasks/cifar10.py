@@ -9,6 +9,7 @@ from torch import nn
 
 from autoquant.core.task import Task
 from autoquant.errors import TaskError
+from autoquant.tasks.augment import shift_and_flip
 from autoquant.tasks.cifar10_archive import read_cifar10
 from autoquant.tasks.data import ImageArray, data_file, load_state_dict
 from autoquant.tasks.registry import register_task
@@ -20,6 +21,7 @@ __all__ = ["cifar10_resnet8", "cifar10_resnet20", "cifar10_resnet44"]
 _MEAN = (123.675, 116.28, 103.53)
 _STD = (58.395, 57.12, 57.375)
 _CALIBRATION = 2048
+_SHIFT = 4
 
 
 def _build(model: nn.Module, weights: str, mean: tuple[float, ...], std: tuple[float, ...]) -> Task:
@@ -30,6 +32,7 @@ def _build(model: nn.Module, weights: str, mean: tuple[float, ...], std: tuple[f
         raise TaskError(f"{path} holds the weights of another network") from error
     held_out = ImageArray(*read_cifar10("test"), mean, std)
     training = ImageArray(*read_cifar10("train"), mean, std)
+    black = [-middle / spread for middle, spread in zip(mean, std, strict=True)]
     return Task(
         model=model.eval(),
         example_input=torch.zeros(1, 3, 32, 32),
@@ -38,6 +41,7 @@ def _build(model: nn.Module, weights: str, mean: tuple[float, ...], std: tuple[f
         search=held_out.part(0, 5000),
         report=held_out.part(5000, 10000),
         metric="top1",
+        augment=shift_and_flip(_SHIFT, black, flips=True),
     )
 
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoquant.core.task import Task
+from autoquant.tasks.augment import shift_and_flip
 from autoquant.tasks.data import ImageArray, cache_folder, load_state_dict
 from autoquant.tasks.registry import register_task
 
@@ -66,6 +67,7 @@ def digits() -> Task:
         search=data.part(_TRAIN, _TRAIN + _SEARCH),
         report=data.part(_TRAIN + _SEARCH, len(images)),
         metric="top1",
+        augment=shift_and_flip(1, (0.0,), flips=False),
     )
 
 

@@ -1,0 +1,123 @@
+"""What a model in training learns from: batches in a seeded order, and the loss on them."""
+
+import hashlib
+import math
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from autoquant.core.batching import batches
+from autoquant.core.task import Augment, Dataset
+from autoquant.errors import TaskError
+
+__all__ = ["Lesson", "Loss"]
+
+
+class Lesson:
+    """The training data as one series of batches, the same for the same seed.
+
+    Every draw has a generator of its own, seeded by what it is for and the step, so a run that
+    goes on from a step needs nothing but the step.
+
+    Args:
+        dataset: of `(x, y)`.
+        augment: changes a batch at random, or None.
+        batch_size: samples a step; the last batch of an epoch holds what is left.
+        seed: of every draw.
+    """
+
+    def __init__(
+        self, dataset: Dataset, augment: Augment | None, batch_size: int, seed: int
+    ) -> None:
+        self.dataset = dataset
+        self.augment = augment
+        self.batch_size = batch_size
+        self.seed = seed
+        self.steps_per_epoch = math.ceil(len(dataset) / batch_size)
+        self._order = lru_cache(maxsize=1)(self._draw_order)
+
+    def batch(self, step: int) -> tuple[Any, list[Any]]:
+        """Inputs and targets of a step, counted from 0."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        start = place * self.batch_size
+        chosen = self._order(epoch)[start : start + self.batch_size]
+        inputs, targets = next(batches(self.dataset, chosen, self.batch_size, torch.stack))
+        if self.augment is not None:
+            inputs = self.augment(inputs, self._generator("augment", step))
+        return inputs, targets
+
+    def _draw_order(self, epoch: int) -> list[int]:
+        order: list[int] = torch.randperm(
+            len(self.dataset), generator=self._generator("order", epoch)
+        ).tolist()
+        return order
+
+    def _generator(self, purpose: str, number: int) -> torch.Generator:
+        text = f"{self.seed} {purpose} {number}".encode()
+        seed = int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
+        return torch.Generator().manual_seed(seed)
+
+
+class Loss:
+    """How far a model is from the float model, and from the labels.
+
+    Args:
+        distillation: share of the distance from the float model's outputs, in 0..1.
+        is_classifier: outputs are logits, (n, classes), and targets are classes. Of others
+            the distance is the squared error, from the float model's outputs over their
+            variance, which makes it comparable from model to model.
+        task: name of the task, for messages.
+    """
+
+    def __init__(self, distillation: float, *, is_classifier: bool, task: str) -> None:
+        self.distillation = distillation
+        self.is_classifier = is_classifier
+        self.task = task
+
+    def __call__(self, outputs: Tensor, promised: Tensor, targets: list[Any]) -> Tensor:
+        """A number from outputs, the float model's on the same inputs, and the targets.
+
+        Raises:
+            TaskError: labels that do not fit the outputs; only where labels count.
+        """
+        loss = outputs.new_zeros(())
+        if self.distillation > 0:
+            loss = loss + self.distillation * self._distance(outputs, promised)
+        if self.distillation < 1:
+            loss = loss + (1 - self.distillation) * self._error(outputs, targets)
+        return loss
+
+    def _distance(self, outputs: Tensor, promised: Tensor) -> Tensor:
+        if not self.is_classifier:
+            return F.mse_loss(outputs, promised) / promised.var().clamp(min=1e-12)
+        ours, theirs = F.log_softmax(outputs, 1), F.log_softmax(promised, 1)
+        return F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
+
+    def _error(self, outputs: Tensor, targets: list[Any]) -> Tensor:
+        values = torch.stack([torch.as_tensor(target) for target in targets])
+        values = values.to(outputs.device)
+        if self.is_classifier:
+            return F.cross_entropy(outputs, self._checked(values, outputs.shape[1]))
+        if values.shape != outputs.shape:
+            raise TaskError(
+                f"task '{self.task}': targets of shape {tuple(values.shape[1:])} for outputs of "
+                f"shape {tuple(outputs.shape[1:])}: train with distillation 1, which needs none"
+            )
+        return F.mse_loss(outputs, values.to(outputs.dtype))
+
+    def _checked(self, labels: Tensor, classes: int) -> Tensor:
+        if labels.dim() != 1 or labels.is_floating_point():
+            raise TaskError(
+                f"task '{self.task}': a training label is no class number: train with "
+                "distillation 1, which needs no labels"
+            )
+        odd = labels[(labels < 0) | (labels >= classes)]
+        if len(odd):
+            raise TaskError(
+                f"task '{self.task}': training label {int(odd[0])} is out of range: the model "
+                f"has {classes} outputs; repair the labels, or train with distillation 1"
+            )
+        return labels.long()

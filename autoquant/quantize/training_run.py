@@ -1,0 +1,234 @@
+"""`TrainingRun`: one go at training, with one batch size, from the start or from a checkpoint."""
+
+import copy
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.fx import GraphModule
+
+from autoquant.core.recipe import QatOptions
+from autoquant.core.training import TrainingCurve, TrainingProgress, TrainingStep, TrainingWatch
+from autoquant.errors import TrainingError
+from autoquant.quantize.checkpoint import Checkpoint
+from autoquant.quantize.learnable import Learnable
+from autoquant.quantize.lesson import Lesson, Loss
+from autoquant.quantize.sampling import call
+
+__all__ = ["TrainingRun"]
+
+_POINTS = 200  # of a curve
+_MOMENTUM = 0.9
+
+
+class TrainingRun:
+    """One go at it.
+
+    Args:
+        model: the student, with the learnable's layers and quantizers in place.
+        learnable: what is trained.
+        teacher: the float graph.
+        lesson: the training data.
+        loss: what is to become small.
+        options: how long, how fast, by which optimizer.
+        device: where.
+        checkpoint: where to leave what to go on from; None leaves nothing.
+        watch: told what happens.
+
+    Attributes:
+        seconds: that the steps took, those of earlier, killed runs included.
+        seconds_here: that they took in this process.
+    """
+
+    def __init__(
+        self,
+        model: GraphModule,
+        learnable: Learnable,
+        teacher: GraphModule,
+        lesson: Lesson,
+        loss: Loss,
+        options: QatOptions,
+        device: torch.device,
+        checkpoint: Checkpoint | None,
+        watch: TrainingWatch,
+    ) -> None:
+        self.teacher = _on_device(teacher, device)
+        self.model = model.to(device).requires_grad_(False)
+        self.learnable = learnable
+        self.lesson = lesson
+        self.loss = loss
+        self.options = options
+        self.device = device
+        self.checkpoint = checkpoint
+        self.watch = watch
+        self.steps = options.epochs * lesson.steps_per_epoch
+        self.step = 0
+        self.seconds = self.seconds_here = 0.0
+        self.points: list[TrainingStep] = []
+        self._losses: list[float] = []
+
+    def train(self) -> None:
+        """To the end, from the start or from where an earlier run was."""
+        first, _ = self.lesson.batch(0)
+        self.learnable.begin(lambda: call(self.model, self._place(first)))
+        self.optimizer = self._build_optimizer()
+        self._resume()
+        while self.step < self.steps:
+            self._take_step()
+            if self.step == self.steps or (self.checkpoint and self.checkpoint.is_due()):
+                self._save()
+
+    def curve(self) -> TrainingCurve:
+        """What came of it."""
+        return TrainingCurve(
+            steps=self.steps,
+            batch_size=self.lesson.batch_size,
+            device=self.device.type,
+            points=tuple(self.points),
+        )
+
+    # One step
+
+    def _take_step(self) -> None:
+        start = time.perf_counter()
+        rate = self._learning_rate()
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        inputs, targets = self.lesson.batch(self.step)
+        inputs = self._place(inputs)
+        with torch.no_grad():
+            promised = _first(call(self.teacher, inputs))
+        self.learnable.refresh()
+        loss = self.loss(_first(call(self.model, inputs)), promised, targets)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"training diverged: the loss is {value} at step {self.step} of {self.steps} "
+                f"(learning rate {rate:.2g}); choose a smaller learning_rate than "
+                f"{self.options.learning_rate:g}"
+            )
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        self.step += 1
+        self._losses.append(value)
+        took = time.perf_counter() - start
+        self.seconds, self.seconds_here = self.seconds + took, self.seconds_here + took
+        self._tell(value, rate)
+
+    def _learning_rate(self) -> float:
+        """Half a cosine (Loshchilov and Hutter 2017, arXiv 1608.03983), a function of the step."""
+        return self.options.learning_rate * (1 + math.cos(math.pi * self.step / self.steps)) / 2
+
+    def _build_optimizer(self) -> torch.optim.Optimizer:
+        groups = [
+            {"params": self.learnable.weights, "weight_decay": self.options.weight_decay},
+            {"params": self.learnable.others, "weight_decay": 0.0},
+        ]
+        if self.options.optimizer == "adamw":
+            return torch.optim.AdamW(groups, lr=self.options.learning_rate)
+        return torch.optim.SGD(groups, lr=self.options.learning_rate, momentum=_MOMENTUM)
+
+    def _place(self, inputs: Any) -> Any:
+        """A batch on the device; images with their channels last, which convolutions prefer."""
+        if isinstance(inputs, Mapping):
+            return {name: self._place(value) for name, value in inputs.items()}
+        layout = torch.channels_last if inputs.dim() == 4 else torch.preserve_format
+        return inputs.to(self.device).contiguous(memory_format=layout)
+
+    # What others are told
+
+    def _tell(self, loss: float, rate: float) -> None:
+        progress = self._progress(loss)
+        self.watch.on_step(progress)
+        per_epoch = self.lesson.steps_per_epoch
+        ends_epoch = self.step % per_epoch == 0
+        every = max(1, self.steps // _POINTS)
+        if not (ends_epoch or self.step % every == 0):
+            return
+        accuracy = None
+        if ends_epoch and self.step < self.steps:
+            with self._frozen():
+                accuracy = self.watch.on_epoch(progress, self._predict)
+        self.points.append(
+            TrainingStep(
+                step=self.step,
+                epoch=progress.epoch,
+                loss=float(np.mean(self._losses)),
+                learning_rate=rate,
+                accuracy=accuracy,
+            )
+        )
+        self._losses.clear()
+
+    def _progress(self, loss: float) -> TrainingProgress:
+        epoch = (self.step - 1) // self.lesson.steps_per_epoch + 1
+        left = self.seconds / self.step * (self.steps - self.step)
+        return TrainingProgress(self.step, self.steps, epoch, self.options.epochs, loss, left)
+
+    @contextmanager
+    def _frozen(self) -> Iterator[None]:
+        with torch.no_grad():
+            self.learnable.refresh()
+            yield
+
+    def _predict(self, batches: Sequence[Any]) -> npt.NDArray[np.float32]:
+        outputs = [_first(call(self.model, self._place(_as_tensors(item)))) for item in batches]
+        joined: npt.NDArray[np.float32] = torch.cat(outputs).cpu().numpy()
+        return joined
+
+    # Checkpoints
+
+    def _save(self) -> None:
+        if self.checkpoint is None:
+            return
+        is_done = self.step == self.steps
+        self.checkpoint.save(
+            {
+                "step": self.step,
+                "values": self.learnable.state(),
+                "optimizer": None if is_done else self.optimizer.state_dict(),
+                "points": [point.model_dump() for point in self.points],
+                "losses": list(self._losses),
+                "seconds": self.seconds,
+            }
+        )
+
+    def _resume(self) -> None:
+        if self.checkpoint is None or not self.checkpoint.exists():
+            return
+        state = self.checkpoint.load()
+        if state is None:
+            self.watch.on_note(
+                f"the checkpoint '{self.checkpoint.path.name}' is damaged, or of another recipe, "
+                "seed, model or batch size: training starts anew"
+            )
+            return
+        self.learnable.restore(state["values"])
+        if state["optimizer"] is not None:
+            self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.points = [TrainingStep.model_validate(point) for point in state["points"]]
+        self._losses = list(state["losses"])
+
+
+def _on_device(model: GraphModule, device: torch.device) -> GraphModule:
+    """The model itself where it lies there already; moving it would move everybody's."""
+    return model if device.type == "cpu" else copy.deepcopy(model).to(device)
+
+
+def _first(outputs: Any) -> torch.Tensor:
+    first = outputs[0] if isinstance(outputs, (tuple, list)) else outputs
+    assert isinstance(first, torch.Tensor)
+    return first
+
+
+def _as_tensors(inputs: Any) -> Any:
+    if isinstance(inputs, Mapping):
+        return {name: _as_tensors(value) for name, value in inputs.items()}
+    return torch.as_tensor(inputs)

@@ -1,0 +1,102 @@
+"""Which recipes have earned their training.
+
+Training takes a hundred times as long as anything else, so in a space with both modes the sampler
+proposes recipes without it, and only those are trained whose figures say that it may pay.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from autoquant.core.evidence import Evidence
+from autoquant.core.front import find_front
+from autoquant.core.pareto import Bounds
+from autoquant.core.rehearsal import project_hits
+from autoquant.core.trial import Objective, Trial
+
+__all__ = ["find_promising", "has_time_to_train", "seconds_by_mode"]
+
+_REGAINED = 0.75  # of what quantization costs: a hope, checked by the training alone
+_SHARE = 0.5
+
+
+def find_promising(
+    trials: Sequence[Trial], objectives: Sequence[Objective], bounds: Bounds
+) -> list[Trial]:
+    """Untrained trials that would be on the front if training regained most of their loss.
+
+    So the trial is on the front or near it, and meets the constraint or nearly does. The one
+    with the most to regain comes first.
+
+    Args:
+        trials: of one study, trained ones included.
+        objectives: what the front is by.
+        bounds: constraints.
+    """
+    reference = next((trial for trial in trials if trial.name == "fp32"), None)
+    if reference is None or "accuracy" not in objectives:
+        return []
+    losing = [
+        trial
+        for trial in trials
+        if trial.state == "complete"
+        and trial.recipe.is_quantized
+        and not trial.recipe.is_trained
+        and (trial.accuracy_drop or 0.0) > 0
+    ]
+    found = [
+        trial for trial in losing if _would_enter(trial, reference, trials, objectives, bounds)
+    ]
+    return sorted(found, key=lambda trial: -(trial.accuracy_drop or 0.0))
+
+
+def _would_enter(
+    trial: Trial,
+    reference: Trial,
+    trials: Sequence[Trial],
+    objectives: Sequence[Objective],
+    bounds: Bounds,
+) -> bool:
+    hoped = _hope(trial, reference)
+    front = find_front([*trials, hoped], objectives, bounds)
+    return any(member is hoped for member in front)
+
+
+def _hope(trial: Trial, reference: Trial) -> Trial:
+    """The trial as training may leave it."""
+    drop, accuracy = trial.accuracy_drop or 0.0, trial.accuracy or 0.0
+    hits = None if trial.evidence is None else trial.evidence.hits
+    float_hits = None if reference.evidence is None else reference.evidence.hits
+    evidence = None
+    if hits is not None and float_hits is not None:
+        evidence = Evidence.from_hits(project_hits(hits, float_hits, _REGAINED))
+    gained = _REGAINED * drop
+    figures = {"accuracy": accuracy + gained, "accuracy_drop": drop - gained, "evidence": evidence}
+    return trial.model_copy(update=figures)
+
+
+def seconds_by_mode(trials: Sequence[Trial]) -> dict[Literal["ptq", "qat"], float]:
+    """What trials took, those with training apart from the others."""
+    seconds: dict[Literal["ptq", "qat"], float] = {"ptq": 0.0, "qat": 0.0}
+    for trial in trials:
+        seconds["qat" if trial.recipe.is_trained else "ptq"] += sum(trial.seconds.values())
+    return seconds
+
+
+def has_time_to_train(
+    trials: Sequence[Trial], timeout_s: float | None, seconds_left: float
+) -> bool:
+    """Whether one more training keeps to its share of the time: half of it.
+
+    Args:
+        trials: so far.
+        timeout_s: seconds of the whole search; None takes those so far for the whole.
+        seconds_left: of the search.
+    """
+    spent = seconds_by_mode(trials)
+    trained = [sum(trial.seconds.values()) for trial in trials if trial.recipe.is_trained]
+    expected = max(trained, default=0.0)
+    if expected > seconds_left:
+        return False
+    if timeout_s is None:
+        return spent["qat"] <= _SHARE * sum(spent.values())
+    return spent["qat"] + expected <= _SHARE * timeout_s
