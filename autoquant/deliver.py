@@ -7,7 +7,7 @@ from typing import Any
 from autoquant.backends.registry import DEFAULT_BACKEND
 from autoquant.core.artifact import Artifact
 from autoquant.core.recipe import Recipe
-from autoquant.core.space import baselines
+from autoquant.core.space import named_recipes
 from autoquant.core.task import Task
 from autoquant.core.trial import Measurement, Trial
 from autoquant.errors import InputError, RecipeError, StudyError
@@ -56,7 +56,7 @@ def read_recipe(text: str) -> Recipe | None:
     Raises:
         RecipeError: neither a file nor a name, or not a recipe.
     """
-    names = list(baselines([]))
+    names = list(named_recipes([]))
     if text in names:
         return None
     path = Path(text)

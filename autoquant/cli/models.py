@@ -25,12 +25,13 @@ from autoquant.cli.output import (
     print_json,
     print_rows,
     print_trials,
+    show_activity,
     warn,
     warn_of_oversubscription,
 )
 from autoquant.core.artifact import Artifact
 from autoquant.core.check import Verification
-from autoquant.core.space import baselines
+from autoquant.core.space import named_recipes
 from autoquant.core.trial import Trial
 from autoquant.deliver import check_output, load_single_evaluator, measure_recipe, read_recipe
 from autoquant.errors import ArtifactError, InputError, NegativeAnswer
@@ -42,7 +43,10 @@ def quantize(
     task: Annotated[str, typer.Argument(help="Name of the task.")],
     output: OutputOption,
     recipe: Annotated[
-        str, typer.Option("--recipe", help="fp32, w8a8, w4a8, ort-static, ort-dynamic or a file.")
+        str,
+        typer.Option(
+            "--recipe", help="fp32, w8a8, w4a8, w4a8-learned, ort-static, ort-dynamic or a file."
+        ),
     ] = "w8a8",
     seed: SeedOption = 0,
     threads: ThreadsOption = 1,
@@ -58,6 +62,7 @@ def quantize(
 
     Examples:
       autoquant quantize digits --recipe w4a8 -o model.onnx
+      autoquant quantize digits --recipe w4a8-learned -o model.onnx
       autoquant quantize digits --recipe w8a8 --backend openvino -o model.onnx
       autoquant quantize my-model --recipe recipe.json --tasks-from my_tasks.py -o model.onnx
       autoquant quantize imagefolder --task-option data=photos --task-option model=net.pt2 -o m.onnx
@@ -69,9 +74,9 @@ def quantize(
     if tasks_from is not None:
         load_task_file(tasks_from)
     told = collect_task_options(task, task_option)
-    with STDERR.status(f"loading task {task}") as status:
+    with show_activity(f"loading task {task}") as status:
         evaluator = load_single_evaluator(load_task(task, told), seed, threads, batch, backend)
-        chosen = wanted or baselines([layer.name for layer in evaluator.layers])[recipe]
+        chosen = wanted or named_recipes([layer.name for layer in evaluator.layers])[recipe]
         status.update(f"quantizing by {recipe} and measuring")
         artifact, measurement = measure_recipe(evaluator, chosen)
         proofs, others = evaluator.explain(artifact, chosen)
@@ -124,7 +129,7 @@ def verify(
     """
     if versus is not None and not latency:
         raise InputError("--vs belongs to --latency; without it the float model is built anew")
-    with STDERR.status("replaying the passport"):
+    with show_activity("replaying the passport"):
         verification = (
             _verify_latency(model, versus)
             if latency

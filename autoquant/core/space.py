@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -18,11 +18,21 @@ from autoquant.core.recipe import (
 )
 from autoquant.errors import SpaceError
 
-__all__ = ["FLOAT", "REDUCED", "LayerRule", "SearchSpace", "baselines", "expand_layers"]
+__all__ = [
+    "FLOAT",
+    "REDUCED",
+    "LayerRule",
+    "SearchSpace",
+    "baselines",
+    "expand_layers",
+    "named_recipes",
+]
 
 FLOAT = "float"
 REDUCED = "w8a8-reduced"
+LEARNED = "w4a8-learned"
 _LAYER_PREFIX = "layer."
+_OF_LEARNED = ("rounding_scope", "rounding_iterations")
 
 
 @dataclass(frozen=True)
@@ -125,6 +135,10 @@ class SearchSpace:
             raise SpaceError("the search space is empty: the model has no quantizable layer")
         if empty:
             raise SpaceError(f"the search space is empty: '{empty[0]}' has no allowed value")
+        if "learned" not in self.options.get("rounding", ()):
+            idle = [name for name in _OF_LEARNED if name in self.options]
+            if idle:
+                raise SpaceError(f"'{idle[0]}' decides nothing without 'learned' among 'rounding'")
 
     @cached_property
     def parameters(self) -> dict[str, tuple[str, ...]]:
@@ -146,10 +160,31 @@ class SearchSpace:
     @property
     def size(self) -> int:
         """Number of distinct recipes."""
-        combinations = math.prod(len(choices) for choices in self.layers.values())
-        options = math.prod(len(values) for values in self.options.values())
-        has_all_float = all(FLOAT in choices for choices in self.layers.values())
-        return (combinations - 1) * options + 1 if has_all_float else combinations * options
+        all_float = self._count(())
+        eight, four = self._count((8,)) - all_float, self._count((4,)) - all_float
+        mixed = self._count((8, 4)) - eight - four - all_float
+        return (
+            min(all_float, 1)
+            + (eight and eight * self._count_options((8,)))
+            + (four and four * self._count_options((4,)))
+            + (mixed and mixed * self._count_options((8, 4)))
+        )
+
+    def _count(self, widths: Collection[WeightBits]) -> int:
+        """Combinations of layers that have these widths or are float."""
+        allowed = {None, *widths}
+        return math.prod(
+            sum(_to_bits(choice) in allowed for choice in choices)
+            for choices in self.layers.values()
+        )
+
+    def _count_options(self, widths: Collection[WeightBits]) -> int:
+        """Decisions on the whole network that differ for layers of these widths."""
+        combinations = itertools.product(*self.options.values())
+        options = (
+            PtqOptions(**dict(zip(self.options, values, strict=True))) for values in combinations
+        )
+        return len({item.for_widths(widths) for item in options})
 
     def enumerate(self) -> Iterator[dict[str, str]]:
         """Every combination of parameters; only for spaces known to be small."""
@@ -191,7 +226,12 @@ class SearchSpace:
                 name: _to_choice(bits, recipe.activation_of(name))
                 for name, bits in recipe.layers.items()
             }
-            values = {name: getattr(recipe.options, name) for name in self.options}
+            # what means nothing in this recipe is at its default, which need not be allowed
+            values = {
+                name: value if value in allowed else allowed[0]
+                for name, allowed in self.options.items()
+                for value in (getattr(recipe.options, name),)
+            }
         else:
             raise SpaceError(f"recipe {recipe.digest} is not of this space")
         named = {_LAYER_PREFIX + name: text for name, text in layers.items()}
@@ -240,6 +280,16 @@ def baselines(layers: Sequence[str], *, reduce_range: bool = False) -> dict[str,
         "ort-dynamic": Recipe(method="ort-dynamic"),
         **({REDUCED: reduced} if reduce_range else {}),
     }
+
+
+def named_recipes(layers: Sequence[str]) -> dict[str, Recipe]:
+    """Every recipe that goes by a name: the baselines, and what takes minutes to make.
+
+    Args:
+        layers: names of all quantizable layers.
+    """
+    learned = PtqOptions(rounding="learned", rounding_scope="block")
+    return {**baselines(layers), LEARNED: Recipe.uniform(list(layers), 4, learned)}
 
 
 def _to_text(value: CalibrationMethod | bool | int) -> str:

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from autoquant.core.artifact import Artifact
 from autoquant.core.recipe import Recipe
-from autoquant.core.space import baselines
+from autoquant.core.space import named_recipes
 from autoquant.core.task import Task
 from autoquant.core.trial import Measurement
 from autoquant.deliver import load_single_evaluator, measure_recipe, read_recipe
@@ -145,7 +145,7 @@ def _read_recipe(recipe: Recipe | Mapping[str, Any] | str | Path) -> Recipe | No
 
 
 def _named_recipe(name: str, evaluator: Evaluator) -> Recipe:
-    return baselines([layer.name for layer in evaluator.layers])[name]
+    return named_recipes([layer.name for layer in evaluator.layers])[name]
 
 
 def load_study(

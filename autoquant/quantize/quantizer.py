@@ -1,6 +1,7 @@
 """`Quantizer`: a recipe onto a float graph."""
 
-from collections.abc import Collection, Mapping, Sequence
+import copy
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,8 +19,12 @@ from autoquant.core.recipe import PtqOptions, Recipe
 from autoquant.core.task import Dataset
 from autoquant.errors import RecipeError
 from autoquant.quantize.activations import calibrate, encoding_of
+from autoquant.quantize.equalize import equalize
+from autoquant.quantize.fit import Fit
+from autoquant.quantize.gptq import round_by_gptq
 from autoquant.quantize.layers import LayerNode, find_layers
 from autoquant.quantize.placement import Placement, fused_output, place
+from autoquant.quantize.rounding import learn_layers
 from autoquant.quantize.sampling import call, record_values, sample_activations
 from autoquant.quantize.weights import (
     QuantLayer,
@@ -32,6 +37,7 @@ from autoquant.quantize.weights import (
 __all__ = ["QuantizedModel", "Quantizer"]
 
 _BATCH = 64
+_FIT_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -98,6 +104,7 @@ class Quantizer:
         self._samples: dict[int, dict[str, torch.Tensor]] = {}
         self._activations: dict[tuple[Any, ...], QuantIdentity] = {}
         self._layers: dict[tuple[Any, ...], dict[str, QuantLayer]] = {}
+        self._twins: dict[frozenset[str], Quantizer] = {}
 
     @property
     def layers(self) -> list[Layer]:
@@ -112,6 +119,8 @@ class Quantizer:
             NumericError: a weight or an activation that is not finite.
         """
         options = self._check(recipe)
+        if options.equalization:
+            return self._equalized(recipe.excluded).quantize(_without_equalization(recipe))
         widths = {name: bits for name, bits in recipe.layers.items() if bits is not None}
         static = [name for name in widths if recipe.activation_of(name) == "static"]
         placement = place(self.module.graph, {self._found[name].node for name in static})
@@ -121,6 +130,9 @@ class Quantizer:
         }
         layers = {name: self._prepared(choice, options)[name] for name, choice in choices.items()}
         activations = self._calibrated(placement.sites, options)
+        if options.rounding_scope == "block":
+            encodings = self._encode(placement, activations, layers, choices)
+            layers = self._fit(layers, activations, encodings, choices, options)
         encodings = self._encode(placement, activations, layers, choices)
         deployed = {
             name: with_real_bias(layer, encodings.weights[name]) for name, layer in layers.items()
@@ -184,11 +196,13 @@ class Quantizer:
 
     def _prepared(self, choice: WeightChoice, options: PtqOptions) -> dict[str, QuantLayer]:
         """Every layer of the network at one choice; those that a recipe wants are picked."""
-        images = len(self.calibration_images(options)) if options.bias_correction else 0
-        key = (choice, images)
+        needs_images = options.bias_correction or choice.rounding != "nearest"
+        images = len(self.calibration_images(options)) if needs_images else 0
+        key = (choice, images, options.bias_correction)
         if key not in self._layers:
             able = [name for name, found in self._found.items() if choice.fits(found.layer)]
             layers = {name: self._build(name, choice) for name in able}
+            self._round(layers, choice, options)
             if options.bias_correction:
                 self._correct_biases(layers, options)
             self._layers[key] = layers
@@ -205,15 +219,60 @@ class Quantizer:
     def _parameter(self, node: Any) -> torch.Tensor:
         return self.module.get_parameter(str(node.target)).detach()
 
+    def _round(
+        self, layers: Mapping[str, QuantLayer], choice: WeightChoice, options: PtqOptions
+    ) -> None:
+        """Bring weights onto their grid otherwise than to the nearest point, in place."""
+        if choice.rounding == "gptq":
+            model, _ = self._assemble(layers, {}, Encodings({}, {}, {}))
+            round_by_gptq(model, list(self._batches(options)))
+        elif choice.steps:
+            by_node = {self._found[name].node: layer for name, layer in layers.items()}
+            learn_layers(
+                self.module, by_node, list(self._batches(options)), choice.steps, self.seed
+            )
+
+    def _fit(
+        self,
+        layers: Mapping[str, QuantLayer],
+        activations: Mapping[str, QuantIdentity],
+        encodings: Encodings,
+        choices: Mapping[str, WeightChoice],
+        options: PtqOptions,
+    ) -> dict[str, QuantLayer]:
+        """Copies of the layers, learned block by block; the originals are shared by others."""
+        copies = {name: copy.deepcopy(layer) for name, layer in layers.items()}
+        model, values = self._assemble(copies, activations, encodings)
+        by_node = {self._found[name].node: layer for name, layer in copies.items()}
+        learned = {
+            self._found[name].node
+            for name, choice in choices.items()
+            if choice.rounding == "learned"
+        }
+        batches = list(self._batches(options, _FIT_BATCH))
+        fit = Fit(self.module, model, values, by_node, batches, self.seed)
+        fit.run(options.rounding_iterations, learned, correct=options.bias_correction)
+        return copies
+
+    def _equalized(self, excluded: frozenset[str]) -> "Quantizer":
+        """The same for the network whose quantized layers are equalized."""
+        if excluded not in self._twins:
+            changed = [found for name, found in self._found.items() if name not in excluded]
+            module, _ = self._assemble({}, {}, Encodings({}, {}, {}))
+            equalize(module, changed, self._batches(PtqOptions()))
+            self._twins[excluded] = Quantizer(module, self.calibration, self.seed)
+        return self._twins[excluded]
+
+    def _batches(self, options: PtqOptions, size: int = _BATCH) -> Iterator[Any]:
+        images = self.calibration_images(options)
+        return input_batches(self.calibration, images, size, torch.stack)
+
     def _correct_biases(self, layers: Mapping[str, QuantLayer], options: PtqOptions) -> None:
         # Brevitas hands the float output on, so each layer's correction depends on that
         # layer alone: one pass corrects all of them, for whatever mixture a recipe makes.
         model, _ = self._assemble(layers, {}, Encodings({}, {}, {}))
-        batches = input_batches(
-            self.calibration, self.calibration_images(options), _BATCH, torch.stack
-        )
         with torch.no_grad(), bias_correction_mode(model):
-            for batch in batches:
+            for batch in self._batches(options):
                 call(model, batch)
         for layer in layers.values():
             layer.eval()
@@ -279,6 +338,12 @@ class Quantizer:
             weights[name] = encode_weight(layer, choices[name], scale)
         dynamic = [name for name, choice in choices.items() if choice.activation == "dynamic"]
         return Encodings(weights, grids, placement.carriers, placement.readers, frozenset(dynamic))
+
+
+def _without_equalization(recipe: Recipe) -> Recipe:
+    assert recipe.options is not None
+    options = PtqOptions(**{**dict(recipe.options), "equalization": False})
+    return Recipe.quantized(recipe.layers, options, recipe.activations)
 
 
 def _first_sample(inputs: Any) -> Any:

@@ -1,0 +1,152 @@
+"""Learned rounding: every weight goes up or down so that outputs stay as they were.
+
+AdaRound, Nagel et al. 2020, arXiv 2004.10568: a gate h(V), a stretched sigmoid, stands for the
+choice between the grid point below (0) and above (1); a penalty 1 - |2h - 1|^beta with falling
+beta drives it to one of them. Brevitas' `LearnedRoundSte` is the gate inside its weight quantizer.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from brevitas.core.function_wrapper.learned_round import LearnedRoundSte
+from brevitas.inject.enum import LearnedRoundImplType
+from brevitas.nn.quant_layer import QuantWeightBiasInputOutputLayer as QuantLayer
+from brevitas.nn.utils import _reset_quantizer
+from brevitas_examples.common.learned_round.learned_round_method import (
+    insert_learned_round_quantizers,
+    return_learned_round_quantizers,
+)
+from torch.fx import GraphModule, Node
+
+from autoquant.core.activity import announce
+from autoquant.quantize.patch import Patches, collect_patches
+from autoquant.quantize.placement import fused_output
+
+__all__ = ["learn_layers", "learn_rounding"]
+
+_GATE = {"learned_round_zeta": 1.1, "learned_round_gamma": -0.1}
+_RATE = 1e-2
+_WARM_UP = 0.2  # share of the steps without penalty
+_SHARPNESS = (20.0, 2.0)  # beta, from and to
+_PENALTY = 1.0  # beside an error that begins at one
+_ROWS = 256  # patches a step
+
+Loss = Callable[[int], torch.Tensor]
+
+
+def learn_rounding(layers: Sequence[QuantLayer], loss: Loss, steps: int) -> None:
+    """Choose up or down for each weight of some layers, in place.
+
+    Afterwards the weights lie on their grid. The layers keep their float weights as
+    `weight_orig`, which Brevitas takes wherever quantization is switched off.
+
+    Args:
+        layers: their scales are fixed and stay.
+        loss: of the layers as they are now, for a step; about one for nearest rounding.
+        steps: of Adam.
+    """
+    gates = [_soften(layer) for layer in layers]
+    optimizer = torch.optim.Adam([gate.value for gate in gates], lr=_RATE)
+    for step in range(steps):
+        objective = loss(step) + _penalty(gates, step / steps)
+        optimizer.zero_grad()
+        objective.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    for layer in layers:
+        _harden(layer)
+
+
+def learn_layers(
+    module: GraphModule,
+    layers: Mapping[Node, QuantLayer],
+    batches: Sequence[Any],
+    steps: int,
+    seed: int,
+) -> None:
+    """Learn the rounding of each layer by itself, on float inputs, in place.
+
+    What a layer learns depends on no other layer: it serves every mixture of widths.
+
+    Args:
+        module: the float graph.
+        layers: by node.
+        batches: calibration inputs.
+        steps: for each layer.
+        seed: draws the patches.
+    """
+    count = sum(_size(batch) for batch in batches)
+    patches = collect_patches(module, layers, batches, count, seed)
+    for index, (node, layer) in enumerate(layers.items()):
+        announce(f"learning rounding: layer {index + 1} of {len(layers)}")
+        _learn_layer(layer, node, patches.pop(node), steps, seed + index)
+
+
+def _size(batch: Any) -> int:
+    first = next(iter(batch.values())) if isinstance(batch, Mapping) else batch
+    return len(first)
+
+
+def _learn_layer(layer: QuantLayer, node: Node, patches: Patches, steps: int, seed: int) -> None:
+    wanted = _activate(node, patches.outputs)
+    everything = torch.arange(patches.count)
+    generator = torch.Generator().manual_seed(seed)
+
+    def error(rows: torch.Tensor) -> torch.Tensor:
+        found = patches.apply(layer.quant_weight().value, layer.bias, rows)
+        return ((_activate(node, found) - wanted[rows]) ** 2).mean()
+
+    with torch.no_grad():
+        nearest = error(everything)
+    if nearest == 0:
+        return
+
+    def loss(_: int) -> torch.Tensor:
+        rows = torch.randint(patches.count, (_ROWS,), generator=generator)
+        return error(rows) / nearest
+
+    learn_rounding([layer], loss, steps)
+    with torch.no_grad():
+        if error(everything) > nearest:
+            layer.weight.copy_(layer.weight_orig)
+
+
+def _activate(node: Node, outputs: torch.Tensor) -> torch.Tensor:
+    """A layer's outputs behind the activation that is fused to it."""
+    fused = fused_output(node)
+    if fused is node:
+        return outputs
+    target: Any = fused.target
+    activated: torch.Tensor = target(outputs, *fused.args[1:], **fused.kwargs)
+    return activated
+
+
+def _soften(layer: QuantLayer) -> LearnedRoundSte:
+    # the name that Brevitas' GPTQ gives them
+    layer.register_buffer("weight_orig", layer.weight.detach().clone(), persistent=False)
+    insert_learned_round_quantizers(layer, LearnedRoundImplType.HARD_SIGMOID, **_GATE)
+    layer.requires_grad_(False)
+    layer.weight_quant.train()
+    (gate,) = return_learned_round_quantizers(layer)
+    gate.value.requires_grad_(True)
+    return gate
+
+
+def _harden(layer: QuantLayer) -> None:
+    layer.eval()
+    with torch.no_grad():
+        layer.weight.copy_(layer.quant_weight().value)
+    _reset_quantizer(layer.weight_quant)
+    layer.eval()
+
+
+def _penalty(gates: Sequence[Any], progress: float) -> torch.Tensor | float:
+    if progress < _WARM_UP:
+        return 0.0
+    first, last = _SHARPNESS
+    beta = first + (last - first) * (progress - _WARM_UP) / (1 - _WARM_UP)
+    count = sum(gate.value.numel() for gate in gates)
+    open_ = [
+        (1 - (2 * gate.learned_round_impl(gate.value) - 1).abs().pow(beta)).sum() for gate in gates
+    ]
+    return _PENALTY * torch.stack(open_).sum() / count
