@@ -29,12 +29,29 @@ class Side:
     Attributes:
         module: its graph.
         names: its nodes by the values of the float graph that they compute.
+        inputs: by batch, those of the network.
         given: by batch, what is known: inputs, and the value at the joint.
     """
 
     module: GraphModule
     names: Mapping[str, str]
+    inputs: list[Values]
     given: list[Values]
+
+    @classmethod
+    def begin(
+        cls, module: GraphModule, names: Mapping[str, str], batches: Sequence[Any]
+    ) -> "Side":
+        """Nothing is known yet but the inputs."""
+        inputs = [input_values(module, batch) for batch in batches]
+        return cls(module, names, inputs, inputs)
+
+    def at(self, joint: str, values: Sequence[torch.Tensor]) -> "Side":
+        """The same when a joint is reached."""
+        name = self.names[joint]
+        pairs = zip(self.inputs, values, strict=True)
+        given = [{**inputs, name: value} for inputs, value in pairs]
+        return Side(self.module, self.names, self.inputs, given)
 
     def stretch(self, wanted: str) -> Stretch:
         """What computes a value from what is given."""
@@ -71,7 +88,7 @@ class Fit:
         self.exact = exact
         self.quantized = quantized
         self.layers = layers
-        self.inputs = [input_values(exact, batch) for batch in batches]
+        self.batches = batches
         self.same = {node.name: node.name for node in exact.graph.nodes}
         self.names = {**names, **_layer_outputs(quantized, layers)}
         self.seed = seed
@@ -84,8 +101,8 @@ class Fit:
             learned: layers whose rounding is learned.
             correct: shift each bias by the mean error of the layer's output.
         """
-        exact = Side(self.exact, self.same, self.inputs)
-        quantized = Side(self.quantized, self.names, self.inputs)
+        exact = Side.begin(self.exact, self.same, self.batches)
+        quantized = Side.begin(self.quantized, self.names, self.batches)
         joints = find_joints(self.exact, self.layers)
         for index, joint in enumerate(joints):
             announce(f"fitting part {index + 1} of {len(joints)}")
@@ -96,8 +113,8 @@ class Fit:
                 self._learn(chosen, quantized, joint.name, targets, steps, index)
             for node in nodes if correct else ():
                 _correct_bias(self.layers[node], node.name, exact, quantized)
-            exact = self._hand_on(exact, joint.name, targets)
-            quantized = self._hand_on(quantized, joint.name, quantized.values(joint.name))
+            exact = exact.at(joint.name, targets)
+            quantized = quantized.at(joint.name, quantized.values(joint.name))
 
     def _learn(
         self,
@@ -119,11 +136,6 @@ class Fit:
 
         if base > 0:
             learn_rounding(layers, loss, steps)
-
-    def _hand_on(self, side: Side, joint: str, values: Sequence[torch.Tensor]) -> Side:
-        name = side.names[joint]
-        pairs = zip(self.inputs, values, strict=True)
-        return Side(side.module, side.names, [{**inputs, name: value} for inputs, value in pairs])
 
 
 def _layer_outputs(module: GraphModule, layers: Mapping[Node, QuantLayer]) -> dict[str, str]:

@@ -258,7 +258,7 @@ class Quantizer:
         """The same for the network whose quantized layers are equalized."""
         if excluded not in self._twins:
             changed = [found for name, found in self._found.items() if name not in excluded]
-            module, _ = self._assemble({}, {}, Encodings({}, {}, {}))
+            module = copy.copy(self.module)
             equalize(module, changed, self._batches(PtqOptions()))
             self._twins[excluded] = Quantizer(module, self.calibration, self.seed)
         return self._twins[excluded]
