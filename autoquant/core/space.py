@@ -32,6 +32,7 @@ FLOAT = "float"
 REDUCED = "w8a8-reduced"
 LEARNED = "w4a8-learned"
 _LAYER_PREFIX = "layer."
+_MIXTURES: tuple[tuple[WeightBits, ...], ...] = ((8,), (4,), (8, 4))
 _OF_LEARNED = ("rounding_scope", "rounding_iterations")
 
 
@@ -161,13 +162,10 @@ class SearchSpace:
     def size(self) -> int:
         """Number of distinct recipes."""
         all_float = self._count(())
-        eight, four = self._count((8,)) - all_float, self._count((4,)) - all_float
-        mixed = self._count((8, 4)) - eight - four - all_float
-        return (
-            min(all_float, 1)
-            + (eight and eight * self._count_options((8,)))
-            + (four and four * self._count_options((4,)))
-            + (mixed and mixed * self._count_options((8, 4)))
+        eight, four, both = (self._count(widths) - all_float for widths in _MIXTURES)
+        counts = zip(_MIXTURES, (eight, four, both - eight - four), strict=True)
+        return min(all_float, 1) + sum(
+            count * self._count_options(widths) for widths, count in counts if count
         )
 
     def _count(self, widths: Collection[WeightBits]) -> int:

@@ -109,7 +109,7 @@ def _pair_of(first: LayerNode, by_node: Mapping[Node, LayerNode]) -> Pair | None
 def _keeps_channels(node: Node, channels: int) -> bool:
     if computes(node, _FLATTENS):
         value = node.meta["val"]
-        return value.dim() == 2 and value.shape[1] == channels
+        return bool(value.dim() == 2 and value.shape[1] == channels)
     return is_pool(node) or is_zero_pad(node) or computes(node, _KEEPS_CHANNELS)
 
 

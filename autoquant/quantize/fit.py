@@ -19,6 +19,9 @@ from autoquant.quantize.weights import QuantLayer
 
 __all__ = ["Fit"]
 
+_VALUES = 1_000_000  # of all layers' outputs in one step; images of 224 pixels have as many
+_TARGET = "/target"  # no node can be called so
+
 Values = dict[str, torch.Tensor]
 
 
@@ -39,9 +42,7 @@ class Side:
     given: list[Values]
 
     @classmethod
-    def begin(
-        cls, module: GraphModule, names: Mapping[str, str], batches: Sequence[Any]
-    ) -> "Side":
+    def begin(cls, module: GraphModule, names: Mapping[str, str], batches: Sequence[Any]) -> "Side":
         """Nothing is known yet but the inputs."""
         inputs = [input_values(module, batch) for batch in batches]
         return cls(module, names, inputs, inputs)
@@ -109,7 +110,7 @@ class Fit:
             targets = exact.values(joint.name)
             nodes = [node for node in exact.stretch(joint.name).nodes if node in self.layers]
             chosen = [self.layers[node] for node in nodes if node in learned]
-            if chosen and steps:
+            if chosen:
                 self._learn(chosen, quantized, joint.name, targets, steps, index)
             for node in nodes if correct else ():
                 _correct_bias(self.layers[node], node.name, exact, quantized)
@@ -127,15 +128,36 @@ class Fit:
     ) -> None:
         stretch, name = side.stretch(joint), side.names[joint]
         generator = torch.Generator().manual_seed(self.seed + index)
-        drawn = torch.randint(len(targets), (steps,), generator=generator).tolist()
         base = sum(map(_error, side.values(joint), targets)) / len(targets)
+        count = self._samples_a_step(side, stretch, len(targets[0]))
 
-        def loss(step: int) -> torch.Tensor:
-            batch = drawn[step]
-            return _error(stretch.run(side.given[batch])[name], targets[batch]) / base
+        def loss(_: int) -> torch.Tensor:
+            batch = int(torch.randint(len(targets), (), generator=generator))
+            whole = {**side.given[batch], _TARGET: targets[batch]}
+            drawn = _draw(whole, count, generator)
+            return _error(stretch.run(drawn)[name], drawn[_TARGET]) / base
 
         if base > 0:
             learn_rounding(layers, loss, steps)
+
+    def _samples_a_step(self, side: Side, stretch: Stretch, batch: int) -> int:
+        """As many as have about `_VALUES` values in the outputs of a stretch's layers."""
+        outputs = {self.names[node.name] for node in self.layers}
+        inside = [node.name for node in stretch.nodes if node.name in outputs]
+        probe = Stretch(side.module, list(side.given[0]), inside)
+        with torch.no_grad():
+            values = sum(value.numel() for value in probe.run(side.given[0]).values())
+        return min(batch, max(1, _VALUES * batch // values))
+
+
+def _draw(values: Values, count: int, generator: torch.Generator) -> Values:
+    """Neighbouring samples of a batch; all of it where samples are no longer apart."""
+    sizes = {len(value) for value in values.values()}
+    size = sizes.pop()
+    if sizes or count >= size:
+        return values
+    start = int(torch.randint(size - count + 1, (), generator=generator))
+    return {name: value[start : start + count] for name, value in values.items()}
 
 
 def _layer_outputs(module: GraphModule, layers: Mapping[Node, QuantLayer]) -> dict[str, str]:

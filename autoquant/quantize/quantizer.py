@@ -130,7 +130,7 @@ class Quantizer:
         }
         layers = {name: self._prepared(choice, options)[name] for name, choice in choices.items()}
         activations = self._calibrated(placement.sites, options)
-        if options.rounding_scope == "block":
+        if options.rounding != "nearest":
             encodings = self._encode(placement, activations, layers, choices)
             layers = self._fit(layers, activations, encodings, choices, options)
         encodings = self._encode(placement, activations, layers, choices)
@@ -240,7 +240,11 @@ class Quantizer:
         choices: Mapping[str, WeightChoice],
         options: PtqOptions,
     ) -> dict[str, QuantLayer]:
-        """Copies of the layers, learned block by block; the originals are shared by others."""
+        """Copies of the layers, fitted block by block; the originals are shared by others.
+
+        Biases are corrected behind the quantized layers of this very recipe; learned rounding
+        of whole blocks is done on the way.
+        """
         copies = {name: copy.deepcopy(layer) for name, layer in layers.items()}
         model, values = self._assemble(copies, activations, encodings)
         by_node = {self._found[name].node: layer for name, layer in copies.items()}

@@ -149,4 +149,5 @@ def _penalty(gates: Sequence[Any], progress: float) -> torch.Tensor | float:
     open_ = [
         (1 - (2 * gate.learned_round_impl(gate.value) - 1).abs().pow(beta)).sum() for gate in gates
     ]
-    return _PENALTY * torch.stack(open_).sum() / count
+    penalty: torch.Tensor = _PENALTY * torch.stack(open_).sum() / count
+    return penalty
