@@ -88,15 +88,16 @@ def test_joints_are_where_one_value_is_alive() -> None:
     joints = find_joints(quantizer.module, by_node)
     known, stretches, values = ["x"], [], {"x": Data(4).x}
     with torch.no_grad():
-        for joint in joints:
+        for joint, inside in joints:
             stretch = Stretch(quantizer.module, known, [joint.name])
-            stretches.append([by_node[node] for node in stretch.nodes if node in by_node])
+            assert inside == [node for node in stretch.nodes if node in by_node]
+            stretches.append([by_node[node] for node in inside])
             values = {"x": Data(4).x, **stretch.run(values)}
             known = list(values)
         whole = quantizer.module(Data(4).x)
     # the skip holds the middle three together; three layers are the most that are joined
     assert stretches == [["stem"], ["expand", "depthwise", "project"], ["grouped", "fc"]]
-    assert torch.equal(values[joints[-1].name], whole)
+    assert torch.equal(values[joints[-1][0].name], whole)
 
 
 @pytest.mark.parametrize("method", ["gptq", "layer", "block"])
@@ -217,5 +218,5 @@ def test_long_work_says_what_it_does(residual: TaskBuilder) -> None:
         quantizer_of(Residual).quantize(recipe_of("block"))
         quantizer_of(Residual).quantize(recipe_of("gptq"))
     assert "learning rounding: layer 1 of 4" in said
-    assert any(text.startswith("fitting part") for text in said)
+    assert any(text.startswith("fitting block") for text in said)
     assert "GPTQ: layer 4 of 4" in said

@@ -13,11 +13,13 @@ import torch
 from torch.fx import GraphModule, Node
 
 from autoquant.core.activity import announce
+from autoquant.quantize.operators import LINEAR_OPS, computes
 from autoquant.quantize.rounding import learn_rounding
+from autoquant.quantize.sampling import record_values
 from autoquant.quantize.segment import Stretch, find_joints, input_values
 from autoquant.quantize.weights import QuantLayer
 
-__all__ = ["Fit"]
+__all__ = ["Fit", "measure_channel_means"]
 
 _VALUES = 1_000_000  # of all layers' outputs in one step; images of 224 pixels have as many
 _TARGET = "/target"  # no node can be called so
@@ -54,13 +56,13 @@ class Side:
         given = [{**inputs, name: value} for inputs, value in pairs]
         return Side(self.module, self.names, self.inputs, given)
 
-    def stretch(self, wanted: str) -> Stretch:
-        """What computes a value from what is given."""
-        return Stretch(self.module, list(self.given[0]), [self.names[wanted]])
+    def stretch(self, wanted: Collection[str]) -> Stretch:
+        """What computes some values from what is given."""
+        return Stretch(self.module, list(self.given[0]), [self.names[name] for name in wanted])
 
     def values(self, wanted: str) -> list[torch.Tensor]:
         """A value, for every batch."""
-        stretch, name = self.stretch(wanted), self.names[wanted]
+        stretch, name = self.stretch([wanted]), self.names[wanted]
         with torch.no_grad():
             return [stretch.run(given)[name] for given in self.given]
 
@@ -74,7 +76,7 @@ class Fit:
         names: nodes of `quantized` by the values of the float graph.
         layers: of `quantized`, by their node in the float graph.
         batches: calibration inputs; all of them are held, with the values at one joint.
-        seed: draws which batches are learned from.
+        seed: draws what is learned from.
     """
 
     def __init__(
@@ -86,50 +88,51 @@ class Fit:
         batches: Sequence[Any],
         seed: int,
     ) -> None:
-        self.exact = exact
-        self.quantized = quantized
         self.layers = layers
-        self.batches = batches
-        self.same = {node.name: node.name for node in exact.graph.nodes}
-        self.names = {**names, **_layer_outputs(quantized, layers)}
+        self.joints = find_joints(exact, layers)
+        same = {node.name: node.name for node in exact.graph.nodes}
+        calls = _find_calls(quantized, layers)
+        self.exact = Side.begin(exact, same, batches)
+        self.quantized = Side.begin(quantized, {**names, **calls}, batches)
         self.seed = seed
 
-    def run(self, steps: int, learned: Collection[Node], *, correct: bool) -> None:
-        """Go through the network once.
+    def run(self, learned: Collection[Node], steps: int, means: Mapping[str, torch.Tensor]) -> None:
+        """Go through the network once: learn rounding, then correct biases.
 
         Args:
-            steps: of learned rounding, for each stretch.
-            learned: layers whose rounding is learned.
-            correct: shift each bias by the mean error of the layer's output.
+            learned: layers whose rounding is learned, stretch by stretch.
+            steps: of learning, for each stretch.
+            means: of the float layers' outputs, (channels,), by node; the bias of a layer that
+                is left out stays.
         """
-        exact = Side.begin(self.exact, self.same, self.batches)
-        quantized = Side.begin(self.quantized, self.names, self.batches)
-        joints = find_joints(self.exact, self.layers)
-        for index, joint in enumerate(joints):
-            announce(f"fitting part {index + 1} of {len(joints)}")
-            targets = exact.values(joint.name)
-            nodes = [node for node in exact.stretch(joint.name).nodes if node in self.layers]
-            chosen = [self.layers[node] for node in nodes if node in learned]
-            if chosen:
+        exact, quantized = self.exact, self.quantized
+        for index, (joint, nodes) in enumerate(self.joints):
+            announce(f"fitting block {index + 1} of {len(self.joints)}")
+            if learned:
+                targets = exact.values(joint.name)
+                chosen = [node for node in nodes if node in learned]
                 self._learn(chosen, quantized, joint.name, targets, steps, index)
-            for node in nodes if correct else ():
-                _correct_bias(self.layers[node], node.name, exact, quantized)
-            exact = exact.at(joint.name, targets)
+                exact = exact.at(joint.name, targets)
+            for node in nodes:
+                if node.name in means:
+                    _correct_bias(self.layers[node], means[node.name], quantized.values(node.name))
             quantized = quantized.at(joint.name, quantized.values(joint.name))
 
     def _learn(
         self,
-        layers: Sequence[QuantLayer],
+        nodes: Sequence[Node],
         side: Side,
         joint: str,
         targets: Sequence[torch.Tensor],
         steps: int,
         index: int,
     ) -> None:
-        stretch, name = side.stretch(joint), side.names[joint]
+        stretch, name = side.stretch([joint]), side.names[joint]
         generator = torch.Generator().manual_seed(self.seed + index)
         base = sum(map(_error, side.values(joint), targets)) / len(targets)
-        count = self._samples_a_step(side, stretch, len(targets[0]))
+        if not nodes or base == 0:
+            return
+        count = _count_samples(side, nodes)
 
         def loss(_: int) -> torch.Tensor:
             batch = int(torch.randint(len(targets), (), generator=generator))
@@ -137,17 +140,44 @@ class Fit:
             drawn = _draw(whole, count, generator)
             return _error(stretch.run(drawn)[name], drawn[_TARGET]) / base
 
-        if base > 0:
-            learn_rounding(layers, loss, steps)
+        learn_rounding([self.layers[node] for node in nodes], loss, steps)
 
-    def _samples_a_step(self, side: Side, stretch: Stretch, batch: int) -> int:
-        """As many as have about `_VALUES` values in the outputs of a stretch's layers."""
-        outputs = {self.names[node.name] for node in self.layers}
-        inside = [node.name for node in stretch.nodes if node.name in outputs]
-        probe = Stretch(side.module, list(side.given[0]), inside)
-        with torch.no_grad():
-            values = sum(value.numel() for value in probe.run(side.given[0]).values())
-        return min(batch, max(1, _VALUES * batch // values))
+
+def measure_channel_means(
+    module: GraphModule, nodes: Collection[Node], batches: Sequence[Any]
+) -> dict[str, torch.Tensor]:
+    """Mean output of some layers of the float graph, (channels,), by node name.
+
+    Args:
+        module: the float graph.
+        nodes: convolutions and linear layers.
+        batches: calibration inputs, all of one size but the last.
+    """
+    names = {node.name: node.name for node in nodes}
+    axes = {node.name: -1 if computes(node, LINEAR_OPS) else 1 for node in nodes}
+    found: dict[str, list[torch.Tensor]] = {name: [] for name in names}
+    for batch in batches:
+        for name, value in record_values(module, names, batch).items():
+            found[name].append(_channel_mean(value, axes[name]))
+    return {name: torch.stack(means).mean(0) for name, means in found.items()}
+
+
+def _find_calls(module: GraphModule, layers: Mapping[Node, QuantLayer]) -> dict[str, str]:
+    """Nodes that call the layers, by the layers' nodes in the float graph."""
+    calls = {
+        id(module.get_submodule(str(node.target))): node.name
+        for node in module.graph.nodes
+        if node.op == "call_module"
+    }
+    return {node.name: calls[id(layer)] for node, layer in layers.items()}
+
+
+def _count_samples(side: Side, nodes: Sequence[Node]) -> int:
+    """So many of a batch that the layers' outputs have about `_VALUES` values."""
+    with torch.no_grad():
+        outputs = side.stretch([node.name for node in nodes]).run(side.given[0]).values()
+    batch = min(len(value) for value in side.inputs[0].values())
+    return min(batch, max(1, _VALUES * batch // sum(value.numel() for value in outputs)))
 
 
 def _draw(values: Values, count: int, generator: torch.Generator) -> Values:
@@ -160,25 +190,16 @@ def _draw(values: Values, count: int, generator: torch.Generator) -> Values:
     return {name: value[start : start + count] for name, value in values.items()}
 
 
-def _layer_outputs(module: GraphModule, layers: Mapping[Node, QuantLayer]) -> dict[str, str]:
-    """Nodes that call the layers, by the layers' nodes in the float graph."""
-    calls = {
-        id(module.get_submodule(str(node.target))): node.name
-        for node in module.graph.nodes
-        if node.op == "call_module"
-    }
-    return {node.name: calls[id(layer)] for node, layer in layers.items()}
-
-
-def _correct_bias(layer: QuantLayer, name: str, exact: Side, quantized: Side) -> None:
+def _correct_bias(layer: QuantLayer, mean: torch.Tensor, outputs: Sequence[torch.Tensor]) -> None:
     """Nagel et al. 2019, arXiv 1906.04721, section 4.2, behind a quantized network."""
     axis = -1 if isinstance(layer, torch.nn.Linear) else 1
-    wanted, found = (
-        torch.stack([value.transpose(0, axis).flatten(1).mean(1) for value in side.values(name)])
-        for side in (exact, quantized)
-    )
+    found = torch.stack([_channel_mean(value, axis) for value in outputs])
     with torch.no_grad():
-        layer.bias += (wanted - found).mean(0)
+        layer.bias += mean - found.mean(0)
+
+
+def _channel_mean(outputs: torch.Tensor, axis: int) -> torch.Tensor:
+    return outputs.transpose(0, axis).flatten(1).mean(1)
 
 
 def _error(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:

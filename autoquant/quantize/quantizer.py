@@ -20,7 +20,7 @@ from autoquant.core.task import Dataset
 from autoquant.errors import RecipeError
 from autoquant.quantize.activations import calibrate, encoding_of
 from autoquant.quantize.equalize import equalize
-from autoquant.quantize.fit import Fit
+from autoquant.quantize.fit import Fit, measure_channel_means
 from autoquant.quantize.gptq import round_by_gptq
 from autoquant.quantize.layers import LayerNode, find_layers
 from autoquant.quantize.placement import Placement, fused_output, place
@@ -104,6 +104,7 @@ class Quantizer:
         self._samples: dict[int, dict[str, torch.Tensor]] = {}
         self._activations: dict[tuple[Any, ...], QuantIdentity] = {}
         self._layers: dict[tuple[Any, ...], dict[str, QuantLayer]] = {}
+        self._means: dict[int, dict[str, torch.Tensor]] = {}  # by number of images
         self._twins: dict[frozenset[str], Quantizer] = {}
 
     @property
@@ -254,9 +255,19 @@ class Quantizer:
             if choice.rounding == "learned"
         }
         batches = list(self._batches(options, _FIT_BATCH))
+        means = self._float_means(options) if options.bias_correction else {}
         fit = Fit(self.module, model, values, by_node, batches, self.seed)
-        fit.run(options.rounding_iterations, learned, correct=options.bias_correction)
+        fit.run(learned, options.rounding_iterations, means)
         return copies
+
+    def _float_means(self, options: PtqOptions) -> dict[str, torch.Tensor]:
+        """Of every layer's output on the calibration images, the same for all recipes."""
+        images = len(self.calibration_images(options))
+        if images not in self._means:
+            nodes = [found.node for found in self._found.values()]
+            batches = list(self._batches(options, _FIT_BATCH))
+            self._means[images] = measure_channel_means(self.module, nodes, batches)
+        return self._means[images]
 
     def _equalized(self, excluded: frozenset[str]) -> "Quantizer":
         """The same for the network whose quantized layers are equalized."""

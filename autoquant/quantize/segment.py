@@ -23,7 +23,7 @@ def input_values(module: GraphModule, batch: Any) -> dict[str, torch.Tensor]:
     return dict(zip(names, tensors, strict=True))
 
 
-def find_joints(module: GraphModule, layers: Collection[Node]) -> list[Node]:
+def find_joints(module: GraphModule, layers: Collection[Node]) -> list[tuple[Node, list[Node]]]:
     """Values that everything computed so far passes through, in order, the output last.
 
     Stretches of a layer or two are joined up to three layers, so that the three convolutions of
@@ -32,21 +32,24 @@ def find_joints(module: GraphModule, layers: Collection[Node]) -> list[Node]:
     Args:
         module: a float graph.
         layers: the nodes to fit; at least one lies between two joints.
+
+    Returns:
+        Each joint with the layers since the one before it, in network order.
     """
-    stretches = _shortest(module, layers)
-    joints: list[Node] = []
-    length = 0
-    for index, (joint, count) in enumerate(stretches):
-        length += count
-        follows = stretches[index + 1][1] if index + 1 < len(stretches) else _MAX_LAYERS
-        if length + follows > _MAX_LAYERS:
-            joints.append(joint)
-            length = 0
-    return joints
+    shortest = _shortest(module, layers)
+    found: list[tuple[Node, list[Node]]] = []
+    inside: list[Node] = []
+    for index, (joint, more) in enumerate(shortest):
+        inside = [*inside, *more]
+        is_last = index + 1 == len(shortest)
+        if is_last or len(inside) + len(shortest[index + 1][1]) > _MAX_LAYERS:
+            found.append((joint, inside))
+            inside = []
+    return found
 
 
-def _shortest(module: GraphModule, layers: Collection[Node]) -> list[tuple[Node, int]]:
-    """Every joint with a layer before it, and the number of layers since the joint before.
+def _shortest(module: GraphModule, layers: Collection[Node]) -> list[tuple[Node, list[Node]]]:
+    """Every joint with a layer before it.
 
     What no layer has a part in (masks, embeddings, sizes) does not count as alive: it is
     computed again wherever it is read.
@@ -58,18 +61,19 @@ def _shortest(module: GraphModule, layers: Collection[Node]) -> list[tuple[Node,
         node: max((order.get(user, len(nodes)) for user in node.users), default=-1)
         for node in nodes
     }
-    found: list[tuple[Node, int]] = []
-    furthest, count = -1, 0
+    found: list[tuple[Node, list[Node]]] = []
+    furthest = -1
+    inside: list[Node] = []
     for index, node in enumerate(nodes):
         is_alone = furthest <= index
         furthest = max(furthest, until[node])
-        count += node in layers
+        inside += [node] if node in layers else []
         follows = nodes[index + 1] if index + 1 < len(nodes) else None
         # operators without weights belong to the layer before them
         is_followed = follows is None or follows in layers or len(node.users) > 1
-        if is_alone and count and is_followed:
-            found.append((node, count))
-            count = 0
+        if is_alone and inside and is_followed:
+            found.append((node, inside))
+            inside = []
     return found
 
 
