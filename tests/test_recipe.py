@@ -69,6 +69,7 @@ def test_options_that_mean_nothing_make_no_difference() -> None:
     assert idle == PtqOptions(rounding="gptq")
     # 8-bit weights go to the nearest point, whatever the rounding
     assert Recipe.uniform(["a"], 8, idle) == Recipe.uniform(["a"], 8)
+    assert Recipe(method="brevitas", layers={"a": 8}, options=idle) == Recipe.uniform(["a"], 8)
     assert Recipe.uniform(["a"], 4, idle) != Recipe.uniform(["a"], 4)
     blocks = PtqOptions(rounding="learned", rounding_scope="block")
     assert Recipe.uniform(["a"], 4, blocks) != Recipe.uniform(

@@ -39,7 +39,6 @@ Method = Literal["fp32", "brevitas", "ort-static", "ort-dynamic"]
 Rounding = Literal["nearest", "gptq", "learned"]
 RoundingScope = Literal["layer", "block"]
 
-
 DEFAULT_ITERATIONS = 1000
 # What the first recipes did not know: left out of their JSON at its default.
 _NEWER = (
@@ -177,6 +176,9 @@ class Recipe(BaseModel):
         ]
         if wide:
             raise ValueError(f"'{wide[0]}': float activations go with weights of 4 bits")
+        if self.options is not None:
+            # the instance is frozen for everyone else
+            self.__dict__["options"] = self.options.for_widths(self.layers.values())
         return self
 
     @classmethod
@@ -189,12 +191,12 @@ class Recipe(BaseModel):
         """The recipe of these widths, in canonical form."""
         if not any(layers.values()):
             return cls(method="fp32")
-        options = (options or PtqOptions()).for_widths(layers.values())
         named = {
             name: kind
             for name, kind in (activations or {}).items()
             if kind != "static" and layers[name] is not None
         }
+        options = options or PtqOptions()
         return cls(method="brevitas", layers=dict(layers), activations=named, options=options)
 
     @classmethod

@@ -250,9 +250,7 @@ class Quantizer:
         model, values = self._assemble(copies, activations, encodings)
         by_node = {self._found[name].node: layer for name, layer in copies.items()}
         learned = {
-            self._found[name].node
-            for name, choice in choices.items()
-            if choice.rounding == "learned"
+            self._found[name].node for name, choice in choices.items() if choice.is_left_to_block
         }
         batches = list(self._batches(options, _FIT_BATCH))
         means = self._float_means(options) if options.bias_correction else {}

@@ -78,9 +78,9 @@ class WeightChoice:
         return self.activation in layer.activations
 
     @property
-    def is_learned(self) -> bool:
-        """Whether the rounding of this layer is learned, alone or within its block."""
-        return self.rounding == "learned"
+    def is_left_to_block(self) -> bool:
+        """Whether the rounding of this layer is learned together with its block's."""
+        return self.rounding == "learned" and self.steps == 0
 
     @property
     def grid_bits(self) -> int:
