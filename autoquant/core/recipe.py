@@ -80,7 +80,7 @@ class PtqOptions(BaseModel):
             alike (Nagel et al. 2019, arXiv 1906.04721, section 4.1).
         rounding: how 4-bit weights come onto their grid (8-bit weights go to the nearest
             point): `nearest`, `gptq` (Frantar et al. 2022, arXiv 2210.17323) or `learned`
-            (AdaRound, Nagel et al. 2020, arXiv 2004.10568).
+            from there on (AdaRound, Nagel et al. 2020, arXiv 2004.10568).
         rounding_scope: learned rounding keeps each layer's output, or those of whole blocks
             behind the quantized layers before them (BRECQ, Li et al. 2021, arXiv 2102.05426).
             Layers are learned once for all recipes of a study, blocks for each recipe.

@@ -41,12 +41,16 @@ class Patches:
         """Number of positions."""
         return len(self.inputs)
 
+    def middle(self) -> "Patches":
+        """One patch, the mean of all."""
+        return Patches(self.inputs.mean(0, keepdim=True), self.outputs.mean(0, keepdim=True))
+
     def apply(self, weight: torch.Tensor, bias: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """What a layer of these weights answers, (rows, channels)."""
         inputs = self.inputs[rows]
         groups = inputs.shape[1]
         if groups == 1:
-            return F.linear(inputs[:, 0], weight.flatten(1), bias)
+            return F.linear(inputs[:, 0], weight.flatten(1)) + bias
         split = weight.reshape(groups, len(weight) // groups, -1)
         if split.shape[1] == 1:  # depthwise: a product and a sum beat tiny matrix products
             return (inputs * split[:, 0]).sum(-1) + bias

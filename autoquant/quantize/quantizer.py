@@ -21,10 +21,9 @@ from autoquant.errors import RecipeError
 from autoquant.quantize.activations import calibrate, encoding_of
 from autoquant.quantize.equalize import equalize
 from autoquant.quantize.fit import Fit, measure_channel_means
-from autoquant.quantize.gptq import round_by_gptq
 from autoquant.quantize.layers import LayerNode, find_layers
 from autoquant.quantize.placement import Placement, fused_output, place
-from autoquant.quantize.rounding import learn_layers
+from autoquant.quantize.rounding import round_layers
 from autoquant.quantize.sampling import call, record_values, sample_activations
 from autoquant.quantize.weights import (
     QuantLayer,
@@ -203,7 +202,8 @@ class Quantizer:
         if key not in self._layers:
             able = [name for name, found in self._found.items() if choice.fits(found.layer)]
             layers = {name: self._build(name, choice) for name in able}
-            self._round(layers, choice, options)
+            if choice.rounding != "nearest":
+                self._round(layers, choice, options)
             if options.bias_correction:
                 self._correct_biases(layers, options)
             self._layers[key] = layers
@@ -224,14 +224,9 @@ class Quantizer:
         self, layers: Mapping[str, QuantLayer], choice: WeightChoice, options: PtqOptions
     ) -> None:
         """Bring weights onto their grid otherwise than to the nearest point, in place."""
-        if choice.rounding == "gptq":
-            model, _ = self._assemble(layers, {}, Encodings({}, {}, {}))
-            round_by_gptq(model, list(self._batches(options)))
-        elif choice.steps:
-            by_node = {self._found[name].node: layer for name, layer in layers.items()}
-            learn_layers(
-                self.module, by_node, list(self._batches(options)), choice.steps, self.seed
-            )
+        by_node = {self._found[name].node: layer for name, layer in layers.items()}
+        batches, corrects = list(self._batches(options)), options.bias_correction
+        round_layers(self.module, by_node, batches, choice.steps, self.seed, corrects=corrects)
 
     def _fit(
         self,

@@ -20,17 +20,21 @@ from brevitas_examples.common.learned_round.learned_round_method import (
 from torch.fx import GraphModule, Node
 
 from autoquant.core.activity import announce
+from autoquant.quantize.gptq import round_by_gptq
 from autoquant.quantize.patch import Patches, collect_patches
 from autoquant.quantize.placement import fused_output
 
-__all__ = ["learn_layers", "learn_rounding"]
+__all__ = ["learn_rounding", "round_layers"]
 
 _GATE = {"learned_round_zeta": 1.1, "learned_round_gamma": -0.1}
-_RATE = 1e-2
+# A gate has to travel far enough to close: few steps must be long ones.
+_TRAVEL = 10.0  # longest way, in V; the paper's 10,000 steps of 1e-3
+_MAX_RATE = 0.05
 _WARM_UP = 0.2  # share of the steps without penalty
 _SHARPNESS = (20.0, 2.0)  # beta, from and to
 _PENALTY = 1.0  # beside an error that begins at one
 _ROWS = 256  # patches a step
+_NO_BIAS, _FIRST = torch.zeros(()), torch.zeros(1, dtype=torch.long)
 
 Loss = Callable[[int], torch.Tensor]
 
@@ -38,8 +42,7 @@ Loss = Callable[[int], torch.Tensor]
 def learn_rounding(layers: Sequence[QuantLayer], loss: Loss, steps: int) -> None:
     """Choose up or down for each weight of some layers, in place.
 
-    Afterwards the weights lie on their grid. The layers keep their float weights as
-    `weight_orig`, which Brevitas takes wherever quantization is switched off.
+    Afterwards the weights lie on their grid.
 
     Args:
         layers: their scales are fixed and stay.
@@ -47,7 +50,8 @@ def learn_rounding(layers: Sequence[QuantLayer], loss: Loss, steps: int) -> None
         steps: of Adam.
     """
     gates = [_soften(layer) for layer in layers]
-    optimizer = torch.optim.Adam([gate.value for gate in gates], lr=_RATE)
+    rate = min(_MAX_RATE, _TRAVEL / steps)
+    optimizer = torch.optim.Adam([gate.value for gate in gates], lr=rate)
     for step in range(steps):
         objective = loss(step) + _penalty(gates, step / steps)
         optimizer.zero_grad()
@@ -57,29 +61,36 @@ def learn_rounding(layers: Sequence[QuantLayer], loss: Loss, steps: int) -> None
         _harden(layer)
 
 
-def learn_layers(
+def round_layers(
     module: GraphModule,
     layers: Mapping[Node, QuantLayer],
     batches: Sequence[Any],
     steps: int,
     seed: int,
+    *,
+    corrects: bool,
 ) -> None:
-    """Learn the rounding of each layer by itself, on float inputs, in place.
+    """Round each layer by itself, on float inputs, in place: by GPTQ, then by learning.
 
-    What a layer learns depends on no other layer: it serves every mixture of widths.
+    What becomes of a layer depends on no other layer: it serves every mixture of widths.
 
     Args:
         module: the float graph.
         layers: by node.
         batches: calibration inputs.
-        steps: for each layer.
+        steps: of learning, for each layer; 0 leaves it at GPTQ.
         seed: draws the patches.
+        corrects: biases are corrected afterwards, so a mean error is no error.
     """
     count = sum(_size(batch) for batch in batches)
     patches = collect_patches(module, layers, batches, count, seed)
     for index, (node, layer) in enumerate(layers.items()):
-        announce(f"learning rounding: layer {index + 1} of {len(layers)}")
-        _learn_layer(layer, node, patches.pop(node), steps, seed + index)
+        announce(f"rounding: layer {index + 1} of {len(layers)}")
+        seen = patches.pop(node)
+        with torch.no_grad():
+            round_by_gptq(layer, seen)
+        if steps:
+            _Lesson(layer, node, seen, seed + index, corrects=corrects).learn(steps)
 
 
 def _size(batch: Any) -> int:
@@ -87,28 +98,43 @@ def _size(batch: Any) -> int:
     return len(first)
 
 
-def _learn_layer(layer: QuantLayer, node: Node, patches: Patches, steps: int, seed: int) -> None:
-    wanted = _activate(node, patches.outputs)
-    everything = torch.arange(patches.count)
-    generator = torch.Generator().manual_seed(seed)
+class _Lesson:
+    """One layer, what it sees and what it should answer."""
 
-    def error(rows: torch.Tensor) -> torch.Tensor:
-        found = patches.apply(layer.quant_weight().value, layer.bias, rows)
-        return ((_activate(node, found) - wanted[rows]) ** 2).mean()
+    def __init__(
+        self, layer: QuantLayer, node: Node, patches: Patches, seed: int, *, corrects: bool
+    ) -> None:
+        self.layer = layer
+        self.node = node
+        self.patches = patches
+        self.corrects = corrects
+        self.wanted = _activate(node, patches.outputs)
+        self.middle = patches.middle()
+        self.generator = torch.Generator().manual_seed(seed)
 
-    with torch.no_grad():
-        nearest = error(everything)
-    if nearest == 0:
-        return
+    def learn(self, steps: int) -> None:
+        everything = torch.arange(self.patches.count)
+        with torch.no_grad():
+            first = self.error(everything)
+        if first == 0:
+            return
+        before = self.layer.weight.detach().clone()
 
-    def loss(_: int) -> torch.Tensor:
-        rows = torch.randint(patches.count, (_ROWS,), generator=generator)
-        return error(rows) / nearest
+        def loss(_: int) -> torch.Tensor:
+            rows = torch.randint(self.patches.count, (_ROWS,), generator=self.generator)
+            return self.error(rows) / first
 
-    learn_rounding([layer], loss, steps)
-    with torch.no_grad():
-        if error(everything) > nearest:
-            layer.weight.copy_(layer.weight_orig)
+        learn_rounding([self.layer], loss, steps)
+        with torch.no_grad():
+            if self.error(everything) > first:
+                self.layer.weight.copy_(before)
+
+    def error(self, rows: torch.Tensor) -> torch.Tensor:
+        weight, bias = self.layer.quant_weight().value, self.layer.bias
+        if self.corrects:  # the bias will make up for what the weights shift
+            bias = bias + self.middle.apply(self.layer.weight_orig - weight, _NO_BIAS, _FIRST)[0]
+        found = self.patches.apply(weight, bias, rows)
+        return ((_activate(self.node, found) - self.wanted[rows]) ** 2).mean()
 
 
 def _activate(node: Node, outputs: torch.Tensor) -> torch.Tensor:
@@ -122,8 +148,6 @@ def _activate(node: Node, outputs: torch.Tensor) -> torch.Tensor:
 
 
 def _soften(layer: QuantLayer) -> LearnedRoundSte:
-    # the name that Brevitas' GPTQ gives them
-    layer.register_buffer("weight_orig", layer.weight.detach().clone(), persistent=False)
     insert_learned_round_quantizers(layer, LearnedRoundImplType.HARD_SIGMOID, **_GATE)
     layer.requires_grad_(False)
     layer.weight_quant.train()
