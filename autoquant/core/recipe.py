@@ -39,7 +39,7 @@ Method = Literal["fp32", "brevitas", "ort-static", "ort-dynamic"]
 Rounding = Literal["nearest", "gptq", "learned"]
 RoundingScope = Literal["layer", "block"]
 
-DEFAULT_ITERATIONS = 1000
+DEFAULT_ITERATIONS = 200
 # What the first recipes did not know: left out of their JSON at its default.
 _NEWER = (
     "reduce_range", "equalization", "rounding", "rounding_scope", "rounding_iterations",

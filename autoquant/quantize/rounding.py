@@ -32,7 +32,8 @@ _TRAVEL = 10.0  # longest way, in V; the paper's 10,000 steps of 1e-3
 _MAX_RATE = 0.05
 _WARM_UP = 0.2  # share of the steps without penalty
 _SHARPNESS = (20.0, 2.0)  # beta, from and to
-_PENALTY = 1.0  # beside an error that begins at one
+_CLOSED = 0.9  # share of the steps after which the penalty is at its sharpest
+_PENALTY = 100.0  # beside an error that begins at one; with less, gates are open at the end
 _ROWS = 256  # patches a step
 _NO_BIAS, _FIRST = torch.zeros(()), torch.zeros(1, dtype=torch.long)
 
@@ -168,7 +169,8 @@ def _penalty(gates: Sequence[Any], progress: float) -> torch.Tensor | float:
     if progress < _WARM_UP:
         return 0.0
     first, last = _SHARPNESS
-    beta = first + (last - first) * (progress - _WARM_UP) / (1 - _WARM_UP)
+    way = min(1.0, (progress - _WARM_UP) / (_CLOSED - _WARM_UP))
+    beta = first + (last - first) * way
     count = sum(gate.value.numel() for gate in gates)
     open_ = [
         (1 - (2 * gate.learned_round_impl(gate.value) - 1).abs().pow(beta)).sum() for gate in gates
