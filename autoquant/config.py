@@ -9,7 +9,13 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from autoquant.core.pareto import Bounds
-from autoquant.core.recipe import Activation, CalibrationMethod, WeightBits
+from autoquant.core.recipe import (
+    Activation,
+    CalibrationMethod,
+    Rounding,
+    RoundingScope,
+    WeightBits,
+)
 from autoquant.core.space import TRAINING, LayerRule, SearchSpace, expand_layers
 from autoquant.core.trial import Objective
 from autoquant.errors import InputError, SpaceError
@@ -79,6 +85,10 @@ class QuantizerConfig(_Strict):
     calibration_images: list[Annotated[int, Field(ge=1)]] | None = None
     bias_correction: list[bool] | None = None
     reduce_range: list[bool] | None = None
+    equalization: list[bool] | None = None
+    rounding: list[Rounding] | None = None
+    rounding_scope: list[RoundingScope] | None = None
+    rounding_iterations: list[Annotated[int, Field(ge=1)]] | None = None
     mode: list[Literal["ptq", "qat"]] | None = None
     qat: TrainingConfig | None = None
 

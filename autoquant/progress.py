@@ -8,6 +8,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
+from autoquant.core.activity import listening
 from autoquant.core.training import Predict, TrainingProgress, TrainingWatch
 from autoquant.core.trial import Trial
 from autoquant.report import trial_row
@@ -39,8 +40,10 @@ class SearchProgress:
             disable=not self.has_bar,
         )
         self.bar = self.progress.add_task("search", total=budget.trials, status="starting")
+        self.listening = listening(self._show_activity)
 
     def __enter__(self) -> Self:
+        self.listening.__enter__()
         self.progress.start()
         return self
 
@@ -51,6 +54,10 @@ class SearchProgress:
         trail: TracebackType | None,
     ) -> None:
         self.progress.stop()
+        self.listening.__exit__(kind, error, trail)
+
+    def _show_activity(self, text: str) -> None:
+        self.progress.update(self.bar, status=text)
 
     def show(self, event: Event) -> None:
         """Take in one event."""

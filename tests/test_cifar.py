@@ -7,7 +7,7 @@ import pytest
 
 from autoquant.build import build_evaluator
 from autoquant.core.recipe import PtqOptions, Recipe
-from autoquant.core.space import baselines
+from autoquant.core.space import baselines, named_recipes
 from autoquant.evaluate import EvaluationOptions, Evaluator
 from autoquant.tasks import load_task
 
@@ -113,3 +113,39 @@ def test_the_brevitas_model_holds_the_bias_of_the_file(resnet20: Evaluator) -> N
     promised = candidate.predict(batches)
     noise = np.concatenate([session.predict(batch) for batch in batches]) - promised
     assert 10 * np.log10(np.square(promised).sum() / np.square(noise).sum()) > 38
+
+
+def test_w4a8_learned_loses_at_most_six_tenths(resnet20: Evaluator) -> None:
+    recipe = named_recipes([layer.name for layer in resnet20.layers])["w4a8-learned"]
+    assert both_halves(resnet20, recipe)[1] <= 0.006
+
+
+ROUNDINGS = {
+    "gptq": PtqOptions(rounding="gptq"),
+    "layer": PtqOptions(rounding="learned", rounding_iterations=100),
+    "block": PtqOptions(rounding="learned", rounding_scope="block", rounding_iterations=50),
+}
+
+
+@pytest.fixture(scope="module")
+def three_resnet8(data_folder: Path) -> list[Evaluator]:
+    """Three draws of the calibration images."""
+    task, options = load_task("cifar10-resnet8"), EvaluationOptions(latency=None)
+    return [build_evaluator(task, seed, options) for seed in range(3)]
+
+
+def mean_drop(evaluators: list[Evaluator], options: PtqOptions) -> float:
+    """Of all layers at 4 bits."""
+    names = [layer.name for layer in evaluators[0].layers]
+    recipe = Recipe.uniform(names, 4, options)
+    return float(np.mean([both_halves(item, recipe)[1] for item in evaluators]))
+
+
+def test_bias_correction_loses_less_than_none(three_resnet8: list[Evaluator]) -> None:
+    without = mean_drop(three_resnet8, PtqOptions(bias_correction=False))
+    assert mean_drop(three_resnet8, PtqOptions()) < without
+
+
+@pytest.mark.parametrize("name", list(ROUNDINGS))
+def test_rounding_loses_less_than_nearest(three_resnet8: list[Evaluator], name: str) -> None:
+    assert mean_drop(three_resnet8, ROUNDINGS[name]) < mean_drop(three_resnet8, PtqOptions())

@@ -18,6 +18,10 @@ options = st.builds(
     ),
     calibration_images=st.integers(1, 5000),
     bias_correction=st.booleans(),
+    equalization=st.booleans(),
+    rounding=st.sampled_from(["nearest", "gptq", "learned"]),
+    rounding_scope=st.sampled_from(["layer", "block"]),
+    rounding_iterations=st.integers(1, 5000),
 )
 widths = st.dictionaries(st.text(min_size=1), st.sampled_from([8, 4, None]), min_size=1)
 recipes = st.builds(Recipe.quantized, widths, options)
@@ -52,6 +56,27 @@ def test_digest_is_stable_across_versions() -> None:
     assert recipe.digest == "4c9f78764671c4ee"
 
 
+def test_newer_options_appear_only_where_they_are_chosen() -> None:
+    assert "rounding" not in Recipe.uniform(["a"], 4).to_json()
+    learned = PtqOptions(rounding="learned", equalization=True).model_dump(mode="json")
+    assert learned["rounding"] == "learned"
+    assert learned["equalization"] is True
+    assert "rounding_scope" not in learned
+
+
+def test_options_that_mean_nothing_make_no_difference() -> None:
+    idle = PtqOptions(rounding="gptq", rounding_scope="block", rounding_iterations=7)
+    assert idle == PtqOptions(rounding="gptq")
+    # 8-bit weights go to the nearest point, whatever the rounding
+    assert Recipe.uniform(["a"], 8, idle) == Recipe.uniform(["a"], 8)
+    assert Recipe(method="brevitas", layers={"a": 8}, options=idle) == Recipe.uniform(["a"], 8)
+    assert Recipe.uniform(["a"], 4, idle) != Recipe.uniform(["a"], 4)
+    blocks = PtqOptions(rounding="learned", rounding_scope="block")
+    assert Recipe.uniform(["a"], 4, blocks) != Recipe.uniform(
+        ["a"], 4, PtqOptions(rounding="learned")
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -68,6 +93,7 @@ def test_digest_is_stable_across_versions() -> None:
             "belong to mode",
         ),
         ('{"version": 2, "method": "fp32"}', "version"),
+        ('{"method": "brevitas", "layers": {"a": 4}, "options": {"rounding": "up"}}', "rounding"),
     ],
 )
 def test_bad_json_names_the_field(text: str, message: str) -> None:

@@ -24,12 +24,26 @@ spaces = st.builds(
             "calibration": st.just(("minmax", "mse")),
             "bias_correction": st.just((True, False)),
             "calibration_images": st.just((64, 512)),
+            "reduce_range": st.just((False, True)),
+            "equalization": st.just((False, True)),
+            "rounding": st.just(("nearest", "gptq")),
+        },
+    ),
+)
+learned_spaces = st.builds(
+    SearchSpace,
+    st.fixed_dictionaries({name: choices for name in LAYERS[:2]}),
+    st.fixed_dictionaries(
+        {"rounding": st.sampled_from([("learned",), ("nearest", "learned")])},
+        optional={
+            "rounding_scope": st.sampled_from([("block",), ("layer", "block")]),
+            "rounding_iterations": st.sampled_from([(5,), (10, 20, 30)]),
         },
     ),
 )
 
 
-@given(spaces, st.data())
+@given(spaces | learned_spaces, st.data())
 def test_encode_is_the_inverse_of_decode(space: SearchSpace, data: st.DataObject) -> None:
     parameters = {
         name: data.draw(st.sampled_from(values)) for name, values in space.parameters.items()
@@ -40,7 +54,7 @@ def test_encode_is_the_inverse_of_decode(space: SearchSpace, data: st.DataObject
     assert Recipe.from_json(recipe.to_json()) == recipe
 
 
-@given(spaces)
+@given(spaces | learned_spaces)
 def test_size_counts_distinct_recipes(space: SearchSpace) -> None:
     recipes = {space.decode(parameters).digest for parameters in space.enumerate()}
     assert len(recipes) == space.size
@@ -76,6 +90,19 @@ def test_empty_space_is_an_error() -> None:
         SearchSpace({"a": ("8",)}, {"calibration": ()})
     with pytest.raises(SpaceError, match="'a' has no choice left"):
         expand_layers({"*": LayerRule((), (False,))}, ["a"])
+
+
+def test_options_of_learned_rounding_need_it() -> None:
+    with pytest.raises(SpaceError, match="'rounding_scope' decides nothing without 'learned'"):
+        SearchSpace({"a": ("4",)}, {"rounding": ("gptq",), "rounding_scope": ("layer", "block")})
+
+
+def test_names_lead_to_the_baselines_and_to_learned_rounding() -> None:
+    named = named_recipes(LAYERS)
+    assert list(named) == [*baselines(LAYERS), "w4a8-learned"]
+    learned = named["w4a8-learned"]
+    assert learned.layers == dict.fromkeys(LAYERS, 4)
+    assert learned.options == PtqOptions(rounding="learned", rounding_scope="block")
 
 
 def test_parameters_hold_open_decisions_alone() -> None:

@@ -25,6 +25,7 @@ from autoquant.cli.output import (
     print_json,
     print_rows,
     print_trials,
+    show_activity,
     warn,
     warn_of_oversubscription,
 )
@@ -46,7 +47,8 @@ def quantize(
         str,
         typer.Option(
             "--recipe",
-            help="fp32, w8a8, w4a8, w8a8-qat, w4a8-qat, ort-static, ort-dynamic or a file.",
+            help="fp32, w8a8, w4a8, w4a8-learned, w8a8-qat, w4a8-qat, ort-static, ort-dynamic "
+            "or a file.",
         ),
     ] = "w8a8",
     seed: SeedOption = 0,
@@ -68,6 +70,7 @@ def quantize(
 
     Examples:
       autoquant quantize digits --recipe w4a8 -o model.onnx
+      autoquant quantize digits --recipe w4a8-learned -o model.onnx
       autoquant quantize digits --recipe w8a8 --backend openvino -o model.onnx
       autoquant quantize cifar10-resnet20 --recipe w4a8-qat --checkpoints runs -o model.onnx
       autoquant quantize my-model --recipe recipe.json --tasks-from my_tasks.py -o model.onnx
@@ -80,7 +83,7 @@ def quantize(
     if tasks_from is not None:
         load_task_file(tasks_from)
     told = collect_task_options(task, task_option)
-    with STDERR.status(f"loading task {task}"):
+    with show_activity(f"loading task {task}"):
         evaluator = load_single_evaluator(
             load_task(task, told), seed, threads, batch, backend, checkpoints
         )
@@ -138,7 +141,7 @@ def verify(
     """
     if versus is not None and not latency:
         raise InputError("--vs belongs to --latency; without it the float model is built anew")
-    with STDERR.status("replaying the passport"):
+    with show_activity("replaying the passport"):
         verification = (
             _verify_latency(model, versus)
             if latency

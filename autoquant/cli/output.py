@@ -3,14 +3,18 @@
 import csv
 import json
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import typer
 from rich.console import Console
+from rich.status import Status
 from rich.table import Table
 
 from autoquant.backends.machine import explain_oversubscription
+from autoquant.core.activity import listening
 from autoquant.core.trial import Trial
 from autoquant.report import COLUMNS, trial_row
 
@@ -19,6 +23,7 @@ __all__ = [
     "print_json",
     "print_rows",
     "print_trials",
+    "show_activity",
     "warn",
     "warn_of_oversubscription",
 ]
@@ -26,6 +31,7 @@ __all__ = [
 # Progress, logs and warnings go here, so that standard output holds results alone.
 STDERR = Console(stderr=True, highlight=False, soft_wrap=True)
 _WIDTH = 160  # of a table that goes to a file or a pipe
+_SILENCE_S = 10.0  # between two lines about one activity
 
 
 def warn(text: str) -> None:
@@ -38,6 +44,22 @@ def warn_of_oversubscription(threads: int) -> None:
     text = explain_oversubscription(threads)
     if text is not None:
         warn(text)
+
+
+@contextmanager
+def show_activity(text: str) -> Iterator[Status]:
+    """A spinner that says what is being done; without a terminal, a line now and then."""
+    said_at = time.monotonic()
+
+    def hear(announced: str) -> None:
+        nonlocal said_at
+        status.update(announced)
+        if not STDERR.is_terminal and time.monotonic() - said_at > _SILENCE_S:
+            STDERR.print(announced, markup=False)
+            said_at = time.monotonic()
+
+    with STDERR.status(text) as status, listening(hear):
+        yield status
 
 
 def print_json(document: Any) -> None:

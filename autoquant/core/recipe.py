@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
@@ -26,6 +26,8 @@ __all__ = [
     "PtqOptions",
     "QatOptions",
     "Recipe",
+    "Rounding",
+    "RoundingScope",
     "WeightBits",
     "method_label",
 ]
@@ -35,6 +37,14 @@ WeightBits = Literal[8, 4]
 # or as it is, with the weights alone quantized (in blocks along the input).
 Activation = Literal["static", "dynamic", "float"]
 Method = Literal["fp32", "brevitas", "ort-static", "ort-dynamic"]
+Rounding = Literal["nearest", "gptq", "learned"]
+RoundingScope = Literal["layer", "block"]
+
+DEFAULT_ITERATIONS = 200
+# What the first recipes did not know: left out of their JSON at its default.
+_NEWER = (
+    "reduce_range", "equalization", "rounding", "rounding_scope", "rounding_iterations", "qat",
+)  # fmt: skip
 
 
 class Percentile(BaseModel):
@@ -91,6 +101,15 @@ class PtqOptions(BaseModel):
             (Nagel et al. 2019, arXiv 1906.04721, section 4.2).
         reduce_range: 8-bit weights use 7 bits of their grid, so that sums of two products fit
             16 bits: for processors without an integer dot product, where they saturate.
+        equalization: scale channels between neighbouring layers so that both use their grids
+            alike (Nagel et al. 2019, arXiv 1906.04721, section 4.1).
+        rounding: how 4-bit weights come onto their grid (8-bit weights go to the nearest
+            point): `nearest`, `gptq` (Frantar et al. 2022, arXiv 2210.17323) or `learned`
+            from there on (AdaRound, Nagel et al. 2020, arXiv 2004.10568).
+        rounding_scope: learned rounding keeps each layer's output, or those of whole blocks
+            behind the quantized layers before them (BRECQ, Li et al. 2021, arXiv 2102.05426).
+            Layers are learned once for all recipes of a study, blocks for each recipe.
+        rounding_iterations: optimizer steps for each layer or block.
         mode: `ptq`, or `qat`: what post-training quantization makes is then trained, weights
             and grids alike (Jacob et al. 2018, arXiv 1712.05877).
         qat: how it is trained; None without training.
@@ -104,6 +123,10 @@ class PtqOptions(BaseModel):
     calibration_images: Annotated[int, Field(ge=1)] = 512
     bias_correction: bool = True
     reduce_range: bool = False
+    equalization: bool = False
+    rounding: Rounding = "nearest"
+    rounding_scope: RoundingScope = "layer"
+    rounding_iterations: Annotated[int, Field(ge=1)] = DEFAULT_ITERATIONS
     mode: Literal["ptq", "qat"] = "ptq"
     qat: QatOptions | None = None
 
@@ -120,15 +143,33 @@ class PtqOptions(BaseModel):
             raise ValueError("options of training (qat) belong to mode 'qat', and only to it")
         return self
 
+    @model_validator(mode="after")
+    def _forget_what_means_nothing(self) -> Self:
+        """Options that decide the same are the same: nearest rounding has no scope."""
+        if self.rounding != "learned":
+            # the instance is frozen for everyone else
+            self.__dict__["rounding_scope"] = "layer"
+            self.__dict__["rounding_iterations"] = DEFAULT_ITERATIONS
+        return self
+
     @model_serializer(mode="wrap")
     def _leave_out_newer_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """What the first recipes did not know appears only where it is chosen: digests stay."""
         values: dict[str, Any] = serialize(self)
-        if not self.reduce_range:
-            del values["reduce_range"]
-        if self.qat is None:
-            del values["qat"]
+        fields = type(self).model_fields
+        for name in _NEWER:
+            if getattr(self, name) == fields[name].default:
+                del values[name]
         return values
+
+    def for_widths(self, widths: Collection[WeightBits | None]) -> "PtqOptions":
+        """The same decision for layers of these widths, in canonical form."""
+        changes: dict[str, Any] = {}
+        if self.reduce_range and 8 not in widths:
+            changes["reduce_range"] = False
+        if self.rounding != "nearest" and 4 not in widths:
+            changes["rounding"] = "nearest"
+        return PtqOptions(**{**dict(self), **changes}) if changes else self
 
 
 class Recipe(BaseModel):
@@ -176,6 +217,9 @@ class Recipe(BaseModel):
         ]
         if wide:
             raise ValueError(f"'{wide[0]}': float activations go with weights of 4 bits")
+        if self.options is not None:
+            # the instance is frozen for everyone else
+            self.__dict__["options"] = self.options.for_widths(self.layers.values())
         return self
 
     @classmethod
@@ -188,14 +232,12 @@ class Recipe(BaseModel):
         """The recipe of these widths, in canonical form."""
         if not any(layers.values()):
             return cls(method="fp32")
-        options = options or PtqOptions()
-        if options.reduce_range and 8 not in layers.values():
-            options = options.model_copy(update={"reduce_range": False})
         named = {
             name: kind
             for name, kind in (activations or {}).items()
             if kind != "static" and layers[name] is not None
         }
+        options = options or PtqOptions()
         return cls(method="brevitas", layers=dict(layers), activations=named, options=options)
 
     @classmethod

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -32,8 +32,11 @@ __all__ = [
 
 FLOAT = "float"
 REDUCED = "w8a8-reduced"
+LEARNED = "w4a8-learned"
 TRAINING = "qat."  # before the name of an option of training
 _LAYER_PREFIX = "layer."
+_MIXTURES: tuple[tuple[WeightBits, ...], ...] = ((8,), (4,), (8, 4))
+_OF_LEARNED = ("rounding_scope", "rounding_iterations")
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,10 @@ class SearchSpace:
             raise SpaceError("the search space is empty: the model has no quantizable layer")
         if empty:
             raise SpaceError(f"the search space is empty: '{empty[0]}' has no allowed value")
+        if "learned" not in self.options.get("rounding", ()):
+            idle = [name for name in _OF_LEARNED if name in self.options]
+            if idle:
+                raise SpaceError(f"'{idle[0]}' decides nothing without 'learned' among 'rounding'")
 
     @cached_property
     def parameters(self) -> dict[str, tuple[str, ...]]:
@@ -182,20 +189,28 @@ class SearchSpace:
     @property
     def size(self) -> int:
         """Number of distinct recipes."""
-        combinations = math.prod(len(choices) for choices in self.layers.values())
-        options = math.prod(
-            len(values)
-            for name, values in self.options.items()
-            if name != "mode" and not name.startswith(TRAINING)
+        all_float = self._count(())
+        eight, four, both = (self._count(widths) - all_float for widths in _MIXTURES)
+        counts = zip(_MIXTURES, (eight, four, both - eight - four), strict=True)
+        return min(all_float, 1) + sum(
+            count * self._count_options(widths) for widths, count in counts if count
         )
-        options *= sum(self._count_ways(mode) for mode in self.options.get("mode", ("ptq",)))
-        has_all_float = all(FLOAT in choices for choices in self.layers.values())
-        return (combinations - 1) * options + 1 if has_all_float else combinations * options
 
-    def _count_ways(self, mode: str) -> int:
-        """In how many ways a recipe of this mode can be trained."""
-        training = [len(v) for name, v in self.options.items() if name.startswith(TRAINING)]
-        return math.prod(training) if mode == "qat" else 1
+    def _count(self, widths: Collection[WeightBits]) -> int:
+        """Combinations of layers that have these widths or are float."""
+        allowed = {None, *widths}
+        return math.prod(
+            sum(_to_bits(choice) in allowed for choice in choices)
+            for choices in self.layers.values()
+        )
+
+    def _count_options(self, widths: Collection[WeightBits]) -> int:
+        """Decisions on the whole network that differ for layers of these widths."""
+        combinations = itertools.product(*self.options.values())
+        options = (
+            _to_options(dict(zip(self.options, values, strict=True))) for values in combinations
+        )
+        return len({item.for_widths(widths) for item in options})
 
     def enumerate(self) -> Iterator[dict[str, str]]:
         """Every combination of parameters; only for spaces known to be small."""
@@ -237,7 +252,12 @@ class SearchSpace:
                 name: _to_choice(bits, recipe.activation_of(name))
                 for name, bits in recipe.layers.items()
             }
-            values = {name: self._read_option(recipe.options, name) for name in self.options}
+            # what means nothing in this recipe is at its default, which need not be allowed
+            values = {
+                name: value if value in allowed else allowed[0]
+                for name, allowed in self.options.items()
+                for value in (self._read_option(recipe.options, name),)
+            }
         else:
             raise SpaceError(f"recipe {recipe.digest} is not of this space")
         named = {_LAYER_PREFIX + name: text for name, text in layers.items()}
@@ -297,14 +317,17 @@ def baselines(layers: Sequence[str], *, reduce_range: bool = False) -> dict[str,
 
 
 def named_recipes(layers: Sequence[str]) -> dict[str, Recipe]:
-    """Every recipe that has a name: the baselines, and what is too slow to be one.
+    """Every recipe that goes by a name: the baselines, and what takes minutes to make.
 
     Args:
         layers: names of all quantizable layers.
     """
-    names, trained = list(layers), PtqOptions(mode="qat")
+    names = list(layers)
+    learned = PtqOptions(rounding="learned", rounding_scope="block")
+    trained = PtqOptions(mode="qat")
     return {
         **baselines(layers),
+        LEARNED: Recipe.uniform(names, 4, learned),
         "w8a8-qat": Recipe.uniform(names, 8, trained),
         "w4a8-qat": Recipe.uniform(names, 4, trained),
     }

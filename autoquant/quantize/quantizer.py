@@ -1,5 +1,6 @@
 """`Quantizer`: a recipe onto a float graph."""
 
+import copy
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,9 +19,12 @@ from autoquant.core.task import Dataset
 from autoquant.errors import NumericError, RecipeError
 from autoquant.quantize.activations import calibrate, encoding_of
 from autoquant.quantize.bias import correct_bias, mean_patches
+from autoquant.quantize.equalize import equalize
+from autoquant.quantize.fit import Fit
 from autoquant.quantize.layers import LayerNode, find_layers
 from autoquant.quantize.learnable import Learnable
 from autoquant.quantize.placement import Placement, fused_output, place
+from autoquant.quantize.rounding import round_layers
 from autoquant.quantize.sampling import (
     call,
     fitting_batch,
@@ -37,9 +41,10 @@ from autoquant.quantize.weights import (
 
 __all__ = ["QuantizedModel", "Quantizer"]
 
+_FIT_BATCH = 16
 
 # From a maker of learnable models to the learnable that was trained.
-Fit = Callable[[Callable[[], tuple[GraphModule, Learnable]]], Learnable]
+Train = Callable[[Callable[[], tuple[GraphModule, Learnable]]], Learnable]
 
 
 @dataclass(frozen=True)
@@ -116,24 +121,28 @@ class Quantizer:
         self._activations: dict[tuple[Any, ...], QuantIdentity] = {}
         self._patches: dict[int, dict[str, torch.Tensor]] = {}
         self._layers: dict[tuple[Any, ...], QuantLayer] = {}
+        self._twins: dict[frozenset[str], Quantizer] = {}
 
     @property
     def layers(self) -> list[Layer]:
         """The quantizable layers, in network order."""
         return [layer for layer in self.operators if layer.is_quantizable]
 
-    def quantize(self, recipe: Recipe, fit: Fit | None = None) -> QuantizedModel:
+    def quantize(self, recipe: Recipe, train: Train | None = None) -> QuantizedModel:
         """The quantized model of a recipe.
 
         Args:
             recipe: what to make.
-            fit: trains what was calibrated; None leaves it as it is.
+            train: trains what was calibrated; None leaves it as it is.
 
         Raises:
             RecipeError: the recipe is not a Brevitas one, or names other layers.
             NumericError: a weight or an activation that is not finite.
         """
         options = self._check(recipe)
+        if options.equalization:
+            twin = self._equalized(recipe.excluded)
+            return twin.quantize(_without_equalization(recipe), train)
         widths = {name: bits for name, bits in recipe.layers.items() if bits is not None}
         static = [name for name in widths if recipe.activation_of(name) == "static"]
         placement = place(self.module.graph, {self._found[name].node for name in static})
@@ -143,9 +152,12 @@ class Quantizer:
         }
         layers = {name: self._prepared(name, choice, options) for name, choice in choices.items()}
         activations = self._calibrated(placement.sites, options)
+        if options.rounding != "nearest":
+            encodings = self._encode(placement, activations, layers, choices)
+            layers = self._fit(layers, activations, encodings, choices, options)
         encodings = self._encode(placement, activations, layers, choices)
-        if fit is not None:
-            trained = fit(partial(self._make_learnable, layers, activations, encodings))
+        if train is not None:
+            trained = train(partial(self._make_learnable, layers, activations, encodings))
             layers, activations = trained.layers, trained.activations
             encodings = self._encode(placement, activations, layers, choices)
         deployed = {
@@ -236,14 +248,33 @@ class Quantizer:
         return self._activations[key]
 
     def _prepared(self, name: str, choice: WeightChoice, options: PtqOptions) -> QuantLayer:
-        images = len(self.calibration_images(options)) if options.bias_correction else 0
-        key = (name, choice, images)
-        if key not in self._layers:
-            layer = self._build(name, choice)
-            if options.bias_correction:
+        needs_images = options.bias_correction or choice.rounding != "nearest"
+        images = len(self.calibration_images(options)) if needs_images else 0
+        key = (choice, images, options.bias_correction)
+        if (name, *key) not in self._layers:
+            # one pass of the network shows all layers what they are rounded for
+            names = [name] if choice.rounding == "nearest" else self._fitting(choice)
+            layers = self._prepare(names, choice, options)
+            self._layers |= {(one, *key): layer for one, layer in layers.items()}
+        return self._layers[(name, *key)]
+
+    def _fitting(self, choice: WeightChoice) -> list[str]:
+        return [
+            name
+            for name, found in self._found.items()
+            if choice.activation in found.layer.activations
+        ]
+
+    def _prepare(
+        self, names: Sequence[str], choice: WeightChoice, options: PtqOptions
+    ) -> dict[str, QuantLayer]:
+        layers = {name: self._build(name, choice) for name in names}
+        if choice.rounding != "nearest":
+            self._round(layers, choice, options)
+        if options.bias_correction:
+            for name, layer in layers.items():
                 correct_bias(layer, self._mean_patches(options)[name])
-            self._layers[key] = layer
-        return self._layers[key]
+        return layers
 
     def _mean_patches(self, options: PtqOptions) -> Mapping[str, torch.Tensor]:
         images = self.calibration_images(options)
@@ -252,8 +283,8 @@ class Quantizer:
             self._patches[len(images)] = mean_patches(self.module, nodes, self._batches(images))
         return self._patches[len(images)]
 
-    def _batches(self, images: Sequence[int]) -> Iterator[Any]:
-        return input_batches(self.calibration, images, self._batch_size, torch.stack)
+    def _batches(self, images: Sequence[int], size: int | None = None) -> Iterator[Any]:
+        return input_batches(self.calibration, images, size or self._batch_size, torch.stack)
 
     def _build(self, name: str, choice: WeightChoice) -> QuantLayer:
         node = self._found[name].node
@@ -265,6 +296,59 @@ class Quantizer:
 
     def _parameter(self, node: Any) -> torch.Tensor:
         return self.module.get_parameter(str(node.target)).detach()
+
+    def _round(
+        self, layers: Mapping[str, QuantLayer], choice: WeightChoice, options: PtqOptions
+    ) -> None:
+        """Bring weights onto their grid otherwise than to the nearest point, in place."""
+        by_node = {self._found[name].node: layer for name, layer in layers.items()}
+        batches = list(self._batches(self.calibration_images(options)))
+        round_layers(
+            self.module, by_node, batches, choice.steps, self.seed, corrects=options.bias_correction
+        )
+
+    def _fit(
+        self,
+        layers: Mapping[str, QuantLayer],
+        activations: Mapping[str, QuantIdentity],
+        encodings: Encodings,
+        choices: Mapping[str, WeightChoice],
+        options: PtqOptions,
+    ) -> dict[str, QuantLayer]:
+        """Copies of the layers, fitted block by block; the originals are shared by others.
+
+        Biases are corrected behind the quantized layers of this very recipe; learned rounding
+        of whole blocks is done on the way.
+        """
+        copies = {name: copy.deepcopy(layer) for name, layer in layers.items()}
+        model, values = self._assemble(copies, activations, encodings)
+        by_node = {self._found[name].node: layer for name, layer in copies.items()}
+        learned = {
+            self._found[name].node for name, choice in choices.items() if choice.is_left_to_block
+        }
+        batches = list(self._batches(self.calibration_images(options), _FIT_BATCH))
+        means = self._float_means(options) if options.bias_correction else {}
+        fit = Fit(self.module, model, values, by_node, batches, self.seed)
+        fit.run(learned, options.rounding_iterations, means)
+        return copies
+
+    def _float_means(self, options: PtqOptions) -> dict[str, torch.Tensor]:
+        """Of every layer's output on the calibration images, (channels,), by node."""
+        patches, means = self._mean_patches(options), {}
+        for name, found in self._found.items():
+            weight, bias = (*found.node.args[1:3], None)[:2]
+            mean = (self._parameter(weight) * patches[name]).flatten(1).sum(1)
+            means[found.node.name] = mean if bias is None else mean + self._parameter(bias)
+        return means
+
+    def _equalized(self, excluded: frozenset[str]) -> "Quantizer":
+        """The same for the network whose quantized layers are equalized."""
+        if excluded not in self._twins:
+            changed = [found for name, found in self._found.items() if name not in excluded]
+            module = copy.copy(self.module)
+            equalize(module, changed, self._batches(self.calibration_images()))
+            self._twins[excluded] = Quantizer(module, self.calibration, self.seed)
+        return self._twins[excluded]
 
     def _assemble(
         self,
@@ -327,6 +411,12 @@ class Quantizer:
             weights[name] = encode_weight(name, layer, choices[name], scale)
         dynamic = [name for name, choice in choices.items() if choice.activation == "dynamic"]
         return Encodings(weights, grids, placement.carriers, placement.readers, frozenset(dynamic))
+
+
+def _without_equalization(recipe: Recipe) -> Recipe:
+    assert recipe.options is not None
+    options = PtqOptions(**{**dict(recipe.options), "equalization": False})
+    return Recipe.quantized(recipe.layers, options, recipe.activations)
 
 
 def _first_output(outputs: Any) -> torch.Tensor:

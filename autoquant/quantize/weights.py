@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from brevitas.inject.enum import ScalingImplType
 from brevitas.nn import QuantConv1d, QuantConv2d, QuantLinear
 from brevitas.nn.quant_layer import QuantWeightBiasInputOutputLayer as QuantLayer
 from brevitas.quant.scaled_int import (
@@ -18,7 +19,7 @@ from brevitas.quant.scaled_int import (
 from torch.fx import Node
 
 from autoquant.core.encodings import WeightEncoding
-from autoquant.core.recipe import Activation, PtqOptions, WeightBits
+from autoquant.core.recipe import Activation, PtqOptions, Rounding, WeightBits
 from autoquant.errors import NumericError
 from autoquant.quantize.linear import BLOCKWISE, DynamicLinear
 from autoquant.quantize.operators import LINEAR_OPS
@@ -38,13 +39,19 @@ _QUANTIZERS = {
 
 @dataclass(frozen=True)
 class WeightChoice:
-    """All of a recipe that a layer by itself depends on."""
+    """All of a recipe that a layer by itself depends on.
+
+    Attributes:
+        steps: of learned rounding; 0 if that is left to the block that the layer is in.
+    """
 
     bits: WeightBits
     granularity: str
     scale: str
     reduce_range: bool = False
     activation: Activation = "static"
+    rounding: Rounding = "nearest"
+    steps: int = 0
 
     @classmethod
     def of(
@@ -52,7 +59,23 @@ class WeightChoice:
     ) -> "WeightChoice":
         """The choice that a recipe makes for a layer of this width."""
         reduced = options.reduce_range and bits == 8
-        return cls(bits, options.weight_granularity, options.weight_scale, reduced, activation)
+        rounding = options.rounding if bits == 4 else "nearest"
+        is_alone = rounding == "learned" and options.rounding_scope == "layer"
+        steps = options.rounding_iterations if is_alone else 0
+        return cls(
+            bits,
+            options.weight_granularity,
+            options.weight_scale,
+            reduced,
+            activation,
+            rounding,
+            steps,
+        )
+
+    @property
+    def is_left_to_block(self) -> bool:
+        """Whether the rounding of this layer is learned together with its block's."""
+        return self.rounding == "learned" and self.steps == 0
 
     @property
     def grid_bits(self) -> int:
@@ -62,9 +85,11 @@ class WeightChoice:
     @property
     def quantizer(self) -> Any:
         """Brevitas weight quantizer class."""
-        if self.activation == "float":
-            return BLOCKWISE[self.scale].let(bit_width=self.grid_bits)
-        return _QUANTIZERS[self.granularity, self.scale].let(bit_width=self.grid_bits)
+        is_blockwise = self.activation == "float"
+        plain = BLOCKWISE[self.scale] if is_blockwise else _QUANTIZERS[self.granularity, self.scale]
+        if self.rounding != "nearest":  # the scale of the float weights, wherever they move
+            plain = plain.let(scaling_impl_type=ScalingImplType.PARAMETER_FROM_STATS)
+        return plain.let(bit_width=self.grid_bits)
 
 
 def build_layer(
@@ -95,6 +120,8 @@ def build_layer(
     # the scale was set on the layer's initial weights: set it again on the real ones
     layer.weight_quant.init_tensor_quant()
     layer.eval()
+    if choice.rounding != "nearest":
+        layer.quant_weight()  # the first use fixes the scale
     return layer
 
 
