@@ -181,7 +181,8 @@ def test_networks_of_other_shapes_are_rounded_too(kind: type[nn.Module], method:
     changes = {}
     if kind is Pair:
         example = {"a": torch.zeros(1, 3, 8, 8), "b": torch.zeros(1, 3, 8, 8)}
-        changes = {"example_input": example, "calibration": PairData(64)}
+        splits = {"calibration": PairData(64), "search": PairData(16), "report": PairData(16)}
+        changes = {"example_input": example, **splits}
     builder = TaskBuilder(make_task(kind, **changes))
     names = [layer.name for layer in builder.layers]
     precisions = builder.build(recipe_of(method, names)).artifact.precisions

@@ -97,9 +97,9 @@ def test_options_of_learned_rounding_need_it() -> None:
         SearchSpace({"a": ("4",)}, {"rounding": ("gptq",), "rounding_scope": ("layer", "block")})
 
 
-def test_names_lead_to_the_baselines_and_to_learned_rounding() -> None:
+def test_names_lead_to_the_baselines_to_learned_rounding_and_to_training() -> None:
     named = named_recipes(LAYERS)
-    assert list(named) == [*baselines(LAYERS), "w4a8-learned"]
+    assert list(named) == [*baselines(LAYERS), "w4a8-learned", "w8a8-qat", "w4a8-qat"]
     learned = named["w4a8-learned"]
     assert learned.layers == dict.fromkeys(LAYERS, 4)
     assert learned.options == PtqOptions(rounding="learned", rounding_scope="block")
