@@ -14,7 +14,6 @@ import torch
 
 from autoquant.backends.latency import PROTOCOL_VERSION
 from autoquant.backends.machine import available_cores, describe_machine, package_versions
-from autoquant.backends.onnxruntime import open_session
 from autoquant.backends.registry import DEFAULT_BACKEND, load_backend
 from autoquant.core.artifact import Artifact, Candidate
 from autoquant.core.batching import input_batches
@@ -167,6 +166,8 @@ class TaskBuilder:
     def compare_layers(self, artifact: Artifact, recipe: Recipe, inputs: Any) -> dict[str, float]:
         """SQNR of every layer's output, in decibels: the file against the quantized model.
 
+        Of a model with several outputs, each of those too, as `output NAME`.
+
         Args:
             artifact: the recipe's file.
             recipe: made by Brevitas quantizers, without training; of others nothing can be
@@ -176,11 +177,16 @@ class TaskBuilder:
         if not recipe.is_quantized or recipe.is_trained:
             return {}
         quantized = self.quantizer.quantize(recipe)
-        values = self.quantizer.output_values(quantized.encodings)
-        promised = quantized.trace(_as_tensors(inputs), set(values.values()))
         model = load_model(artifact.content)
+        values = self.quantizer.output_values(quantized.encodings)
+        outputs = [value.name for value in model.graph.output]
+        if len(outputs) > 1:
+            values |= {f"output {name}": name for name in outputs}
+        promised = quantized.trace(_as_tensors(inputs), set(values.values()))
         names = expose_values(model, list(promised))
-        found = open_session(model.SerializeToString(), 1).run_all(inputs)
+        backend = load_backend(self.conditions.get("backend", DEFAULT_BACKEND))
+        exposed = Artifact(model.SerializeToString(), artifact.precisions, {})
+        found = backend.load(exposed, 1).run_all(inputs)
         return {
             layer: round(signal_to_noise_db(promised[value].numpy(), found[names[value]]), 2)
             for layer, value in values.items()

@@ -83,9 +83,7 @@ def tabulate_layers(layers: Sequence[Mapping[str, Any]]) -> tuple[list[str], lis
             layer["name"],
             layer["stored_as"] or "",
             layer["kernel"],
-            "yes" if layer["integer_kernel"] else "no",
-            f"{layer['time_share']:.1%}",
-            f"{layer['macs'] / total:.1%}",
+            *_executed(layer, total),
             layer["reason"] or "",
         ]
         for layer in layers
@@ -96,6 +94,13 @@ def tabulate_layers(layers: Sequence[Mapping[str, Any]]) -> tuple[list[str], lis
             value = layer.get("sqnr_db")
             row.insert(-1, "" if value is None else f"{value:.1f} dB")
     return columns, rows
+
+
+def _executed(layer: Mapping[str, Any], total_macs: int) -> list[str]:
+    if layer["kind"] == "output":
+        return ["", "", ""]
+    share, macs = f"{layer['time_share']:.1%}", f"{layer['macs'] / total_macs:.1%}"
+    return ["yes" if layer["integer_kernel"] else "no", share, macs]
 
 
 def find_first_disagreement(layers: Sequence[Mapping[str, Any]]) -> str | None:

@@ -72,7 +72,7 @@ def verify_artifact(
     Args:
         artifact: a file with figures.
         task_options: go before those of the passport; data may have moved.
-        compare_layers: find the SQNR of every layer's output too, on ONNX Runtime.
+        compare_layers: find the SQNR of every layer's output too.
 
     Raises:
         ArtifactError: a passport that this version cannot read.
@@ -279,4 +279,12 @@ def _describe_layers(
     builder = evaluator.builder
     assert isinstance(builder, TaskBuilder)
     found = builder.compare_layers(artifact, recipe, evaluator.search.batches[0])
-    return [{**row, "sqnr_db": found.get(row["name"])} for row in rows]
+    compared = [{**row, "sqnr_db": found.pop(row["name"], None)} for row in rows]
+    # what is left are the outputs of a model that has several
+    nothing = dict.fromkeys(rows[0])
+    no_work = {"kernel": "", "macs": 0, "time_share": 0.0, "integer_kernel": False}
+    outputs = [
+        {**nothing, **no_work, "name": name, "kind": "output", "sqnr_db": value}
+        for name, value in found.items()
+    ]
+    return compared + outputs

@@ -136,6 +136,14 @@ class Shared(nn.Module):
         return self.fc(x.flatten(1))
 
 
+class TwoHeads(Residual):
+    """Two outputs."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        features = F.relu(self.body(F.relu(self.stem(x))))
+        return self.fc(self.down(features).mean((2, 3))), features
+
+
 class Gated(nn.Module):
     """Hard-swish, a hard sigmoid as a gate, and a product with a number."""
 

@@ -15,7 +15,7 @@ from autoquant.core.recipe import Recipe
 from autoquant.errors import ArtifactError, InputError, TrialError
 from autoquant.evaluate import EvaluationOptions
 from autoquant.tasks import load_task
-from tests.networks import Data, Pair, PairData, Residual, make_task
+from tests.networks import Data, Pair, PairData, Residual, TwoHeads, make_task
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +114,20 @@ class FileBackendContract(BackendContract):
         inputs = session.random_inputs(4)
         assert [value.shape for value in inputs.values()] == [(4, 3, 8, 8)]
         assert session.predict(inputs).shape == (4, 5)
+
+    def test_all_outputs_begin_with_the_predicted_one(self, backend, builder, batch) -> None:
+        session = backend.load(self.artifact(builder, 8), 1)
+        found = session.run_all(batch)
+        assert (next(iter(found.values())) == session.predict(batch)).all()
+
+    def test_layers_and_outputs_are_compared_one_by_one(self, backend, batch) -> None:
+        builder = TaskBuilder(make_task(TwoHeads), conditions={"backend": backend.name})
+        names = [layer.name for layer in builder.layers]
+        recipe = Recipe.uniform(names, 8)
+        found = builder.compare_layers(builder.build(recipe).artifact, recipe, batch)
+        assert list(found)[: len(names)] == names
+        assert len(found) == len(names) + 2
+        assert min(found.values()) > 40
 
     def test_named_inputs_go_where_they_belong(self, backend) -> None:
         data = PairData(8)

@@ -91,6 +91,10 @@ class Backend(Protocol):
 class FileSession(Session, Protocol):
     """A session that knows its own inputs, so that any file can be timed."""
 
+    def run_all(self, inputs: Any) -> Arrays:
+        """Every output for one batch, by name; the first is that of `predict`."""
+        ...
+
     def random_inputs(self, batch: int, seed: int = 0) -> Arrays:
         """Inputs of the model's shapes; free dimensions take the batch size.
 
