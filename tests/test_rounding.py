@@ -71,7 +71,7 @@ def test_patches_hold_what_a_layer_sees(kind: type[nn.Module]) -> None:
     collected = collect_patches(quantizer.module, built, [Data(16).x], 16, seed=0)
     assert set(collected) == set(built)
     for node, patches in collected.items():
-        weight, bias = (quantizer._parameter(source) for source in node.args[1:3])
+        weight, bias = (quantizer._stock.parameter(source) for source in node.args[1:3])
         rows = torch.arange(patches.count)
         assert torch.allclose(patches.apply(weight, bias, rows), patches.outputs, atol=1e-5)
         assert patches.count >= 16
@@ -79,7 +79,7 @@ def test_patches_hold_what_a_layer_sees(kind: type[nn.Module]) -> None:
 
 def _built(quantizer: Quantizer) -> dict[str, nn.Module]:
     choice = WeightChoice.of(4, PtqOptions())
-    return {name: quantizer._build(name, choice) for name in quantizer._found}
+    return {name: quantizer._stock.build(name, choice) for name in quantizer._found}
 
 
 def test_joints_are_where_one_value_is_alive() -> None:
@@ -103,7 +103,7 @@ def test_joints_are_where_one_value_is_alive() -> None:
 def test_learning_takes_each_weight_up_or_down() -> None:
     quantizer = quantizer_of(Residual)
     choice = WeightChoice.of(4, PtqOptions(rounding="learned"))
-    layer, inputs = quantizer._build("down", choice), torch.rand(32, 8, 8, 8)
+    layer, inputs = quantizer._stock.build("down", choice), torch.rand(32, 8, 8, 8)
     before = layer.weight.detach().clone()
     scale = layer.quant_weight().scale.detach()
     nearest = layer.quant_weight().value.detach()
@@ -193,7 +193,7 @@ def test_equalization_changes_no_output_and_evens_out_channels() -> None:
     quantizer = quantizer_of(Bottleneck)
     with torch.no_grad():  # one channel far smaller than its neighbours, as in MobileNets
         for source in quantizer._found["expand"].node.args[1:3]:
-            quantizer._parameter(source)[3].mul_(0.01)
+            quantizer._stock.parameter(source)[3].mul_(0.01)
     twin = quantizer._equalized(frozenset({"project"}))
     inputs = Data(64).x
     with torch.no_grad():
@@ -209,7 +209,7 @@ def test_equalization_changes_no_output_and_evens_out_channels() -> None:
 
 
 def _weight(quantizer: Quantizer, name: str) -> Tensor:
-    return quantizer._parameter(quantizer._found[name].node.args[1])
+    return quantizer._stock.parameter(quantizer._found[name].node.args[1])
 
 
 def _spread(quantizer: Quantizer, name: str) -> float:
@@ -221,7 +221,7 @@ def _spread(quantizer: Quantizer, name: str) -> float:
 def test_equalization_leaves_a_channel_alone_that_reaches_the_ceiling() -> None:
     quantizer = quantizer_of(Bottleneck)
     with torch.no_grad():
-        quantizer._parameter(quantizer._found["expand"].node.args[2])[0] = 20.0
+        quantizer._stock.parameter(quantizer._found["expand"].node.args[2])[0] = 20.0
     before = copy.deepcopy(_weight(quantizer, "expand"))
     after = _weight(quantizer._equalized(frozenset()), "expand")
     assert torch.equal(before[0], after[0])

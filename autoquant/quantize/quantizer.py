@@ -1,7 +1,7 @@
 """`Quantizer`: a recipe onto a float graph."""
 
 import copy
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,30 +11,28 @@ from brevitas.export.inference.manager import quant_inference_mode
 from brevitas.nn import QuantIdentity
 from torch.fx import Graph, GraphModule, Node
 
-from autoquant.core.batching import input_batches, split_inputs
+from autoquant.core.batching import split_inputs
 from autoquant.core.encodings import Encodings
 from autoquant.core.layer import Layer
 from autoquant.core.recipe import PtqOptions, Recipe
 from autoquant.core.task import Dataset
-from autoquant.errors import NumericError, RecipeError
-from autoquant.quantize.activations import calibrate, encoding_of
-from autoquant.quantize.bias import correct_bias, mean_patches
+from autoquant.errors import RecipeError
+from autoquant.quantize.activations import encoding_of
+from autoquant.quantize.calibration import ActivationGrids, CalibrationData
 from autoquant.quantize.equalize import equalize
 from autoquant.quantize.fit import Fit
 from autoquant.quantize.layers import LayerNode, find_layers
 from autoquant.quantize.learnable import Learnable
 from autoquant.quantize.placement import Placement, fused_output, place
-from autoquant.quantize.rounding import round_layers
 from autoquant.quantize.sampling import (
     call,
     fitting_batch,
     record_values,
-    sample_activations,
 )
+from autoquant.quantize.stock import LayerStock
 from autoquant.quantize.weights import (
     QuantLayer,
     WeightChoice,
-    build_layer,
     encode_weight,
     with_real_bias,
 )
@@ -91,10 +89,8 @@ class QuantizedModel:
 class Quantizer:
     """Applies recipes to one network.
 
-    What does not depend on the whole recipe is computed once and kept: samples of the float
-    activations for each number of images, a calibrated quantizer for each (tensor, method,
-    symmetry), the mean inputs of all layers, and a quantized, bias-corrected layer for each
-    (layer, width, granularity, scale).
+    What does not depend on the whole recipe is computed once and kept: calibrated activation
+    quantizers (`calibration`) and quantized layers (`stock`). A recipe assembles them.
 
     Args:
         module: float ATen graph without batch norms.
@@ -110,17 +106,15 @@ class Quantizer:
         self.module = module
         self.calibration = calibration
         self.seed = seed
-        self._batch_size = fitting_batch(module)
         everything = find_layers(module)
         self.operators: list[Layer] = [found.layer for found in everything.values()]
         self.names = {found.node.name: name for name, found in everything.items()}
         self._found: Mapping[str, LayerNode] = {
             name: found for name, found in everything.items() if found.layer.is_quantizable
         }
-        self._samples: dict[int, dict[str, torch.Tensor]] = {}
-        self._activations: dict[tuple[Any, ...], QuantIdentity] = {}
-        self._patches: dict[int, dict[str, torch.Tensor]] = {}
-        self._layers: dict[tuple[Any, ...], QuantLayer] = {}
+        self._data = CalibrationData(calibration, seed, fitting_batch(module))
+        self._grids = ActivationGrids(module, self.names, self._data)
+        self._stock = LayerStock(module, self._found, self._data)
         self._twins: dict[frozenset[str], Quantizer] = {}
 
     @property
@@ -150,8 +144,8 @@ class Quantizer:
             name: WeightChoice.of(bits, options, recipe.activation_of(name))
             for name, bits in widths.items()
         }
-        layers = {name: self._prepared(name, choice, options) for name, choice in choices.items()}
-        activations = self._calibrated(placement.sites, options)
+        layers = {name: self._stock.get(name, choice, options) for name, choice in choices.items()}
+        activations = self._grids.get(placement.sites, options)
         if options.rounding != "nearest":
             encodings = self._encode(placement, activations, layers, choices)
             layers = self._fit(layers, activations, encodings, choices, options)
@@ -164,7 +158,7 @@ class Quantizer:
             name: with_real_bias(layer, encodings.weights[name]) for name, layer in layers.items()
         }
         module, values = self._assemble(deployed, activations, encodings)
-        batch_size = None if encodings.dynamic else self._batch_size
+        batch_size = None if encodings.dynamic else self._data.batch_size
         return QuantizedModel(module, encodings, values, batch_size)
 
     def _make_learnable(
@@ -197,6 +191,10 @@ class Quantizer:
                 )
         return recipe.options
 
+    def calibration_images(self) -> list[int]:
+        """Indices of the images that calibrate by default."""
+        return self._data.indices(PtqOptions())
+
     def output_values(self, encodings: Encodings) -> dict[str, str]:
         """By layer, the value that it computes: where that is on a grid, what lies there."""
         found = {}
@@ -205,107 +203,6 @@ class Quantizer:
             is_on_grid = fused.name in encodings.activations
             found[name] = fused.name if is_on_grid else layer.node.name
         return found
-
-    def calibration_images(self, options: PtqOptions | None = None) -> list[int]:
-        """Indices of the images that calibrate; the same for the same seed and number."""
-        options = options or PtqOptions()
-        count = min(options.calibration_images, len(self.calibration))
-        generator = torch.Generator().manual_seed(self.seed)
-        return torch.randperm(len(self.calibration), generator=generator)[:count].tolist()
-
-    def _calibrated(self, sites: tuple[str, ...], options: PtqOptions) -> dict[str, QuantIdentity]:
-        images = self.calibration_images(options)
-        kept = self._samples.setdefault(len(images), {})
-        new = [name for name in sites if name not in kept]
-        if new:
-            share = min(1.0, self._batch_size / len(images))
-            kept.update(
-                sample_activations(self.module, new, self._batches(images), share, self.seed)
-            )
-        odd = next((name for name in new if not torch.isfinite(kept[name]).all()), None)
-        if odd is not None:
-            raise NumericError(
-                f"{self._describe(odd)} is not finite on the calibration data: look for a "
-                "division by zero or an overflow before it, or repair the checkpoint"
-            )
-        return {name: self._calibrated_one(name, len(images), options) for name in sites}
-
-    def _describe(self, value: str) -> str:
-        """A value of the graph in the user's words."""
-        waiting = [node for node in self.module.graph.nodes if node.name == value]
-        for node in waiting:
-            if node.name in self.names:
-                return f"the input of layer '{self.names[node.name]}'"
-            waiting += [user for user in node.users if user not in waiting]
-        return f"the value '{value}'"
-
-    def _calibrated_one(self, name: str, images: int, options: PtqOptions) -> QuantIdentity:
-        key = (name, images, options.calibration, options.activation_symmetry)
-        if key not in self._activations:
-            self._activations[key] = calibrate(
-                self._samples[images][name], options.calibration, options.activation_symmetry
-            )
-        return self._activations[key]
-
-    def _prepared(self, name: str, choice: WeightChoice, options: PtqOptions) -> QuantLayer:
-        needs_images = options.bias_correction or choice.rounding != "nearest"
-        images = len(self.calibration_images(options)) if needs_images else 0
-        key = (choice, images, options.bias_correction)
-        if (name, *key) not in self._layers:
-            # one pass of the network shows all layers what they are rounded for
-            names = [name] if choice.rounding == "nearest" else self._fitting(choice)
-            layers = self._prepare(names, choice, options)
-            self._layers |= {(one, *key): layer for one, layer in layers.items()}
-        return self._layers[(name, *key)]
-
-    def _fitting(self, choice: WeightChoice) -> list[str]:
-        return [
-            name
-            for name, found in self._found.items()
-            if choice.activation in found.layer.activations
-        ]
-
-    def _prepare(
-        self, names: Sequence[str], choice: WeightChoice, options: PtqOptions
-    ) -> dict[str, QuantLayer]:
-        layers = {name: self._build(name, choice) for name in names}
-        if choice.rounding != "nearest":
-            self._round(layers, choice, options)
-        if options.bias_correction:
-            for name, layer in layers.items():
-                correct_bias(layer, self._mean_patches(options)[name])
-        return layers
-
-    def _mean_patches(self, options: PtqOptions) -> Mapping[str, torch.Tensor]:
-        images = self.calibration_images(options)
-        if len(images) not in self._patches:
-            nodes = {name: found.node for name, found in self._found.items()}
-            self._patches[len(images)] = mean_patches(self.module, nodes, self._batches(images))
-        return self._patches[len(images)]
-
-    def _batches(self, images: Sequence[int], size: int | None = None) -> Iterator[Any]:
-        return input_batches(self.calibration, images, size or self._batch_size, torch.stack)
-
-    def _build(self, name: str, choice: WeightChoice) -> QuantLayer:
-        node = self._found[name].node
-        weight, bias = node.args[1], node.args[2] if len(node.args) > 2 else None
-        assert isinstance(weight, Node)
-        return build_layer(
-            name, node, self._parameter(weight), self._parameter(bias) if bias else None, choice
-        )
-
-    def _parameter(self, node: Any) -> torch.Tensor:
-        return self.module.get_parameter(str(node.target)).detach()
-
-    def _round(
-        self, layers: Mapping[str, QuantLayer], choice: WeightChoice, options: PtqOptions
-    ) -> None:
-        """Bring weights onto their grid otherwise than to the nearest point, in place."""
-        by_node = {self._found[name].node: layer for name, layer in layers.items()}
-        batches = list(self._batches(self.calibration_images(options)))
-        round_layers(
-            self.module, by_node, batches, choice.steps, self.seed, corrects=options.bias_correction
-        )
 
     def _fit(
         self,
@@ -326,27 +223,18 @@ class Quantizer:
         learned = {
             self._found[name].node for name, choice in choices.items() if choice.is_left_to_block
         }
-        batches = list(self._batches(self.calibration_images(options), _FIT_BATCH))
-        means = self._float_means(options) if options.bias_correction else {}
+        batches = list(self._data.batches(options, _FIT_BATCH))
+        means = self._stock.float_means(options) if options.bias_correction else {}
         fit = Fit(self.module, model, values, by_node, batches, self.seed)
         fit.run(learned, options.rounding_iterations, means)
         return copies
-
-    def _float_means(self, options: PtqOptions) -> dict[str, torch.Tensor]:
-        """Of every layer's output on the calibration images, (channels,), by node."""
-        patches, means = self._mean_patches(options), {}
-        for name, found in self._found.items():
-            weight, bias = (*found.node.args[1:3], None)[:2]
-            mean = (self._parameter(weight) * patches[name]).flatten(1).sum(1)
-            means[found.node.name] = mean if bias is None else mean + self._parameter(bias)
-        return means
 
     def _equalized(self, excluded: frozenset[str]) -> "Quantizer":
         """The same for the network whose quantized layers are equalized."""
         if excluded not in self._twins:
             changed = [found for name, found in self._found.items() if name not in excluded]
             module = copy.copy(self.module)
-            equalize(module, changed, self._batches(self.calibration_images()))
+            equalize(module, changed, self._data.batches(PtqOptions()))
             self._twins[excluded] = Quantizer(module, self.calibration, self.seed)
         return self._twins[excluded]
 
