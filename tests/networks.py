@@ -167,6 +167,22 @@ class Gated(nn.Module):
         return self.fc(F.adaptive_avg_pool2d(x, 1).flatten(1))
 
 
+class Named(nn.Module):
+    """Its modules have the names that a quantized graph might want for itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        sizes = range(3, 9)
+        self.layers = nn.ModuleList([nn.Conv2d(n, n + 1, 3, padding=1) for n in sizes])
+        self.activations = nn.ModuleList([nn.PReLU(n + 1) for n in sizes])
+        self.fc = nn.Linear(9, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer, activation in zip(self.layers, self.activations, strict=True):
+            x = activation(layer(x))
+        return self.fc(x.mean((2, 3)))
+
+
 class Pair(nn.Module):
     """Two named inputs, concatenated."""
 

@@ -13,6 +13,7 @@ from tests.networks import (
     ConvHead,
     Data,
     Gated,
+    Named,
     Pair,
     PairData,
     Residual,
@@ -35,6 +36,7 @@ NETWORKS = [
     (Builtin, {}),
     (Shared, {}),
     (Gated, {}),
+    (Named, {}),
     (Pair, PAIR),
 ]
 
@@ -77,6 +79,16 @@ def test_random_recipes_agree_with_the_brevitas_model(kind, changes, symmetry) -
         float_layers = evaluator.evaluate(recipe)[0].float_layers
         left = {layer.name for layer in evaluator.operators if not layer.is_quantizable}
         assert set(float_layers) == recipe.excluded | left
+
+
+def test_a_float_layer_keeps_its_weights_whatever_it_is_called() -> None:
+    """`layers.1` of the network is not the second of the quantized layers."""
+    evaluator = build_evaluator(make_task(Named), options=OPTIONS)
+    names = [layer.name for layer in evaluator.layers]
+    kept = dict.fromkeys(names[1:3])
+    measurement, _ = evaluator.evaluate(Recipe.quantized({**dict.fromkeys(names, 8), **kept}))
+    assert measurement.float_layers == tuple(kept)
+    assert measurement.parity.sqnr_db > 35
 
 
 def test_hard_sigmoids_run_as_integer_additions() -> None:

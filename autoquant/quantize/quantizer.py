@@ -40,6 +40,8 @@ from autoquant.quantize.weights import (
 __all__ = ["QuantizedModel", "Quantizer"]
 
 _FIT_BATCH = 16
+# Beside the parameters of float operators, which keep their names: many a model has `layers`.
+_LAYERS, _QUANTIZERS = "autoquant_layers", "autoquant_quantizers"
 
 # From a maker of learnable models to the learnable that was trained.
 Train = Callable[[Callable[[], tuple[GraphModule, Learnable]]], Learnable]
@@ -251,10 +253,10 @@ class Quantizer:
         """
         replaced = {self._found[name].node: name for name in layers}
         root = torch.nn.Module()
-        root.layers = torch.nn.ModuleList(layers.values())
-        root.activations = torch.nn.ModuleList(activations.values())
-        places = {name: f"layers.{index}" for index, name in enumerate(layers)}
-        quantizers = {name: f"activations.{index}" for index, name in enumerate(activations)}
+        root.add_module(_LAYERS, torch.nn.ModuleList(layers.values()))
+        root.add_module(_QUANTIZERS, torch.nn.ModuleList(activations.values()))
+        places = {name: f"{_LAYERS}.{index}" for index, name in enumerate(layers)}
+        quantizers = {name: f"{_QUANTIZERS}.{index}" for index, name in enumerate(activations)}
         graph = Graph()
         copies: dict[Node, Node] = {}
         on_grid: dict[Node, Node] = {}
