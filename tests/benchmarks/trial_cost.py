@@ -5,10 +5,10 @@
 For ResNet-20 and EfficientNet-Lite0: seeded random recipes of the shipped search space, each
 evaluated in full. After the first, the mean trial is set against what judging alone takes:
 accuracy on the runtime and the timing. The plain path, measured in the same run: Brevitas'
-`preprocess_for_quantize`, `layerwise_quantize`, calibration, bias correction, export as QCDQ,
+`MergeBatchNorm`, `layerwise_quantize`, calibration, bias correction, export as QCDQ,
 accuracy of the fake-quantized model on the same images.
 
-Needs the extra `dev` and a machine that does nothing else.
+Needs the package `onnxoptimizer` beside the extra `dev`, and a machine that does nothing else.
 """
 
 import copy
@@ -96,8 +96,10 @@ def _draw(evaluator: Evaluator, name: str) -> list[Recipe]:
 def _plain_path(task: Task) -> dict[str, float]:
     """Seconds of each stage, W8A8 by Brevitas alone."""
     from brevitas.export import export_onnx_qcdq
+    from brevitas.fx import symbolic_trace
     from brevitas.graph.calibrate import bias_correction_mode, calibration_mode
-    from brevitas.graph.quantize import layerwise_quantize, preprocess_for_quantize
+    from brevitas.graph.fixed_point import MergeBatchNorm
+    from brevitas.graph.quantize import layerwise_quantize
 
     torch.set_num_threads(available_cores())
     images = _inputs(task.calibration, min(512, len(task.calibration)))
@@ -112,7 +114,7 @@ def _plain_path(task: Task) -> dict[str, float]:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = _with_plain_convolutions(copy.deepcopy(task.model)).eval()
-        model = layerwise_quantize(preprocess_for_quantize(model))
+        model = layerwise_quantize(MergeBatchNorm().apply(symbolic_trace(model)))
         lap("quantize")
         with calibration_mode(model):
             _run(model, images)
