@@ -34,7 +34,7 @@ from autoquant.evaluate import EvaluationOptions, Evaluator
 from autoquant.launch import PARITY_MACS
 from autoquant.tasks import load_task
 
-_RECIPES = 21
+_RECIPES = 19
 _PACKAGES = ("autoquant", "torch", "brevitas", "onnx", "onnxruntime")
 _TASKS = ("cifar10-resnet20", "imagenet-sample-efficientnet-lite0")
 _BATCH = 32
