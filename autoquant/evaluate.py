@@ -70,8 +70,8 @@ class EvaluationOptions:
         latency: how long to time; None measures no latency.
         front_latency: how long to time a front, for each member.
         parity_macs: multiply-accumulates to spend on the quantized model, which runs many times
-            slower than its file. A large network is compared on fewer samples then, and on all
-            if those leave a doubt. None compares 1,000 samples at any price.
+            slower than its file. A large network is compared on fewer samples then, and on more
+            while those leave a doubt. None compares 1,000 samples at any price.
     """
 
     threads: int = 1

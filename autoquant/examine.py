@@ -1,9 +1,8 @@
 """`Examination`: one candidate's way from a file to its figures, cheap ones first."""
 
-import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -169,18 +168,20 @@ class Examination:
         )
 
     def _check_parity(self, outputs: Outputs) -> Parity | None:
-        """Parity on a part of the samples, on all `_PARITY_SAMPLES` if the part fails."""
+        """Parity on a part of the samples, on twice as many as long as they leave a doubt."""
         if self.candidate.predict is None:
             return None
-        try:
-            return self._compare(outputs, self._few_samples())
-        except ParityError:
-            return self._compare(outputs, _PARITY_SAMPLES)
+        samples = self._few_samples()
+        while samples < _PARITY_SAMPLES:
+            with suppress(ParityError):
+                return self._compare(outputs, samples)
+            samples *= 2
+        return self._compare(outputs, _PARITY_SAMPLES)
 
     def _compare(self, outputs: Outputs, samples: int) -> Parity:
         assert self.candidate.predict is not None
         search = self.evaluator.search
-        count = math.ceil(samples / search.batch_size)
+        count = max(1, round(samples / search.batch_size))
         promised = self.candidate.predict(search.batches[:count])
         return check_parity(promised, outputs[: len(promised)], self.evaluator.metric)
 

@@ -44,6 +44,26 @@ def test_a_file_that_disagrees_with_the_brevitas_model_fails(evaluator: Evaluato
         evaluator.measure(dataclasses.replace(honest, artifact=swapped))
 
 
+def test_parity_asks_for_more_where_few_samples_leave_a_doubt() -> None:
+    """Of 256 samples the 20th and the 21st differ: two of 64 are too many, two of 128 are not."""
+    task = make_task(Residual, search=Data(256, seed=1), metric="agreement")
+    options = EvaluationOptions(latency=None, parity_macs=1.0)
+    evaluator = build_evaluator(task, options=options)
+    evaluator.search.batch_size = 32
+    candidate = evaluator.builder.build(Recipe.uniform(LAYERS, 8))
+    asked = []
+
+    def predict(batches):
+        outputs = candidate.predict(batches)
+        asked.append(len(outputs))
+        outputs[20:22] = -outputs[20:22]
+        return outputs
+
+    measurement, _ = evaluator.measure(dataclasses.replace(candidate, predict=predict))
+    assert asked == [64, 128]
+    assert measurement.parity.samples == 128
+
+
 def test_a_float_layer_that_the_runtime_quantizes_fails(
     evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
