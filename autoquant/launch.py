@@ -39,7 +39,7 @@ __all__ = [
     "run_launch",
 ]
 
-# Of a search: 500 samples of a ResNet-20, 64 of an EfficientNet-Lite0; see `EvaluationOptions`.
+# Of a search: 500 samples of a ResNet-20, 54 of an EfficientNet-Lite0; see `EvaluationOptions`.
 PARITY_MACS = 20e9
 _ORIGINS = {"weights_sha256": "weights", "data_sha256": "data"}
 

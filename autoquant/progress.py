@@ -1,6 +1,7 @@
 """Progress of searches and trainings: a bar on a terminal and in a notebook, lines elsewhere."""
 
 import time
+from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from types import TracebackType
 from typing import Self
@@ -16,8 +17,31 @@ from autoquant.search.study import Budget, Event
 
 __all__ = ["SearchProgress", "TrainingShow"]
 
+_SILENCE_S = 10.0  # between two lines about one activity
 
-class SearchProgress:
+
+class _Show:
+    """A bar that hears what long work is busy with, from entering to leaving."""
+
+    progress: Progress
+    listening: AbstractContextManager[None]
+
+    def __enter__(self) -> Self:
+        self.listening.__enter__()
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trail: TracebackType | None,
+    ) -> None:
+        self.progress.stop()
+        self.listening.__exit__(kind, error, trail)
+
+
+class SearchProgress(_Show):
     """Shows events of a study as they come.
 
     Args:
@@ -41,20 +65,6 @@ class SearchProgress:
         )
         self.bar = self.progress.add_task("search", total=budget.trials, status="starting")
         self.listening = listening(self._show_activity)
-
-    def __enter__(self) -> Self:
-        self.listening.__enter__()
-        self.progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trail: TracebackType | None,
-    ) -> None:
-        self.progress.stop()
-        self.listening.__exit__(kind, error, trail)
 
     def _show_activity(self, text: str) -> None:
         self.progress.update(self.bar, status=text)
@@ -91,7 +101,7 @@ class SearchProgress:
         return by_clock if by_trials is None else min(by_trials, by_clock)
 
 
-class TrainingShow(TrainingWatch):
+class TrainingShow(_Show, TrainingWatch):
     """Shows how one recipe is built, and trained if it is: a bar of steps, or a line an epoch.
 
     Args:
@@ -111,18 +121,14 @@ class TrainingShow(TrainingWatch):
             transient=True,
         )
         self.bar = self.progress.add_task(text, total=None)
+        self.said_at = time.monotonic()
+        self.listening = listening(self._show_activity)
 
-    def __enter__(self) -> Self:
-        self.progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trail: TracebackType | None,
-    ) -> None:
-        self.progress.stop()
+    def _show_activity(self, text: str) -> None:
+        self.progress.update(self.bar, description=text)
+        if not self.has_bar and time.monotonic() - self.said_at > _SILENCE_S:
+            self.console.print(text, markup=False)
+            self.said_at = time.monotonic()
 
     def on_step(self, progress: TrainingProgress) -> None:
         """Move the bar."""

@@ -26,6 +26,7 @@ from autoquant.quantize.learnable import Learnable
 from autoquant.quantize.placement import Placement, fused_output, place
 from autoquant.quantize.sampling import (
     call,
+    first_output,
     fitting_batch,
     record_values,
 )
@@ -72,7 +73,7 @@ class QuantizedModel:
         with torch.no_grad(), quant_inference_mode(self.module, cache_quant_weight=True):
             call(self.module, next(split_inputs(batches[0], 1)))
             outputs = [
-                _first_output(call(self.module, part))
+                first_output(call(self.module, part))
                 for batch in batches
                 for part in split_inputs(batch, self.batch_size)
             ]
@@ -307,12 +308,6 @@ def _without_equalization(recipe: Recipe) -> Recipe:
     assert recipe.options is not None
     options = PtqOptions(**{**dict(recipe.options), "equalization": False})
     return Recipe.quantized(recipe.layers, options, recipe.activations)
-
-
-def _first_output(outputs: Any) -> torch.Tensor:
-    first = outputs[0] if isinstance(outputs, (tuple, list)) else outputs
-    assert isinstance(first, torch.Tensor)
-    return first
 
 
 def _attach(root: torch.nn.Module, source: torch.nn.Module, target: str) -> None:

@@ -11,7 +11,14 @@ from torch.fx import GraphModule, Interpreter, Node
 
 from autoquant.quantize.layers import count_values
 
-__all__ = ["MAX_VALUES", "call", "fitting_batch", "record_values", "sample_activations"]
+__all__ = [
+    "MAX_VALUES",
+    "call",
+    "first_output",
+    "fitting_batch",
+    "record_values",
+    "sample_activations",
+]
 
 # 99.99 % of a million values leaves a hundred above: enough to place a percentile.
 MAX_VALUES = 2**20
@@ -34,6 +41,13 @@ def fitting_batch(module: GraphModule) -> int:
         if node.op == "call_function" and isinstance(node.meta.get("val"), torch.Tensor)
     ]
     return max(1, min(_MAX_BATCH, _BATCH_VALUES // max(1, *sizes)))
+
+
+def first_output(outputs: Any) -> torch.Tensor:
+    """What a model answers, or the first of what it answers."""
+    first = outputs[0] if isinstance(outputs, (tuple, list)) else outputs
+    assert isinstance(first, torch.Tensor)
+    return first
 
 
 class _Recorder(Interpreter):

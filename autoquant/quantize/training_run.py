@@ -18,7 +18,7 @@ from autoquant.errors import TrainingError
 from autoquant.quantize.checkpoint import Checkpoint
 from autoquant.quantize.learnable import Learnable
 from autoquant.quantize.lesson import Lesson, Loss
-from autoquant.quantize.sampling import call
+from autoquant.quantize.sampling import call, first_output
 
 __all__ = ["TrainingRun"]
 
@@ -102,9 +102,9 @@ class TrainingRun:
         inputs, targets = self.lesson.batch(self.step)
         inputs = self._place(inputs)
         with torch.no_grad():
-            promised = _first(call(self.teacher, inputs))
+            promised = first_output(call(self.teacher, inputs))
         self.learnable.refresh()
-        loss = self.loss(_first(call(self.model, inputs)), promised, targets)
+        loss = self.loss(first_output(call(self.model, inputs)), promised, targets)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise TrainingError(
@@ -178,7 +178,9 @@ class TrainingRun:
             yield
 
     def _predict(self, batches: Sequence[Any]) -> npt.NDArray[np.float32]:
-        outputs = [_first(call(self.model, self._place(_as_tensors(item)))) for item in batches]
+        outputs = [
+            first_output(call(self.model, self._place(_as_tensors(item)))) for item in batches
+        ]
         joined: npt.NDArray[np.float32] = torch.cat(outputs).cpu().numpy()
         return joined
 
@@ -220,12 +222,6 @@ class TrainingRun:
 def _on_device(model: GraphModule, device: torch.device) -> GraphModule:
     """The model itself where it lies there already; moving it would move everybody's."""
     return model if device.type == "cpu" else copy.deepcopy(model).to(device)
-
-
-def _first(outputs: Any) -> torch.Tensor:
-    first = outputs[0] if isinstance(outputs, (tuple, list)) else outputs
-    assert isinstance(first, torch.Tensor)
-    return first
 
 
 def _as_tensors(inputs: Any) -> Any:
