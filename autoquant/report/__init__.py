@@ -1,0 +1,26 @@
+"""Figures, rows and words for people: pure functions of trials."""
+
+from autoquant.report.pareto import pareto_figure
+from autoquant.report.row import COLUMNS, describe_recipe, tabulate_layers, trial_row
+from autoquant.report.words import (
+    describe_drift,
+    describe_recommendation,
+    describe_saturation,
+    describe_shares,
+    describe_trade,
+    find_first_disagreement,
+)
+
+__all__ = [
+    "COLUMNS",
+    "describe_drift",
+    "describe_recipe",
+    "describe_recommendation",
+    "describe_saturation",
+    "describe_shares",
+    "describe_trade",
+    "find_first_disagreement",
+    "pareto_figure",
+    "tabulate_layers",
+    "trial_row",
+]

@@ -1,0 +1,23 @@
+"""How every figure looks."""
+
+import plotly.graph_objects as go
+
+__all__ = ["ACCENT", "BASELINE", "INK", "lay_out"]
+
+INK, ACCENT, BASELINE = "#1b1f24", "#0b6bcb", "#b4540a"
+
+
+def lay_out(figure: go.Figure, title: str) -> None:
+    """Give a figure its title, font, legend and margins.
+
+    Args:
+        figure: changed in place.
+        title: what the reader is to take away.
+    """
+    figure.update_layout(
+        title={"text": title, "x": 0.02, "font": {"size": 18}},
+        template="plotly_white",
+        font={"family": "DejaVu Sans, Arial, sans-serif", "size": 14, "color": INK},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        margin={"l": 80, "r": 40, "t": 110, "b": 70},
+    )
