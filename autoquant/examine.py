@@ -15,7 +15,7 @@ from autoquant.core.evidence import Evidence
 from autoquant.core.gate import Gate, Glimpse
 from autoquant.core.metric import find_hits
 from autoquant.core.noise import log_sd
-from autoquant.core.parity import check_parity
+from autoquant.core.parity import MIN_SQNR_DB, check_parity
 from autoquant.core.trial import Measurement, Parity, Partial, Timing
 from autoquant.errors import ParityError, Rejection
 
@@ -26,7 +26,7 @@ __all__ = ["Examination", "timing_fields"]
 
 _SHORT_SLICES = 2
 _PARITY_SAMPLES = 1000
-_MIN_PARITY_SAMPLES = 64
+_MIN_PARITY_SAMPLES = 24
 
 Outputs = npt.NDArray[np.float32]
 
@@ -168,13 +168,18 @@ class Examination:
         )
 
     def _check_parity(self, outputs: Outputs) -> Parity | None:
-        """Parity on a part of the samples, on twice as many as long as they leave a doubt."""
+        """Parity on a part of the samples, on twice as many as long as they leave a doubt.
+
+        The same classes say little on few samples: there the values must agree as well.
+        """
         if self.candidate.predict is None:
             return None
         samples = self._few_samples()
         while samples < _PARITY_SAMPLES:
             with suppress(ParityError):
-                return self._compare(outputs, samples)
+                parity = self._compare(outputs, samples)
+                if parity.sqnr_db is None or parity.sqnr_db >= MIN_SQNR_DB:
+                    return parity
             samples *= 2
         return self._compare(outputs, _PARITY_SAMPLES)
 

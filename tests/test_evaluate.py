@@ -44,24 +44,37 @@ def test_a_file_that_disagrees_with_the_brevitas_model_fails(evaluator: Evaluato
         evaluator.measure(dataclasses.replace(honest, artifact=swapped))
 
 
-def test_parity_asks_for_more_where_few_samples_leave_a_doubt() -> None:
-    """Of 256 samples the 20th and the 21st differ: two of 64 are too many, two of 128 are not."""
+def swap_best_two(outputs):
+    """Another class, while the values hardly change."""
+    best = np.argsort(outputs, axis=1)[:, -2:]
+    rows = np.arange(len(outputs))[:, None]
+    outputs[rows, best] = outputs[rows, best[:, ::-1]]
+
+
+def triple(outputs):
+    """The same class, other values."""
+    outputs *= 3
+
+
+@pytest.mark.parametrize(("spoil", "asked"), [(swap_best_two, 192), (triple, 256)])
+def test_parity_asks_for_more_where_few_samples_leave_a_doubt(spoil, asked: int) -> None:
+    """Of 256 samples the 20th and the 21st differ, in their classes or in their values alone."""
     task = make_task(Residual, search=Data(256, seed=1), metric="agreement")
     options = EvaluationOptions(latency=None, parity_macs=1.0)
     evaluator = build_evaluator(task, options=options)
-    evaluator.search.batch_size = 32
+    evaluator.search.batch_size = 16
     candidate = evaluator.builder.build(Recipe.uniform(LAYERS, 8))
-    asked = []
+    seen = []
 
     def predict(batches):
         outputs = candidate.predict(batches)
-        asked.append(len(outputs))
-        outputs[20:22] = -outputs[20:22]
+        seen.append(len(outputs))
+        spoil(outputs[20:22])
         return outputs
 
     measurement, _ = evaluator.measure(dataclasses.replace(candidate, predict=predict))
-    assert asked == [64, 128]
-    assert measurement.parity.samples == 128
+    assert seen[0] == 32
+    assert measurement.parity.samples == seen[-1] == asked
 
 
 def test_a_float_layer_that_the_runtime_quantizes_fails(
