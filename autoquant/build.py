@@ -12,6 +12,7 @@ import numpy.typing as npt
 import onnx
 import torch
 
+from autoquant.backends.base import FileBackend
 from autoquant.backends.latency import PROTOCOL_VERSION
 from autoquant.backends.machine import available_cores, describe_machine, package_versions
 from autoquant.backends.registry import DEFAULT_BACKEND, load_backend
@@ -19,19 +20,19 @@ from autoquant.core.artifact import Artifact, Candidate
 from autoquant.core.batching import input_batches
 from autoquant.core.dataset import digest_dataset
 from autoquant.core.fingerprint import Fingerprint
-from autoquant.core.layer import Layer
+from autoquant.core.layer import Layer, LayerNoise
 from autoquant.core.metric import signal_to_noise_db
 from autoquant.core.recipe import Recipe
 from autoquant.core.task import Task
 from autoquant.core.training import TrainingWatch
 from autoquant.errors import InputError, TaskError, TrialError
 from autoquant.evaluate import EvaluationOptions, Evaluator
-from autoquant.export.expose import expose_values
 from autoquant.export.float_graph import export_float
 from autoquant.export.ort_quantizer import quantize_with_ort_dynamic, quantize_with_ort_static
 from autoquant.export.passport import graph_digest, load_model, write_passport
 from autoquant.export.qdq import write_qdq
 from autoquant.export.readback import read_precisions
+from autoquant.layer_noise import find_values_on_grid, measure_noise, read_values
 from autoquant.quantize.quantizer import QuantizedModel, Quantizer
 from autoquant.quantize.trace import trace
 from autoquant.quantize.training import Trainer, Training
@@ -178,20 +179,34 @@ class TaskBuilder:
             return {}
         quantized = self.quantizer.quantize(recipe)
         model = load_model(artifact.content)
-        values = self.quantizer.output_values(quantized.encodings)
+        values = self.quantizer.output_values(quantized.encodings.activations)
         outputs = [value.name for value in model.graph.output]
         if len(outputs) > 1:
             values |= {f"output {name}": name for name in outputs}
         promised = quantized.trace(_as_tensors(inputs), set(values.values()))
-        names = expose_values(model, list(promised))
-        backend = load_backend(self.conditions.get("backend", DEFAULT_BACKEND))
-        exposed = Artifact(model.SerializeToString(), artifact.precisions, {})
-        found = backend.load(exposed, 1).run_all(inputs)
+        found = read_values(model, list(promised), self._backend, inputs)
         return {
-            layer: round(signal_to_noise_db(promised[value].numpy(), found[names[value]]), 2)
+            layer: round(signal_to_noise_db(promised[value].numpy(), found[value]), 2)
             for layer, value in values.items()
-            if value in names and value in promised
+            if value in found and value in promised
         }
+
+    def measure_noise(self, artifact: Artifact, inputs: Any) -> list[LayerNoise]:
+        """Quantization noise of every layer: the file against the float model.
+
+        Args:
+            artifact: a file of this task, of any recipe without equalization, which rescales
+                what is compared.
+            inputs: one batch.
+        """
+        reference = self.build(Recipe(method="fp32")).artifact
+        values = self.quantizer.output_values(find_values_on_grid(artifact))
+        names = [layer.name for layer in self.layers]
+        return measure_noise(reference, artifact, names, values, self._backend, inputs)
+
+    @property
+    def _backend(self) -> FileBackend:
+        return load_backend(self.conditions.get("backend", DEFAULT_BACKEND))
 
     def _quantize(self, recipe: Recipe, training: Training | None) -> QuantizedModel | None:
         if not recipe.is_quantized:

@@ -36,7 +36,7 @@ from autoquant.core.metric import (
 )
 from autoquant.core.proof import LayerProof, explain_layers, other_operators
 from autoquant.core.recipe import Recipe
-from autoquant.core.rehearsal import Rehearsal
+from autoquant.core.rehearsal import REHEARSED_SAMPLES, Rehearsal
 from autoquant.core.split import Split
 from autoquant.core.task import Dataset, Metric
 from autoquant.core.training import TrainingWatch
@@ -50,7 +50,6 @@ from autoquant.examine import Examination, timing_fields
 
 __all__ = ["FRONT_PROTOCOL", "EvaluationOptions", "Evaluator"]
 
-_REHEARSED_SAMPLES = 500
 _REMEMBERED_RACES = 20  # few, since a machine that gets warm is slower for good
 
 # The front is timed once, beside itself, with more patience than a trial gets.
@@ -161,7 +160,7 @@ class Evaluator:
         """Who watches a training: whoever asked for it, and the gate."""
         if not recipe.is_trained:
             return None
-        batches = self.search.batches[: math.ceil(_REHEARSED_SAMPLES / self.search.batch_size)]
+        batches = self.search.batches[: math.ceil(REHEARSED_SAMPLES / self.search.batch_size)]
         count = min(len(self.search), len(batches) * self.search.batch_size)
         targets, reference = self.search.targets, self.float_outputs
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:  # a machine that only times files has no pydantic
     from autoquant.core.recipe import Activation
 
-__all__ = ["Layer", "LayerKind"]
+__all__ = ["Layer", "LayerKind", "LayerNoise"]
 
 LayerKind = Literal["conv", "linear", "matmul", "conv_transpose", "recurrent"]
 
@@ -37,3 +37,18 @@ class Layer:
     def is_quantizable(self) -> bool:
         """Whether a recipe decides on it."""
         return self.obstacle is None
+
+
+@dataclass(frozen=True)
+class LayerNoise:
+    """Quantization noise e = x - Q(x) of one layer, as SQNR in decibels; None: not compared.
+
+    Attributes:
+        layer: its name.
+        weight_db: power of the float weights over that of their error.
+        output_db: the same of its output, the errors of all layers before it included.
+    """
+
+    layer: str
+    weight_db: float | None
+    output_db: float | None

@@ -15,7 +15,9 @@ from autoquant.core.training import Predict, TrainingProgress, TrainingWatch
 from autoquant.core.trial import Measurement, Partial
 from autoquant.errors import Rejection
 
-__all__ = ["Rehearsal", "project_hits"]
+__all__ = ["REHEARSED_SAMPLES", "Rehearsal", "project_hits"]
+
+REHEARSED_SAMPLES = 500  # the first of the search split, up to a whole batch
 
 
 class Rehearsal(TrainingWatch):

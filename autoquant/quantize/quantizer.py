@@ -1,7 +1,7 @@
 """`Quantizer`: a recipe onto a float graph."""
 
 import copy
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -198,13 +198,16 @@ class Quantizer:
         """Indices of the images that calibrate by default."""
         return self._data.indices(PtqOptions())
 
-    def output_values(self, encodings: Encodings) -> dict[str, str]:
-        """By layer, the value that it computes: where that is on a grid, what lies there."""
+    def output_values(self, on_grid: Container[str]) -> dict[str, str]:
+        """By layer, the value that it computes: where that is on a grid, what lies there.
+
+        Args:
+            on_grid: values that are.
+        """
         found = {}
         for name, layer in self._found.items():
             fused = fused_output(layer.node)
-            is_on_grid = fused.name in encodings.activations
-            found[name] = fused.name if is_on_grid else layer.node.name
+            found[name] = fused.name if fused.name in on_grid else layer.node.name
         return found
 
     def _fit(

@@ -1,0 +1,121 @@
+"""Hypervolume: how much of what could be gained a set of trials gains, and which mode bought it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from autoquant.core.pareto import Bounds, is_nondominated
+from autoquant.core.trial import Objective, Trial
+
+__all__ = ["ModeYield", "find_mode_yields", "hypervolume"]
+
+Mode = Literal["ptq", "qat"]
+Floats = npt.NDArray[np.float64]
+
+_WORST_DROP = 0.1  # of a study without an allowed drop: ten points
+
+
+@dataclass(frozen=True)
+class ModeYield:
+    """What one mode cost a search and bought it.
+
+    Attributes:
+        mode: `ptq`, or `qat` for the trials that were trained.
+        trials: finished, whatever their state.
+        seconds: that they took.
+        gained: hypervolume that they added when they came, trials in the order of the record.
+    """
+
+    mode: Mode
+    trials: int
+    seconds: float
+    gained: float
+
+    @property
+    def gained_per_minute(self) -> float | None:
+        """None where no time was spent."""
+        return self.gained * 60 / self.seconds if self.seconds else None
+
+
+def find_mode_yields(
+    trials: Sequence[Trial], objectives: Sequence[Objective], bounds: Bounds
+) -> list[ModeYield]:
+    """What each mode of a study cost and bought; by point estimates.
+
+    The box is spanned by the float model and what is better than it: a latency and a size below
+    float's, and a drop below the allowed one (ten points without one), each as a share of its
+    side. All of the box is 1; accuracy above float reaches beyond it.
+
+    Args:
+        trials: of one study, in any order; their numbers are the order of the record.
+        objectives: sides of the box.
+        bounds: constraints of the study.
+    """
+    worst = bounds.max_drop or _WORST_DROP
+    reference = next((trial for trial in trials if trial.name == "fp32"), None)
+    size = None if reference is None else reference.size_bytes
+    ordered = sorted(trials, key=lambda trial: trial.number)
+    gained: dict[Mode, float] = {"ptq": 0.0, "qat": 0.0}
+    known, volume = np.empty((0, len(objectives))), 0.0
+    for trial in ordered:
+        losses = _losses(trial, objectives, worst, size)
+        if losses is None:
+            continue
+        known = np.vstack([known, losses])
+        known = known[is_nondominated(known)]
+        before, volume = volume, hypervolume(known, np.ones(len(objectives)))
+        gained[_mode_of(trial)] += volume - before
+    return [_sum_up(mode, ordered, gained[mode]) for mode in gained]
+
+
+def hypervolume(losses: Floats, reference: Floats) -> float:
+    """Volume that points dominate within a box, exactly, slice by slice along the last side.
+
+    Args:
+        losses: (n, m), lower is better.
+        reference: (m,), the worst corner; points beyond it gain nothing.
+
+    Returns:
+        The volume. While et al. 2006, "A faster algorithm for calculating hypervolume",
+        doi:10.1109/TEVC.2005.851275, calls it hypervolume by slicing objectives.
+    """
+    inside = losses[(losses < reference).all(axis=1)]
+    if not len(inside):
+        return 0.0
+    if losses.shape[1] == 1:
+        return float(reference[0] - inside.min())
+    order = inside[np.argsort(inside[:, -1])]
+    ends = np.append(order[1:, -1], reference[-1])
+    return sum(
+        float(end - row[-1]) * hypervolume(order[: index + 1, :-1], reference[:-1])
+        for index, (row, end) in enumerate(zip(order, ends, strict=True))
+        if end > row[-1]
+    )
+
+
+def _losses(
+    trial: Trial, objectives: Sequence[Objective], worst: float, size: int | None
+) -> Floats | None:
+    """(objectives,) shares of the box's sides; None where something was not measured."""
+    if trial.state != "complete":
+        return None
+    values: dict[Objective, float | None] = {
+        "accuracy": None if trial.accuracy_drop is None else trial.accuracy_drop / worst,
+        "latency": trial.latency_ratio,
+        "size": trial.size_bytes / size if trial.size_bytes and size else None,
+    }
+    chosen = [values[name] for name in objectives]
+    return None if None in chosen else np.array(chosen, dtype=np.float64)
+
+
+def _mode_of(trial: Trial) -> Mode:
+    return "qat" if trial.recipe.is_trained else "ptq"
+
+
+def _sum_up(mode: Mode, trials: Sequence[Trial], gained: float) -> ModeYield:
+    own = [trial for trial in trials if _mode_of(trial) == mode]
+    seconds = sum(sum(trial.seconds.values()) for trial in own)
+    return ModeYield(mode, len(own), seconds, gained)
