@@ -1,7 +1,7 @@
 """A study from its header to its front: what the command line and a notebook have in common."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,9 @@ from rich.console import Console
 from autoquant.backends.machine import has_integer_dot_product
 from autoquant.backends.registry import DEFAULT_BACKEND, BackendName
 from autoquant.config import SpaceConfig, parse_duration, parse_space
+from autoquant.core.analysis import Cell
 from autoquant.core.recipe import Recipe
+from autoquant.core.space import baselines
 from autoquant.core.task import Task
 from autoquant.errors import StudyError, TaskError
 from autoquant.evaluate import EvaluationOptions, Evaluator
@@ -36,6 +38,7 @@ __all__ = [
     "extend_header",
     "find_study",
     "load_evaluator",
+    "run_cells",
     "run_launch",
 ]
 
@@ -211,17 +214,60 @@ def run_launch(
         StudyError: another process runs this study.
         StorageError: its folder cannot be written.
     """
+    header = launch.header
+    budget = Budget(header.trials, header.timeout_s)
+    with _open_study(launch, evaluator, budget, console, warn) as study:
+        study.run(budget, next(name for name in SAMPLERS if name == header.sampler))
+    return study.record
+
+
+def run_cells(
+    launch: Launch,
+    evaluator: Evaluator,
+    cells: Sequence[Cell],
+    console: Console | None,
+    warn: Callable[[str], None],
+) -> Record:
+    """Evaluate what the accuracy-loss study misses, as trials of the study; see `Study.measure`.
+
+    Args:
+        launch: the study.
+        evaluator: measures recipes.
+        cells: of the grid; those with figures are left as they are.
+        console: where progress is shown; None shows none.
+        warn: called with one line if a damaged tail of the record was cut off.
+
+    Raises:
+        StudyError: another process runs this study.
+        StorageError: its folder cannot be written.
+    """
+    names = [layer.name for layer in evaluator.layers]
+    recipes = [cell.to_recipe(names) for cell in cells]
+    known = {trial.digest for trial in load_record(launch.location, warn=None).trials()}
+    missing = {recipe.digest for recipe in (*baselines(names).values(), *recipes)} - known
+    budget = Budget(len(known) + len(missing))
+    with _open_study(launch, evaluator, budget, console, warn) as study:
+        study.measure(recipes)
+    return study.record
+
+
+@contextmanager
+def _open_study(
+    launch: Launch,
+    evaluator: Evaluator,
+    budget: Budget,
+    console: Console | None,
+    warn: Callable[[str], None],
+) -> Iterator[Study]:
     header, location = launch.header, launch.location
     config = parse_space(dict(header.definition), f"study '{location.name}'")
     names = [layer.name for layer in evaluator.layers]
     able = {layer.name: layer.activations for layer in evaluator.layers}
     space = config.to_space(names, activations=able, is_exact=has_integer_dot_product())
     location.create_folder()
-    budget = Budget(header.trials, header.timeout_s)
     with hold_driver_lock(location), _progress(budget, console) as show:
-        record = _open_record(launch, warn)
-        study = Study(
-            record,
+        yield Study(
+            _open_record(launch, warn),
             space,
             evaluator,
             location.artifacts,
@@ -230,8 +276,6 @@ def run_launch(
             reject_early=launch.reject_early,
             on_event=show,
         )
-        study.run(budget, next(name for name in SAMPLERS if name == header.sampler))
-    return record
 
 
 def _open_record(launch: Launch, warn: Callable[[str], None]) -> Record:

@@ -19,7 +19,7 @@ from autoquant.search.event import Evaluates, EventKind, describe_error
 from autoquant.search.record import Record
 from autoquant.search.shelf import Shelf
 
-__all__ = ["Closing"]
+__all__ = ["Closing", "measure_after_all", "read_report"]
 
 _MAX_TIMING_ROUNDS = 3
 _TIMING = "timing"  # the note on the common timing
@@ -108,16 +108,13 @@ class Closing:
             tried.add(trial.digest)
             self._emit("again", f"trial {trial.number} is no longer dominated: evaluating it")
             try:
-                measurement, _ = self.evaluator.evaluate(trial.recipe, self._gate())
+                measure_after_all(self.record, self.evaluator, trial, self._gate())
             except Rejection:
                 continue  # with more of it seen, it is hopeless after all
             except Exception as error:  # any backend's: it stays rejected, as it was
                 reason = describe_error(error)
                 self._emit("note", f"trial {trial.number} stays rejected; it failed: {reason}")
                 continue
-            seconds = Counter(trial.seconds) + Counter(measurement.seconds)
-            both = measurement.model_copy(update={"seconds": dict(seconds)})
-            self.record.add_reprieve(trial.digest, both)
             self._reload()
 
     def _find_hopeful(self, tried: Collection[str]) -> Trial | None:
@@ -193,16 +190,9 @@ class Closing:
 
     def _report(self, trial: Trial) -> None:
         self._emit("report", f"reading the report split for trial {trial.number}")
-        try:
-            figures = self.evaluator.report(self._rebuild(trial))
-        except Exception as error:  # the metric's or the backend's: no report figures
-            reason = describe_error(error)
+        reason = read_report(self.record, self.evaluator, trial, self._rebuild)
+        if reason is not None:
             self._emit("note", f"trial {trial.number} has no report figures: {reason}")
-            if reason != trial.report_error:
-                self.record.add_report_error(trial.digest, reason)
-            return
-        if figures is not None:
-            self.record.add_report(trial.digest, figures)
 
     def _keep(self, trial: Trial) -> None:
         try:
@@ -211,11 +201,46 @@ class Closing:
             reason = describe_error(error)
             self._emit("note", f"the file of trial {trial.number} was not rebuilt: {reason}")
             return
-        self.shelf.put(trial.digest, artifact.content)
+        self.shelf.put(trial.digest, artifact)
 
     def _rebuild(self, trial: Trial) -> Artifact:
-        """A trial's file, rebuilt from its recipe, its figures in the passport."""
-        rebuilt = self.evaluator.rebuild(trial.recipe)
+        """A trial's file, kept or rebuilt from its recipe, its figures in the passport."""
+        rebuilt = self.shelf.get(trial.digest)
+        if rebuilt is None:
+            rebuilt = self.evaluator.rebuild(trial.recipe)
+            self.shelf.put(trial.digest, rebuilt)
         figures = trial.measurement().model_dump(mode="json")
         fingerprint = self.record.fingerprint_of(trial)
         return self.evaluator.builder.seal(rebuilt, figures, fingerprint)
+
+
+def measure_after_all(
+    record: Record, evaluator: Evaluates, trial: Trial, gate: Gate | None = None
+) -> Artifact:
+    """Evaluate a trial that had been turned away, and note its figures.
+
+    Raises:
+        Rejection: it cannot get past this gate either.
+        Exception: whatever the backend raises.
+    """
+    measurement, artifact = evaluator.evaluate(trial.recipe, gate)
+    seconds = Counter(trial.seconds) + Counter(measurement.seconds)
+    both = measurement.model_copy(update={"seconds": dict(seconds)})
+    record.add_reprieve(trial.digest, both)
+    return artifact
+
+
+def read_report(
+    record: Record, evaluator: Evaluates, trial: Trial, find_file: Callable[[Trial], Artifact]
+) -> str | None:
+    """Read the report split for a trial and note what it gives; returns why it gives nothing."""
+    try:
+        figures = evaluator.report(find_file(trial))
+    except Exception as error:  # the metric's or the backend's: no report figures
+        reason = describe_error(error)
+        if reason != trial.report_error:
+            record.add_report_error(trial.digest, reason)
+        return reason
+    if figures is not None:
+        record.add_report(trial.digest, figures)
+    return None

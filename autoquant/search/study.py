@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +16,7 @@ from autoquant.core.space import SearchSpace, baselines
 from autoquant.core.training import TrainingProgress, TrainingWatch
 from autoquant.core.trial import Trial
 from autoquant.errors import Rejection, SpaceError
-from autoquant.search.closing import Closing
+from autoquant.search.closing import Closing, measure_after_all, read_report
 from autoquant.search.event import Evaluates, Event, EventKind, describe_error
 from autoquant.search.promotion import find_promising, has_time_to_train
 from autoquant.search.record import Asked, Record
@@ -79,6 +80,7 @@ class Study:
         self._trials: list[Trial] = []
         self._seen: frozenset[str] = frozenset()
         self._front: list[Trial] = []
+        self._wanted: frozenset[str] = frozenset()
         # trained recipes are promoted from others, not proposed by the sampler
         self._proposed = space.untrained
 
@@ -88,12 +90,7 @@ class Study:
         Whatever is finished stays in the record, also when this is interrupted.
         """
         deadline = time.monotonic() + (budget.timeout_s or float("inf"))
-        self.record.recover()
-        self._trials = self.record.trials()
-        self._seen = frozenset(trial.digest for trial in self._trials)
-        self._front = self._find_front()
-        self._register_machine()
-        self._use_sampler(sampler)
+        self._begin(sampler)
         self._enqueue_baselines()
         while len(self._seen) < budget.trials and time.monotonic() < deadline:
             self._promote(budget, deadline - time.monotonic())
@@ -105,6 +102,49 @@ class Study:
             trial = self._evaluate(asked)
             self._emit("end", trial=trial)
         return self.close()
+
+    def measure(self, recipes: Sequence[Recipe]) -> None:
+        """Evaluate these recipes in full and read the report split for each.
+
+        They were chosen before anything was measured, so what is reported of them chooses
+        nothing. Recipes with figures are left as they are; the front is what it was until the
+        next `close`.
+        """
+        self._begin("random")
+        self._enqueue_baselines()
+        self._wanted = frozenset(recipe.digest for recipe in recipes)
+        known = self._seen | self.record.waiting_digests()
+        for recipe in recipes:
+            if recipe.digest not in known:
+                self.record.enqueue(recipe, self._parameters_of(recipe))
+        while self.record.waiting_digests():
+            asked = self._ask()
+            assert asked is not None  # one is waiting
+            self._emit("begin", asked.name or asked.recipe.digest)
+            trial = self._evaluate(asked)
+            self._emit("end", trial=trial)
+        self._measure_rejected()
+
+    def _measure_rejected(self) -> None:
+        for trial in self.record.trials():
+            if trial.state != "rejected" or trial.digest not in self._wanted:
+                continue
+            self._emit("again", f"evaluating trial {trial.number} in full")
+            try:
+                artifact = measure_after_all(self.record, self.evaluator, trial)
+            except Exception as error:  # any backend's: it stays rejected, as it was
+                reason = describe_error(error)
+                self._emit("note", f"trial {trial.number} stays rejected; it failed: {reason}")
+                continue
+            self._report(trial, artifact)
+
+    def _begin(self, sampler: SamplerName) -> None:
+        self.record.recover()
+        self._trials = self.record.trials()
+        self._seen = frozenset(trial.digest for trial in self._trials)
+        self._front = self._find_front()
+        self._register_machine()
+        self._use_sampler(sampler)
 
     def close(self) -> list[Trial]:
         """Make sure that the front is whole: timed together, files kept, report split read.
@@ -124,7 +164,7 @@ class Study:
         self._trials, self._front = closing.trials, closing.front
         return self._front
 
-    @property
+    @cached_property
     def _shelf(self) -> Shelf:
         return Shelf(self.artifacts, keeps_all=self.keep == "all")
 
@@ -194,7 +234,8 @@ class Study:
             "name": asked.name,
             "seed": self.record.header.seed,
         }
-        gate = None if asked.name is not None else self._gate(asked.recipe)
+        is_wanted = asked.recipe.digest in self._wanted
+        gate = None if asked.name is not None or is_wanted else self._gate(asked.recipe)
         start = time.perf_counter()
         try:
             measurement, artifact = self.evaluator.evaluate(asked.recipe, gate, self._watch)
@@ -212,6 +253,8 @@ class Study:
             figures = {**measurement.model_dump(), "evidence": measurement.evidence}
             trial = Trial(**common, state="complete", **figures)
             self._keep(trial, artifact)
+            if is_wanted:
+                self._report(trial, artifact)
         self.record.finish(asked, trial, self._violations(trial))
         self._seen |= {trial.digest}
         return trial
@@ -247,8 +290,12 @@ class Study:
         self._front = self._find_front()
         wanted = {member.digest for member in self._front}
         if self.keep == "all" or trial.digest in wanted:
-            self._shelf.put(trial.digest, artifact.content)
+            self._shelf.put(trial.digest, artifact)
         self._shelf.sweep(wanted)
+
+    def _report(self, trial: Trial, artifact: Artifact) -> None:
+        self._emit("report", f"reading the report split for trial {trial.number}")
+        read_report(self.record, self.evaluator, trial, lambda _: artifact)
 
     def _emit(
         self,
