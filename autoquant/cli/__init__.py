@@ -7,7 +7,7 @@ import sys
 import typer
 from typer.exceptions import Abort, TyperException
 
-from autoquant.cli import catalog, models, searches
+from autoquant.cli import catalog, models, reports, searches
 from autoquant.cli.output import STDERR
 from autoquant.errors import InputError, NegativeAnswer, TrialError
 
@@ -36,6 +36,7 @@ for command in (
     searches.trials,
     searches.front,
     searches.export,
+    reports.report,
     models.quantize,
     models.verify,
     models.bench,

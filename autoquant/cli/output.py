@@ -16,7 +16,7 @@ from rich.table import Table
 from autoquant.backends.machine import explain_oversubscription
 from autoquant.core.activity import listening
 from autoquant.core.trial import Trial
-from autoquant.report import COLUMNS, trial_row
+from autoquant.report import COLUMNS, flatten_trials, trial_row
 
 __all__ = [
     "STDERR",
@@ -108,22 +108,10 @@ def print_trials(
     if kind == "json":
         print_json({**document, "trials": [trial.to_dict() for trial in trials]})
     elif kind == "csv":
-        print_rows(*_flatten(trials), kind="csv")
+        print_rows(*flatten_trials(trials), kind="csv")
     else:
         rows = [trial_row(trial) for trial in trials]
         for row, trial in zip(rows, trials, strict=True):
             if trial.state != "complete":
                 row[2:] = [trial.state, *["-"] * (len(row) - 3)]
         print_rows(COLUMNS, rows, "table", title)
-
-
-def _flatten(trials: Sequence[Trial]) -> tuple[list[str], list[list[str]]]:
-    records = [trial.to_dict() for trial in trials]
-    hidden = {"knee", "evidence"}
-    columns = [name for name in Trial.model_fields if name not in hidden]
-    rows = [
-        [value if isinstance(value := record.get(name), str) else json.dumps(value)
-         for name in columns]
-        for record in records
-    ]  # fmt: skip
-    return columns, rows

@@ -1,7 +1,13 @@
 """Figures, rows and words for people: pure functions of trials."""
 
 from autoquant.report.pareto import pareto_figure
-from autoquant.report.row import COLUMNS, describe_recipe, tabulate_layers, trial_row
+from autoquant.report.row import (
+    COLUMNS,
+    describe_recipe,
+    flatten_trials,
+    tabulate_layers,
+    trial_row,
+)
 from autoquant.report.words import (
     describe_drift,
     describe_recommendation,
@@ -20,6 +26,7 @@ __all__ = [
     "describe_shares",
     "describe_trade",
     "find_first_disagreement",
+    "flatten_trials",
     "pareto_figure",
     "tabulate_layers",
     "trial_row",

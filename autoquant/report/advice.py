@@ -6,19 +6,21 @@ from itertools import pairwise
 
 from autoquant.core.gain import Gain, find_gain
 from autoquant.core.rehearsal import REHEARSED_SAMPLES
-from autoquant.core.trial import Trial
 from autoquant.report.grid import LossPoint, describe_seconds
 from autoquant.report.verdict import ImageNeed, Verdict, find_verdicts
 
 __all__ = ["advise_on_training"]
 
 
-def advise_on_training(trials: Sequence[Trial]) -> list[str]:
+def advise_on_training(points: Sequence[LossPoint]) -> list[str]:
     """One paragraph a width, and one on what the narrower width costs and saves.
 
     Differences inside the paired interval are told as none.
+
+    Args:
+        points: of the grid, in its order.
     """
-    verdicts = find_verdicts(trials)
+    verdicts = find_verdicts(points)
     paragraphs = [_describe(verdict) for verdict in verdicts]
     paragraphs += [
         text

@@ -66,7 +66,7 @@ def _calibration_line(line: Sequence[LossPoint], method: str, *, is_named: bool)
     drops = [(point.trial.accuracy_drop or 0.0) * 100 for point in line]
     ends = [_interval(point) for point in line]
     return go.Scatter(
-        x=[point.cell.calibration_images for point in line],
+        x=[point.calibration_images for point in line],
         y=drops,
         mode="lines+markers",
         name=method,

@@ -34,10 +34,17 @@ _FULL = PtqOptions().calibration_images
 
 @dataclass(frozen=True)
 class LossPoint:
-    """A trial of the grid and the cell that it is."""
+    """A trial of the grid.
+
+    Attributes:
+        cell: what it is.
+        trial: what was measured.
+        calibration_images: that calibrated it.
+    """
 
     cell: Cell
     trial: Trial
+    calibration_images: int
 
     @property
     def is_complete(self) -> bool:
@@ -50,13 +57,11 @@ class LossRow:
     """One cell of the grid as numbers; None is what was not measured.
 
     Attributes:
-        weight_bits: of every layer.
-        granularity: of the weights' scales.
-        method: how the weights came onto their grid.
+        weight_bits: of every layer; with `granularity` and `method` the cell.
         trial: number of the trial, and likewise its `state`.
         accuracy: on the search split; its drop beside it, and that on the report split.
         quantize_seconds: calibration, rounding and corrections; `train_seconds` apart.
-        calibration_images: at most so many calibrated it.
+        calibration_images: that calibrated it.
         training_images: in one epoch, rounded up to whole batches.
         size_ratio: file over the float model's.
         note: why it has no figures.
@@ -87,10 +92,19 @@ class LossRow:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
-def find_points(trials: Sequence[Trial]) -> list[LossPoint]:
-    """The trials that are cells of the grid, in its order, whatever theirs."""
+def find_points(trials: Sequence[Trial], available: int | None = None) -> list[LossPoint]:
+    """The trials that are cells of the grid, in its order, whatever theirs.
+
+    Args:
+        trials: of one study.
+        available: calibration images of the task; None if nobody knows.
+    """
     cells = [(Cell.of(trial.recipe), trial) for trial in trials]
-    points = [LossPoint(cell, trial) for cell, trial in cells if cell is not None]
+    points = [
+        LossPoint(cell, trial, min(cell.calibration_images, available or cell.calibration_images))
+        for cell, trial in cells
+        if cell is not None
+    ]
     return sorted(points, key=_order)
 
 
@@ -120,12 +134,16 @@ def describe_cell(cell: Cell) -> str:
     return f"{describe_weights(cell.weight_bits, cell.granularity)}, {cell.method}"
 
 
-def find_rows(trials: Sequence[Trial]) -> list[LossRow]:
+def find_rows(trials: Sequence[Trial], available: int | None = None) -> list[LossRow]:
     """Every cell of the grid, one without a trial as a row without figures.
 
     Learned rounding has no row at 8 bits: 8-bit weights always go to the nearest point.
+
+    Args:
+        trials: of one study.
+        available: calibration images of the task; None if nobody knows.
     """
-    points = [point for point in find_points(trials) if is_main(point)]
+    points = [point for point in find_points(trials, available) if is_main(point)]
     reference = next((trial for trial in trials if trial.name == "fp32"), None)
     rows: list[LossRow] = []
     for bits in _WIDTHS:
@@ -156,7 +174,7 @@ def _fill(point: LossPoint, reference: Trial | None) -> LossRow:
         *_key(cell), trial.number, trial.state,
         trial.accuracy, trial.accuracy_drop, trial.accuracy_drop_ci,
         trial.report_accuracy, trial.report_accuracy_drop, trial.report_accuracy_drop_ci,
-        trial.seconds.get("quantize"), trial.seconds.get("train"), cell.calibration_images,
+        trial.seconds.get("quantize"), trial.seconds.get("train"), point.calibration_images,
         per_epoch, None if training is None else training.epochs, trial.size_bytes,
         trial.size_bytes / base if trial.size_bytes and base else None,
     )  # fmt: skip

@@ -1,5 +1,6 @@
 """Rows of tables for people: pure functions of trials. A dash is what was not measured."""
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from autoquant.core.trial import Trial
 __all__ = [
     "COLUMNS",
     "describe_recipe",
+    "flatten_trials",
     "format_drop",
     "format_megabytes",
     "format_percent",
@@ -115,3 +117,16 @@ def _ratio(trial: Trial) -> str:
 def format_megabytes(size_bytes: int) -> str:
     """A size in 10**6 bytes: `0.201 MB`."""
     return f"{size_bytes / 1e6:.3f} MB"
+
+
+def flatten_trials(trials: Sequence[Trial]) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of every field, for CSV: text as it is, all else as JSON."""
+    records = [trial.to_dict() for trial in trials]
+    hidden = {"knee", "evidence"}
+    columns = [name for name in Trial.model_fields if name not in hidden]
+    rows = [
+        [value if isinstance(value := record.get(name), str) else json.dumps(value)
+         for name in columns]
+        for record in records
+    ]  # fmt: skip
+    return columns, rows

@@ -10,7 +10,7 @@ from autoquant.core.analysis import METHODS
 from autoquant.core.gain import Gain, find_gain
 from autoquant.core.recipe import WeightBits
 from autoquant.core.trial import Trial
-from autoquant.report.grid import LossPoint, find_points, is_main
+from autoquant.report.grid import LossPoint, is_main
 from autoquant.report.training_curve import first_accuracy, trace_curve
 
 __all__ = ["ImageNeed", "Verdict", "find_verdicts"]
@@ -60,9 +60,8 @@ class Verdict:
     needs: tuple[ImageNeed, ...]
 
 
-def find_verdicts(trials: Sequence[Trial]) -> list[Verdict]:
-    """One verdict for each width of which a cell was measured, wider first."""
-    points = find_points(trials)
+def find_verdicts(points: Sequence[LossPoint]) -> list[Verdict]:
+    """One verdict for each width of which there is a cell, wider first; points in their order."""
     widths = list(dict.fromkeys(point.cell.weight_bits for point in points))
     return [_judge([p for p in points if p.cell.weight_bits == bits]) for bits in widths]
 
@@ -159,7 +158,7 @@ def _find_needs(points: Sequence[LossPoint]) -> list[ImageNeed]:
             and point.trial.evidence is not None
         ]
         line.sort(key=lambda point: point.cell.calibration_images)
-        counts = [point.cell.calibration_images for point in line]
+        counts = [point.calibration_images for point in line]
         if len(counts) < 2:
             continue
         enough = next(

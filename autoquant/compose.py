@@ -1,0 +1,134 @@
+"""A study's report put together: its trials, and the noise of its cells' files."""
+
+from collections.abc import Sequence
+
+from autoquant.build import TaskBuilder
+from autoquant.core.activity import announce
+from autoquant.core.analysis import Cell, plan_cells
+from autoquant.core.artifact import Artifact
+from autoquant.core.layer import LayerNoise
+from autoquant.core.recipe import QatOptions
+from autoquant.core.trial import Trial
+from autoquant.deliver import read_kept, rebuild_trial
+from autoquant.errors import AutoquantError, InputError
+from autoquant.evaluate import Evaluator
+from autoquant.export.readback import read_artifact
+from autoquant.report.document import StudyReport
+from autoquant.report.grid import LossPoint, describe_cell, find_points, is_main
+from autoquant.report.noise_figure import Noises
+from autoquant.search.choice import view_front
+from autoquant.search.record import Record
+from autoquant.search.shelf import Shelf
+from autoquant.search.storage import Location
+
+__all__ = ["compose_report", "plan_grid"]
+
+_CELLS = "cells"  # beside `artifacts`, which a search sweeps: learned rounding takes minutes
+_BATCH_SHARE = 4  # every layer's output of the batch is held at once, twice
+
+
+def compose_report(
+    location: Location, record: Record, evaluator: Evaluator | None, left_out: str | None
+) -> StudyReport:
+    """Everything that the report of a study says.
+
+    Args:
+        location: where the study lies.
+        record: the study.
+        evaluator: of its task, for what has to be read off files; None leaves it out.
+        left_out: why there is no evaluator, in words.
+
+    Raises:
+        InputError: the study has no trial of the grid.
+    """
+    trials = record.trials()
+    points = find_points(trials)
+    if not any(point.is_complete for point in points):
+        raise InputError(
+            f"study '{location.name}' has no trials of the grid yet: run autoquant report "
+            f"{location.name} --measure"
+        )
+    noises: Noises = {}
+    available = None
+    if evaluator is not None:
+        builder = _builder_of(evaluator)
+        available = len(builder.task.calibration)
+        main = [point for point in points if is_main(point) and point.is_complete]
+        noises, left_out = _find_noises(_Files(location, record, evaluator), builder, main)
+    header = record.header
+    return StudyReport(
+        location.name, header.task, header.objectives, header.bounds, trials,
+        view_front(trials, header.objectives, header.bounds).members,
+        noises, left_out, available,
+    )  # fmt: skip
+
+
+def plan_grid(evaluator: Evaluator, epochs: int) -> list[Cell]:
+    """The cells of the accuracy-loss study for a task.
+
+    Args:
+        evaluator: of the task.
+        epochs: of training, where the task has training data.
+    """
+    task = _builder_of(evaluator).task
+    return plan_cells(len(task.calibration), QatOptions(epochs=epochs) if task.train else None)
+
+
+def _builder_of(evaluator: Evaluator) -> TaskBuilder:
+    assert isinstance(evaluator.builder, TaskBuilder)
+    return evaluator.builder
+
+
+class _Files:
+    """Files of cells: kept by the search, by a former report, or rebuilt and kept."""
+
+    def __init__(self, location: Location, record: Record, evaluator: Evaluator) -> None:
+        self.location = location
+        self.record = record
+        self.evaluator = evaluator
+        self.folder = location.folder / _CELLS
+
+    def read(self, trial: Trial) -> Artifact | None:
+        """A trial's file; None if it would have to be trained anew.
+
+        Raises:
+            AutoquantError: it cannot be rebuilt.
+        """
+        mine = self.folder / f"{trial.digest}.onnx"
+        kept = read_kept(self.location, trial)
+        if kept is None and mine.is_file():
+            kept = mine.read_bytes()
+        if kept is not None:
+            return read_artifact(kept)
+        checkpoint = self.location.checkpoints / f"{trial.digest}.pt"
+        if trial.recipe.is_trained and not checkpoint.is_file():
+            return None
+        announce(f"rebuilding trial {trial.number}")
+        content = rebuild_trial(self.evaluator, trial, self.record.fingerprint_of(trial))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        artifact = read_artifact(content)
+        Shelf(self.folder, keeps_all=True).put(trial.digest, artifact)
+        return artifact
+
+
+def _find_noises(
+    files: _Files, builder: TaskBuilder, points: Sequence[LossPoint]
+) -> tuple[Noises, str | None]:
+    """Noise of every cell whose file is at hand or can be, and why others have none."""
+    search = files.evaluator.search
+    inputs = search.first_inputs(max(1, search.batch_size // _BATCH_SHARE))
+    noises: dict[Cell, Sequence[LayerNoise]] = {}
+    missing = []
+    for point in points:
+        name = describe_cell(point.cell)
+        try:
+            artifact = files.read(point.trial)
+            if artifact is None:
+                missing.append(f"{name} (it would have to be trained anew)")
+                continue
+            announce(f"comparing layers: {name}")
+            with files.evaluator.place.work():
+                noises[point.cell] = builder.measure_noise(artifact, inputs)
+        except AutoquantError as error:
+            missing.append(f"{name} ({error})")
+    return noises, "; ".join(missing) or None
