@@ -122,9 +122,9 @@ def _describe_needs(needs: Sequence[ImageNeed]) -> list[str]:
 def _describe_need(enough: int, fewest: int, most: int, method: str) -> str:
     if enough == most:
         return f"More calibration images still helped at {most:,}, the most tried ({method})."
-    some = "already" if enough == fewest else "from there on"
+    few = ", the fewest tried," if enough == fewest else ""
     return (
-        f"Calibration ({method}): {enough:,} images are enough; {some} more of them, up to "
+        f"Calibration ({method}): {enough:,} images{few} are enough; more of them, up to "
         f"{most:,}, change nothing that can be told from chance."
     )
 

@@ -125,12 +125,12 @@ def is_main(point: LossPoint) -> bool:
 
 
 def describe_weights(bits: WeightBits, granularity: Granularity) -> str:
-    """`4 bits per channel`."""
-    return f"{bits} bits {granularity.replace('_', ' ')}"
+    """`W4 per channel`."""
+    return f"W{bits} {granularity.replace('_', ' ')}"
 
 
 def describe_cell(cell: Cell) -> str:
-    """`4 bits per channel, learned`."""
+    """`W4 per channel, learned`."""
     return f"{describe_weights(cell.weight_bits, cell.granularity)}, {cell.method}"
 
 

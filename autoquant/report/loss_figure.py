@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from autoquant.report.grid import LossRow
-from autoquant.report.style import ACCENT, BASELINE, INK, lay_out
+from autoquant.report.style import ACCENT, BASELINE, INK, lay_out_panels
 
 __all__ = ["loss_figure"]
 
@@ -40,9 +40,9 @@ def loss_figure(rows: Sequence[LossRow], title: str = "") -> go.Figure:
     )  # fmt: skip
     for place, bits in enumerate(widths, start=1):
         _draw_panel(figure, panels[bits], place)
-    lay_out(figure, title)
-    height = 230 + _ROW_PX * len(measured) + 60 * len(widths)
-    figure.update_layout(height=height, margin={"l": 190, "r": 60}, legend={"y": 1.06})
+    height = 190 + _ROW_PX * len(measured) + 80 * len(widths)
+    lay_out_panels(figure, title, height)
+    figure.update_layout(margin={"l": 200})
     figure.update_annotations(selector={"yanchor": "bottom"}, font={"size": 15})
     return figure
 
@@ -60,7 +60,7 @@ def _draw_panel(figure: go.Figure, rows: Sequence[LossRow], place: int) -> None:
                 _mark_beyond(
                     figure, place, index + shift, limit or 0, _drop(row, split) or 0, color
                 )
-    figure.add_vline(x=0, line={"color": INK, "width": 1.5}, row=place, col=1)
+    figure.add_vline(x=0, line={"color": INK, "width": 1}, layer="below", row=place, col=1)
     labels = [f"{row.granularity.replace('_', ' ')}, {row.method}" for row in rows]
     figure.update_yaxes(
         tickvals=list(range(len(rows))), ticktext=labels, range=[len(rows) - 0.4, -0.6],
@@ -91,7 +91,7 @@ def _points(
         name=f"{split} split",
         legendgroup=split,
         showlegend=is_named,
-        marker={"symbol": symbol, "size": 11, "color": color, "line": {"width": 2}},
+        marker={"symbol": symbol, "size": 11, "color": color, "line": {"width": 2, "color": color}},
         error_x={
             "array": [high - drop for drop, (_, high) in zip(drops, ends, strict=True)],
             "arrayminus": [drop - low for drop, (low, _) in zip(drops, ends, strict=True)],

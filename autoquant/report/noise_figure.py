@@ -8,7 +8,7 @@ from plotly.subplots import make_subplots
 from autoquant.core.analysis import Cell, Granularity
 from autoquant.core.layer import LayerNoise
 from autoquant.report.grid import describe_cell
-from autoquant.report.style import ACCENT, BASELINE, INK, lay_out
+from autoquant.report.style import ACCENT, BASELINE, INK, lay_out_panels
 
 __all__ = ["Noises", "noise_figure", "tabulate_noise"]
 
@@ -57,8 +57,8 @@ def noise_figure(noises: Noises, granularity: Granularity, title: str = "") -> g
             )
             named.add(cell.method)
             figure.add_trace(line, row=row, col=widths.index(cell.weight_bits) + 1)
-    lay_out(figure, title)
-    figure.update_layout(height=680, margin={"b": 110})
+    lay_out_panels(figure, title, 720)
+    figure.update_layout(margin={"b": 110})
     figure.update_xaxes(tickangle=-60, tickfont={"size": 11})
     for row, kind in enumerate(_KINDS, start=1):
         figure.update_yaxes(title=_TITLES[kind], row=row, col=1)

@@ -2,7 +2,7 @@
 
 import plotly.graph_objects as go
 
-__all__ = ["ACCENT", "BASELINE", "INK", "lay_out"]
+__all__ = ["ACCENT", "BASELINE", "INK", "lay_out", "lay_out_panels"]
 
 INK, ACCENT, BASELINE = "#1b1f24", "#0b6bcb", "#b4540a"
 
@@ -20,4 +20,22 @@ def lay_out(figure: go.Figure, title: str) -> None:
         font={"family": "DejaVu Sans, Arial, sans-serif", "size": 14, "color": INK},
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         margin={"l": 80, "r": 40, "t": 110, "b": 70},
+    )
+
+
+def lay_out_panels(figure: go.Figure, title: str, height: int, right: int = 40) -> None:
+    """The same for panels with names of their own: title, legend, names, from the top.
+
+    Args:
+        figure: changed in place.
+        title: what the reader is to take away.
+        height: of the whole, pixels.
+        right: margin, pixels.
+    """
+    lay_out(figure, title)
+    figure.update_layout(
+        height=height,
+        title={"y": 1 - 22 / height, "yref": "container", "yanchor": "top"},
+        legend={"y": 1 - 56 / height, "yref": "container", "yanchor": "top"},
+        margin={"t": 122, "r": right},
     )
