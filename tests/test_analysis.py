@@ -77,3 +77,16 @@ def test_a_cell_that_was_turned_away_is_measured_after_all(tmp_path: Path) -> No
     assert all(known[trial.digest].state == "complete" for trial in rejected)
     assert all(known[trial.digest].report_accuracy is not None for trial in rejected)
     assert find_front(study.record.trials(), ["accuracy", "size"])
+
+
+def test_a_cell_that_the_search_measured_is_reported_too(tmp_path: Path) -> None:
+    study = fake_study(tmp_path)
+    study.reject_early = False
+    front = {trial.digest for trial in study.run(Budget(30), "random")}
+    off = [t for t in study.record.trials() if t.state == "complete" and t.digest not in front]
+    assert off
+    assert all(trial.report_accuracy is None for trial in off)
+    study.measure([trial.recipe for trial in off])
+    known = {trial.digest: trial for trial in study.record.trials()}
+    assert all(known[trial.digest].report_accuracy is not None for trial in off)
+    assert all(known[trial.digest].accuracy == trial.accuracy for trial in off)

@@ -1,12 +1,13 @@
 """Running a study from the command line, and showing its front."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from autoquant.backends.registry import load_backend
 from autoquant.cli.output import STDERR, print_trials, warn, warn_of_oversubscription
+from autoquant.core.hypervolume import find_mode_yields
 from autoquant.core.pareto import Bounds
 from autoquant.core.recommend import find_nearest_miss
 from autoquant.core.trial import Objective, Trial
@@ -108,7 +109,7 @@ def _show_advice(
         STDERR.print("\nRecommended")
     for reason in reasons:
         STDERR.print(f"  {reason}", markup=False)
-    for note in _notes(location, record.trials(), record.notes):
+    for note in _notes(location, record):
         STDERR.print(note, markup=False)
     if with_next:
         where = _where(location)
@@ -121,14 +122,15 @@ def _show_advice(
         )
 
 
-def _notes(location: Location, trials: Sequence[Trial], known: Mapping[str, str]) -> list[str]:
+def _notes(location: Location, record: Record) -> list[str]:
     """What else a reader of the front should know."""
+    trials = record.trials()
     counts = {state: sum(trial.state == state for trial in trials) for state in _STATES}
     notes = [
         "",
         *(f"trial {t.number} left the front: {t.left_front}" for t in trials if t.left_front),
         *_explain_missing_reports(trials),
-        *known.values(),
+        *record.notes.values(),
     ]
     if counts["rejected"]:
         notes.append(
@@ -141,12 +143,25 @@ def _notes(location: Location, trials: Sequence[Trial], known: Mapping[str, str]
     if seconds["qat"]:
         trained = sum(trial.recipe.is_trained for trial in trials)
         total = sum(seconds.values())
-        notes.append(f"{trained} trials were trained, in {seconds['qat']:.0f} of {total:.0f} s")
+        notes.append(
+            f"{trained} trials were trained, in {seconds['qat']:.0f} of {total:.0f} s; "
+            f"{_describe_yields(record)}"
+        )
     saturation = describe_saturation(trials)
     if saturation is not None:
         notes.append(saturation)
     drift = describe_drift(trials)
     return notes if drift is None else [*notes, drift]
+
+
+def _describe_yields(record: Record) -> str:
+    """What a minute of either mode bought, as `autoquant report` explains it."""
+    header = record.header
+    ptq, qat = (
+        "-" if item.gained_per_minute is None else f"{item.gained_per_minute:.2g}"
+        for item in find_mode_yields(record.trials(), header.objectives, header.bounds)
+    )
+    return f"hypervolume gained per minute: {ptq} without training, {qat} with it"
 
 
 def _explain_missing_reports(trials: Sequence[Trial]) -> list[str]:

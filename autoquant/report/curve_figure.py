@@ -50,7 +50,7 @@ def calibration_figure(points: Sequence[LossPoint], title: str = "") -> go.Figur
                     _calibration_line(line, method, is_named=method not in named), row=1, col=place
                 )
                 named.add(method)
-        figure.add_hline(y=0, line={"color": INK, "width": 1}, layer="below", row=1, col=place)
+        figure.add_hline(y=0, line={"color": INK, "width": 1}, layer="between", row=1, col=place)
     lay_out_panels(figure, title, 560)
     counts = sorted({point.calibration_images for point in chosen})
     figure.update_xaxes(
@@ -183,7 +183,7 @@ def _draw_levels(
     position = math.inf
     for y, names in near.items():
         figure.add_hline(
-            y=y, line={"color": "#6b7280", "width": 1, "dash": "dot"}, layer="below",
+            y=y, line={"color": "#6b7280", "width": 1, "dash": "dot"}, layer="between",
             row=place, col=1,
         )  # fmt: skip
         position = min(y, position)

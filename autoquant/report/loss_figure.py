@@ -60,7 +60,7 @@ def _draw_panel(figure: go.Figure, rows: Sequence[LossRow], place: int) -> None:
                 _mark_beyond(
                     figure, place, index + shift, limit or 0, _drop(row, split) or 0, color
                 )
-    figure.add_vline(x=0, line={"color": INK, "width": 1}, layer="below", row=place, col=1)
+    figure.add_vline(x=0, line={"color": INK, "width": 1}, layer="between", row=place, col=1)
     labels = [f"{row.granularity.replace('_', ' ')}, {row.method}" for row in rows]
     figure.update_yaxes(
         tickvals=list(range(len(rows))), ticktext=labels, range=[len(rows) - 0.4, -0.6],

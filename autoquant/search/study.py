@@ -107,8 +107,8 @@ class Study:
         """Evaluate these recipes in full and read the report split for each.
 
         They were chosen before anything was measured, so what is reported of them chooses
-        nothing. Recipes with figures are left as they are; the front is what it was until the
-        next `close`.
+        nothing. Of recipes with figures nothing but the report split is read, where it was not;
+        the front is what it was until the next `close`.
         """
         self._begin("random")
         self._enqueue_baselines()
@@ -124,6 +124,21 @@ class Study:
             trial = self._evaluate(asked)
             self._emit("end", trial=trial)
         self._measure_rejected()
+        self._report_known()
+
+    def _report_known(self) -> None:
+        """Cells that the search had measured and that are no members of its front."""
+        trials = self.record.trials()
+        if all(trial.report_accuracy is None for trial in trials):
+            return  # the task has no report split: nothing is rebuilt for it
+        for trial in trials:
+            is_due = trial.report_accuracy is None and trial.report_error is None
+            if trial.state == "complete" and trial.digest in self._wanted and is_due:
+                self._emit("report", f"reading the report split for trial {trial.number}")
+                read_report(self.record, self.evaluator, trial, self._rebuild)
+
+    def _rebuild(self, trial: Trial) -> Artifact:
+        return self._shelf.get(trial.digest) or self.evaluator.rebuild(trial.recipe)
 
     def _measure_rejected(self) -> None:
         for trial in self.record.trials():
