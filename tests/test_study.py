@@ -9,7 +9,7 @@ from autoquant.core.recipe import Recipe
 from autoquant.core.space import SearchSpace
 from autoquant.errors import ParityError, StudyError
 from autoquant.evaluate import Evaluator
-from autoquant.search.sampler import SAMPLERS
+from autoquant.search.sampler import SAMPLERS, build_sampler
 from autoquant.search.storage import Location, load_record
 from autoquant.search.study import Budget, Event
 from tests.fakes import fake_evaluator, fake_record, fake_space, fake_study
@@ -150,6 +150,40 @@ def test_a_queued_trial_killed_half_way_keeps_its_parameters(tmp_path: Path) -> 
     asked = record.ask(space)
     assert asked.recipe == recipe
     assert space.decode(asked.handle.params) == recipe
+
+
+def test_a_recipe_of_which_processes_die_fails_in_the_end(tmp_path: Path) -> None:
+    record, space = fake_record(Location(tmp_path, "fake")), fake_space()
+    record.study.sampler = build_sampler("random", space, frozenset, 0)
+    deadly = Recipe.uniform(list(space.layers), 4)
+    record.enqueue(deadly, space.encode(deadly), "w4a8")
+    for _ in range(2):
+        assert record.ask(space).recipe == deadly
+        assert record.recover() == 1
+    assert record.ask(space).recipe == deadly
+    assert record.recover() == 0
+    trial = record.trials()[0]
+    assert (trial.state, trial.name, trial.digest) == ("failed", "w4a8", deadly.digest)
+    assert trial.error == "3 processes died while they evaluated it"
+    assert record.ask(space).recipe != deadly
+
+
+class Stopped(Evaluator):
+    def evaluate(self, recipe, gate=None, watch=None):
+        raise KeyboardInterrupt
+
+
+def test_an_interrupted_recipe_is_tried_again_however_often(tmp_path: Path) -> None:
+    for _ in range(5):
+        record = load_record(Location(tmp_path, "fake")) if list(tmp_path.iterdir()) else None
+        study = fake_study(tmp_path, record)
+        study.evaluator.__class__ = Stopped
+        with pytest.raises(KeyboardInterrupt):
+            study.run(Budget(6), "random")
+    study = fake_study(tmp_path, load_record(Location(tmp_path, "fake")))
+    study.run(Budget(6), "random")
+    assert all(trial.state != "failed" for trial in study.record.trials())
+    assert {trial.name for trial in study.record.trials()} >= {"fp32", "w8a8", "w4a8"}
 
 
 class Failing(Evaluator):

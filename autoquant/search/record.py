@@ -22,6 +22,8 @@ from autoquant.errors import StudyError
 __all__ = ["Asked", "Record", "StudyHeader"]
 
 _FORMAT = 1
+# A training that is killed goes on from its checkpoint, so it may be killed more often.
+_MAX_DEATHS, _MAX_DEATHS_TRAINED = 3, 20
 _LATER = ("reprieve", "report", "latency", "departure")
 _DIRECTIONS = {
     "accuracy": StudyDirection.MAXIMIZE,
@@ -195,7 +197,11 @@ class Record:
         return Asked(handle, recipe, attributes.get("name"), is_queued)
 
     def enqueue(
-        self, recipe: Recipe, parameters: Mapping[str, str] | None, name: str | None = None
+        self,
+        recipe: Recipe,
+        parameters: Mapping[str, str] | None,
+        name: str | None = None,
+        deaths: int = 0,
     ) -> None:
         """Let a recipe be evaluated before the sampler proposes others.
 
@@ -203,10 +209,13 @@ class Record:
             recipe: what to evaluate.
             parameters: its parameters, or None if it lies outside the search space.
             name: the baseline that it is.
+            deaths: processes that died while they evaluated it.
         """
         attributes = {"recipe": recipe.to_dict(), "in_space": parameters is not None}
         if name is not None:
             attributes["name"] = name
+        if deaths:
+            attributes["deaths"] = deaths
         self.study.enqueue_trial(dict(parameters or {}), user_attrs=attributes)
 
     def finish(
@@ -238,7 +247,8 @@ class Record:
     def recover(self) -> int:
         """Close what a dead process left running.
 
-        A trial with a record is finished; one with a recipe is queued again.
+        A trial with a record is finished; one with a recipe is queued again, unless process
+        after process died of it: a runtime that crashes must not end every search.
 
         Returns:
             How many were queued again.
@@ -249,10 +259,43 @@ class Record:
                 self._close(Trial.model_validate(frozen.user_attrs["record"]))
                 continue
             if "recipe" in frozen.user_attrs:
+                if self._is_deadly(frozen):
+                    self._bury(frozen)
+                    continue
                 self._requeue(frozen)
                 queued += 1
             self.discard(frozen.number)
         return queued
+
+    @staticmethod
+    def _deaths(frozen: FrozenTrial) -> int:
+        """How many processes died while they evaluated this recipe."""
+        return int(frozen.user_attrs.get("deaths", 0)) + 1
+
+    def _is_deadly(self, frozen: FrozenTrial) -> bool:
+        is_trained = Recipe.model_validate(frozen.user_attrs["recipe"]).is_trained
+        return self._deaths(frozen) >= (_MAX_DEATHS_TRAINED if is_trained else _MAX_DEATHS)
+
+    def _bury(self, frozen: FrozenTrial) -> None:
+        recipe = Recipe.model_validate(frozen.user_attrs["recipe"])
+        trial = Trial(
+            number=frozen.number,
+            state="failed",
+            digest=recipe.digest,
+            recipe=recipe,
+            name=frozen.user_attrs.get("name"),
+            seed=self.header.seed,
+            error=f"{self._deaths(frozen)} processes died while they evaluated it",
+        )
+        handle = optuna.Trial(self.study, frozen._trial_id)
+        handle.set_user_attr("record", trial.to_dict())
+        self._close(trial)
+
+    def give_back(self, asked: Asked) -> None:
+        """Queue a trial again that was interrupted on purpose: nothing died of it."""
+        frozen = self.study._storage.get_trial(asked.handle._trial_id)
+        self._requeue(frozen, died=False)
+        self.discard(asked.number)
 
     def add_fingerprint(self, fingerprint: Fingerprint) -> None:
         """Note what trials are measured on from now."""
@@ -304,7 +347,7 @@ class Record:
             if "recipe" in frozen.user_attrs
         }
 
-    def _requeue(self, frozen: FrozenTrial) -> None:
+    def _requeue(self, frozen: FrozenTrial, *, died: bool = True) -> None:
         recipe = Recipe.model_validate(frozen.user_attrs["recipe"])
         if recipe.digest in self.waiting_digests():
             return
@@ -312,7 +355,9 @@ class Record:
         # a trial that was queued may have died before all its parameters were written
         known = frozen.system_attrs.get("fixed_params", frozen.params)
         parameters = {name: str(value) for name, value in known.items()}
-        self.enqueue(recipe, parameters if is_inside else None, frozen.user_attrs.get("name"))
+        deaths = self._deaths(frozen) if died else self._deaths(frozen) - 1
+        name = frozen.user_attrs.get("name")
+        self.enqueue(recipe, parameters if is_inside else None, name, deaths)
 
     def _close(self, trial: Trial) -> None:
         if trial.state != "failed":
