@@ -93,7 +93,8 @@ def _write_pictures(
         except Exception as error:  # kaleido has no browser, or the browser does not start
             for picture in written:
                 picture.unlink()
-            return f"no PNG files ({type(error).__name__}): they need {_HOW}", []
+            reason = (str(error).splitlines() or [""])[0]
+            return f"no PNG files ({type(error).__name__}: {reason}): they need {_HOW}", []
         written.append(path)
     return None, written
 

@@ -50,14 +50,13 @@ def calibration_figure(points: Sequence[LossPoint], title: str = "") -> go.Figur
                     _calibration_line(line, method, is_named=method not in named), row=1, col=place
                 )
                 named.add(method)
-        figure.add_hline(y=0, line={"color": INK, "width": 1}, layer="between", row=1, col=place)
     lay_out_panels(figure, title, 560)
     counts = sorted({point.calibration_images for point in chosen})
     figure.update_xaxes(
         title="Calibration images", type="log", tickvals=counts,
         ticktext=[f"{count:,}" for count in counts], zeroline=False,
     )  # fmt: skip
-    figure.update_yaxes(zeroline=False)
+    figure.update_yaxes(zeroline=True, zerolinecolor=INK, zerolinewidth=1)
     figure.update_yaxes(title="Points below float, search split", row=1, col=1)
     return figure
 
@@ -183,8 +182,7 @@ def _draw_levels(
     position = math.inf
     for y, names in near.items():
         figure.add_hline(
-            y=y, line={"color": "#6b7280", "width": 1, "dash": "dot"}, layer="between",
-            row=place, col=1,
+            y=y, line={"color": "#6b7280", "width": 1, "dash": "dot"}, row=place, col=1,
         )  # fmt: skip
         position = min(y, position)
         figure.add_annotation(

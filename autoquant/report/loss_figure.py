@@ -60,7 +60,6 @@ def _draw_panel(figure: go.Figure, rows: Sequence[LossRow], place: int) -> None:
                 _mark_beyond(
                     figure, place, index + shift, limit or 0, _drop(row, split) or 0, color
                 )
-    figure.add_vline(x=0, line={"color": INK, "width": 1}, layer="between", row=place, col=1)
     labels = [f"{row.granularity.replace('_', ' ')}, {row.method}" for row in rows]
     figure.update_yaxes(
         tickvals=list(range(len(rows))), ticktext=labels, range=[len(rows) - 0.4, -0.6],
@@ -68,7 +67,8 @@ def _draw_panel(figure: go.Figure, rows: Sequence[LossRow], place: int) -> None:
     )  # fmt: skip
     span = None if limit is None else [_lowest(rows), limit * 1.12]
     figure.update_xaxes(
-        title="Points below float (95 % interval, same images)", range=span, zeroline=False,
+        title="Points below float (95 % interval, same images)", range=span,
+        zeroline=True, zerolinecolor=INK, zerolinewidth=1,
         row=place, col=1,
     )  # fmt: skip
 
