@@ -94,5 +94,7 @@ def correct_bias(layer: Any, patch: torch.Tensor) -> None:
         patch: see `mean_patches`.
     """
     with torch.no_grad():
-        error = layer.weight - layer.quant_weight().value
+        # once rounded otherwise than to the nearest point, `weight` lies on the grid
+        exact = getattr(layer, "weight_orig", layer.weight)
+        error = exact - layer.quant_weight().value
         layer.bias += (error * patch).flatten(1).sum(1)

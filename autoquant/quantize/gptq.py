@@ -15,7 +15,7 @@ __all__ = ["round_by_gptq"]
 _BLOCKS = 100  # Brevitas' default
 
 
-def round_by_gptq(layer: QuantLayer, patches: Patches) -> None:
+def round_by_gptq(layer: QuantLayer, patches: Patches, *, corrects: bool) -> None:
     """Move a layer's weights so that nearest rounding becomes GPTQ's, in place.
 
     The layer keeps its float weights as `weight_orig`, which Brevitas takes wherever
@@ -24,8 +24,9 @@ def round_by_gptq(layer: QuantLayer, patches: Patches) -> None:
     Args:
         layer: its weight scale is fixed.
         patches: what it sees.
+        corrects: its bias is corrected afterwards, so a mean error is no error.
     """
     rounding = GPTQ(layer, "", True, 1, create_weight_orig=True, num_blocks=_BLOCKS)
-    seen = patches.inputs.transpose(0, 1)  # (groups, n, inputs)
-    rounding.H = seen.transpose(1, 2) @ seen * (2 / patches.count)
+    moment, _ = patches.moment(centered=corrects)
+    rounding.H = 2 * moment
     rounding.single_layer_update()

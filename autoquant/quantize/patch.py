@@ -31,10 +31,12 @@ class Patches:
     Attributes:
         inputs: (n, groups, inputs of a group * kernel).
         outputs: (n, channels), of the float layer, bias included.
+        images: that they were drawn from; positions of one image say much the same.
     """
 
     inputs: torch.Tensor
     outputs: torch.Tensor
+    images: int
 
     @property
     def count(self) -> int:
@@ -43,7 +45,32 @@ class Patches:
 
     def middle(self) -> "Patches":
         """One patch, the mean of all."""
-        return Patches(self.inputs.mean(0, keepdim=True), self.outputs.mean(0, keepdim=True))
+        inputs, outputs = self.inputs.mean(0, keepdim=True), self.outputs.mean(0, keepdim=True)
+        return Patches(inputs, outputs, self.images)
+
+    def moment(self, *, centered: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """Second moment of the inputs, its covariance shrunk towards the variances alone.
+
+        A layer of a thousand inputs that is fitted to two hundred images fits their noise:
+        behind late layers of EfficientNet-Lite0 the error on other images was twice that of
+        nearest rounding. How far to shrink follows from the images and the correlations:
+        oracle approximating shrinkage, Chen et al. 2010, arXiv 0907.4698, equation 23, of the
+        correlation matrix.
+
+        Args:
+            centered: leave the means out, since a bias makes up for what they shift.
+
+        Returns:
+            The moment, (groups, k, k), and the shares of the variances in it, (groups,).
+        """
+        seen = self.inputs.transpose(0, 1)
+        middle = seen.mean(1, keepdim=True)
+        spread = seen - middle
+        covariance = spread.transpose(1, 2) @ spread / self.count
+        variances = covariance.diagonal(dim1=1, dim2=2)
+        share = _shrinkage(covariance, variances, self.images)
+        shrunk = torch.lerp(covariance, torch.diag_embed(variances), share[:, None, None])
+        return shrunk if centered else shrunk + middle.transpose(1, 2) @ middle, share
 
     def apply(self, weight: torch.Tensor, bias: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """What a layer of these weights answers, (rows, channels)."""
@@ -78,7 +105,7 @@ def collect_patches(
         for batch in batches:
             collector.run(*input_values(module, batch).values())
     return {
-        node: Patches(torch.cat(inputs), torch.cat(outputs))
+        node: Patches(torch.cat(inputs), torch.cat(outputs), count)
         for node, (inputs, outputs) in collector.found.items()
     }
 
@@ -162,3 +189,14 @@ def _input_index(
     corners = (places * stride)[:, None] + (kernel * dilation)[None]
     steps = torch.tensor([torch.Size(padded[index + 1 :]).numel() for index in range(len(padded))])
     return (corners * steps).sum(-1)
+
+
+def _shrinkage(covariance: torch.Tensor, variances: torch.Tensor, images: int) -> torch.Tensor:
+    """(groups,) in 0..1: how much of a covariance is noise; see `Patches.moment`."""
+    deviations = variances.clamp_min(1e-12).sqrt()
+    correlation = covariance / (deviations[:, :, None] * deviations[:, None])
+    size = variances.shape[1]
+    power = correlation.square().sum((1, 2))
+    above = (1 - 2 / size) * power + size**2
+    below = (images + 1 - 2 / size) * (power - power.new_tensor(size)).clamp_min(1e-9)
+    return (above / below).clamp(0, 1)

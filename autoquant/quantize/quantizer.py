@@ -149,7 +149,7 @@ class Quantizer:
         }
         layers = {name: self._stock.get(name, choice, options) for name, choice in choices.items()}
         activations = self._grids.get(placement.sites, options)
-        if options.rounding != "nearest":
+        if any(choice.is_left_to_block for choice in choices.values()):
             encodings = self._encode(placement, activations, layers, choices)
             layers = self._fit(layers, activations, encodings, choices, options)
         encodings = self._encode(placement, activations, layers, choices)

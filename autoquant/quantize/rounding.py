@@ -89,7 +89,7 @@ def round_layers(
         announce(f"rounding: layer {index + 1} of {len(layers)}")
         seen = patches.pop(node)
         with torch.no_grad():
-            round_by_gptq(layer, seen)
+            round_by_gptq(layer, seen, corrects=corrects)
         if steps:
             _Lesson(layer, node, seen, seed + index, corrects=corrects).learn(steps)
 
@@ -111,6 +111,8 @@ class _Lesson:
         self.corrects = corrects
         self.wanted = _activate(node, patches.outputs)
         self.middle = patches.middle()
+        moment, self.share = patches.moment(centered=True)
+        self.variances = moment.diagonal(dim1=1, dim2=2)
         self.generator = torch.Generator().manual_seed(seed)
 
     def learn(self, steps: int) -> None:
@@ -135,7 +137,16 @@ class _Lesson:
         if self.corrects:  # the bias will make up for what the weights shift
             bias = bias + self.middle.apply(self.layer.weight_orig - weight, _NO_BIAS, _FIRST)[0]
         found = self.patches.apply(weight, bias, rows)
-        return ((_activate(self.node, found) - self.wanted[rows]) ** 2).mean()
+        seen: torch.Tensor = ((_activate(self.node, found) - self.wanted[rows]) ** 2).mean()
+        expected = self._expected_error(weight)
+        return seen + (expected - seen) * float(self.share.mean())
+
+    def _expected_error(self, weight: torch.Tensor) -> torch.Tensor:
+        """What inputs that know nothing of each other would make of it; see `Patches.moment`."""
+        groups = len(self.variances)
+        off = (weight - self.layer.weight_orig).reshape(groups, len(weight) // groups, -1)
+        error: torch.Tensor = (off.square() * self.variances[:, None]).sum(-1).mean()
+        return error
 
 
 def _activate(node: Node, outputs: torch.Tensor) -> torch.Tensor:
