@@ -26,6 +26,8 @@ __all__ = ["trace"]
 
 _ATEN = torch.ops.aten
 _CONVOLUTIONS = {_ATEN.conv1d.default, _ATEN.conv2d.default, _ATEN.conv2d.padding}
+# (input, weight, bias, stride, padding, output_padding, groups, dilation)
+_TRANSPOSED = {_ATEN.conv_transpose1d.default, _ATEN.conv_transpose2d.input}
 _LINEAR = _ATEN.linear.default
 _BATCH_NORM = _ATEN.batch_norm.default
 
@@ -170,8 +172,11 @@ def _fold_batch_norms(module: GraphModule) -> None:
 
 
 def _can_absorb(node: Node) -> bool:
-    is_layer = node.op == "call_function" and node.target in {*_CONVOLUTIONS, _LINEAR}
-    if not is_layer or len(node.users) != 1:
+    foldable = {*_CONVOLUTIONS, *_TRANSPOSED, _LINEAR}
+    is_layer = node.op == "call_function" and node.target in foldable
+    # torch's fusion would mistake the channels of one group for those of all
+    is_grouped = node.target in _TRANSPOSED and len(node.args) > 6 and node.args[6] != 1
+    if not is_layer or is_grouped or len(node.users) != 1:
         return False
     weight = node.args[1]
     return isinstance(weight, Node) and weight.op == "get_attr" and len(weight.users) == 1
@@ -188,7 +193,9 @@ def _absorb(module: GraphModule, layer: Node, norm: Node) -> None:
         None if argument is None else _tensor(module, argument) for argument in norm.args[1:5]
     )
     fuse: Any = fuse_linear_bn_weights if layer.target is _LINEAR else fuse_conv_bn_weights
-    fused_weight, fused_bias = fuse(weight, bias, mean, var, norm.args[7], gain, shift)
+    transpose = {"transpose": True} if layer.target in _TRANSPOSED else {}
+    statistics = mean, var, norm.args[7], gain, shift
+    fused_weight, fused_bias = fuse(weight, bias, *statistics, **transpose)
     owner, _, leaf = str(weight_node.target).rpartition(".")
     bias_name = leaf.replace("weight", "bias") if "weight" in leaf else f"{leaf}_bias"
     submodule = module.get_submodule(owner)
