@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Interpreter, Node
 
+from autoquant.quantize.layout import swap_channels
 from autoquant.quantize.operators import LINEAR_OPS, TRANSPOSED_OPS
 
 __all__ = ["channel_sums", "correct_bias", "mean_patches"]
@@ -94,12 +95,9 @@ def channel_sums(products: torch.Tensor, node: Node) -> torch.Tensor:
     Returns:
         (channels,).
     """
-    if node.target not in TRANSPOSED_OPS:
-        return products.flatten(1).sum(1)
-    groups = int(str(node.args[8]))
-    # (in, out of a group, k...): the inputs of one group follow each other
-    split = products.reshape(groups, -1, *products.shape[1:])
-    return split.transpose(1, 2).flatten(2).sum(2).flatten()
+    if node.target in TRANSPOSED_OPS:
+        products = swap_channels(products, int(str(node.args[8])))
+    return products.flatten(1).sum(1)
 
 
 def correct_bias(layer: Any, node: Node, patch: torch.Tensor) -> None:

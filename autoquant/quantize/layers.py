@@ -85,20 +85,30 @@ def find_layers(module: GraphModule) -> Mapping[str, LayerNode]:
     """
     kinds = {node: kind for node in module.graph.nodes if (kind := _kind_of(node)) is not None}
     uses = Counter(_weight_name(node) for node, kind in kinds.items() if kind != "embedding")
-    seen: Counter[str] = Counter()
+    names = _find_names(kinds)
     found: dict[str, LayerNode] = {}
     for node, kind in kinds.items():
-        weight = _weight_name(node)
-        name = node.name if weight is None else weight.removesuffix(".weight")
-        seen[name] += 1
-        name = name if seen[name] == 1 else f"{name}#{seen[name]}"
-        obstacle = _find_obstacle(node, kind, uses[weight])
+        name, obstacle = names[node], _find_obstacle(node, kind, uses[_weight_name(node)])
         found[name] = LayerNode(_describe(name, len(found), node, kind, obstacle), node)
     return found
 
 
+def _find_names(kinds: Mapping[Node, LayerKind]) -> dict[Node, str]:
+    """Names of layers; a table that is a layer's weight too leaves the name to the layer."""
+    seen: Counter[str] = Counter()
+    names = {}
+    for node in sorted(kinds, key=lambda node: kinds[node] == "embedding"):
+        weight = _weight_name(node)
+        name = node.name if weight is None else weight.removesuffix(".weight")
+        seen[name] += 1
+        names[node] = name if seen[name] == 1 else f"{name}#{seen[name]}"
+    return names
+
+
 def _kind_of(node: Node) -> LayerKind | None:
     if computes(node, TRANSPOSED_OPS) and not node.args[6]:
+        return None
+    if computes(node, EMBEDDING_OPS) and not node.meta["val"].is_floating_point():
         return None
     return next((kind for kind, operators in _KINDS.items() if computes(node, operators)), None)
 
@@ -132,8 +142,6 @@ def _find_obstacle(node: Node, kind: LayerKind, uses: int) -> str | None:
 
 def _find_obstacle_of_table(node: Node) -> str | None:
     """Why a table has to stay float; one that others read too is stored once for each."""
-    if not _argument(node, 0).meta["val"].is_floating_point():
-        return "its table holds no float numbers"
     if not node.meta.get("is_written", True):
         return "its rows are the same for all inputs, and the exporter wrote those in its place"
     return None

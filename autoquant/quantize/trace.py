@@ -11,6 +11,7 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from functools import partial
 from typing import Any
 
 import onnx
@@ -20,6 +21,7 @@ from torch.fx import GraphModule, Node
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from autoquant.errors import TaskError, TraceError
+from autoquant.quantize.layout import swap_channels
 from autoquant.quantize.rewrite import rewrite_for_integers
 
 __all__ = ["trace"]
@@ -174,9 +176,7 @@ def _fold_batch_norms(module: GraphModule) -> None:
 def _can_absorb(node: Node) -> bool:
     foldable = {*_CONVOLUTIONS, *_TRANSPOSED, _LINEAR}
     is_layer = node.op == "call_function" and node.target in foldable
-    # torch's fusion would mistake the channels of one group for those of all
-    is_grouped = node.target in _TRANSPOSED and len(node.args) > 6 and node.args[6] != 1
-    if not is_layer or is_grouped or len(node.users) != 1:
+    if not is_layer or len(node.users) != 1:
         return False
     weight = node.args[1]
     return isinstance(weight, Node) and weight.op == "get_attr" and len(weight.users) == 1
@@ -193,9 +193,9 @@ def _absorb(module: GraphModule, layer: Node, norm: Node) -> None:
         None if argument is None else _tensor(module, argument) for argument in norm.args[1:5]
     )
     fuse: Any = fuse_linear_bn_weights if layer.target is _LINEAR else fuse_conv_bn_weights
-    transpose = {"transpose": True} if layer.target in _TRANSPOSED else {}
-    statistics = mean, var, norm.args[7], gain, shift
-    fused_weight, fused_bias = fuse(weight, bias, *statistics, **transpose)
+    swap = partial(swap_channels, groups=_groups(layer)) if layer.target in _TRANSPOSED else _same
+    fused_weight, fused_bias = fuse(swap(weight), bias, mean, var, norm.args[7], gain, shift)
+    fused_weight = swap(fused_weight)
     owner, _, leaf = str(weight_node.target).rpartition(".")
     bias_name = leaf.replace("weight", "bias") if "weight" in leaf else f"{leaf}_bias"
     submodule = module.get_submodule(owner)
@@ -206,6 +206,14 @@ def _absorb(module: GraphModule, layer: Node, norm: Node) -> None:
     layer.args = (*layer.args[:2], new_bias, *layer.args[3:])
     norm.replace_all_uses_with(layer)
     module.graph.erase_node(norm)
+
+
+def _groups(transposed: Node) -> int:
+    return int(str(transposed.args[6])) if len(transposed.args) > 6 else 1
+
+
+def _same(weight: torch.Tensor) -> torch.Tensor:
+    return weight
 
 
 def _tensor(module: GraphModule, node: Any) -> torch.Tensor:
