@@ -8,21 +8,18 @@ from autoquant.build import TaskBuilder, build_evaluator
 from autoquant.core.recipe import PtqOptions, Recipe
 from autoquant.core.space import baselines
 from autoquant.evaluate import EvaluationOptions
+from tests.float_kernels import Ids, Tokens, Up, UpInGroups
 from tests.networks import (
     Builtin,
     ConvHead,
     Data,
     Gated,
-    Ids,
     Named,
     Pair,
     PairData,
     Residual,
     Shared,
     Subclassed,
-    Tokens,
-    Up,
-    UpInGroups,
     make_task,
 )
 

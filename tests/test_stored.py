@@ -14,7 +14,8 @@ from autoquant.evaluate import EvaluationOptions, Evaluator
 from autoquant.export.passport import load_model
 from autoquant.quantize.sampling import record_values
 from autoquant.quantize.weights import WeightChoice
-from tests.networks import Data, Ids, Tokens, Up, UpInGroups, make_task
+from tests.float_kernels import Ids, Tokens, Up, UpInGroups
+from tests.networks import Data, make_task
 
 UPS = ["up", "last"]
 TABLES = ["head#2", "places"]

@@ -12,12 +12,11 @@ from autoquant.errors import RecipeError
 from autoquant.export.float_graph import FloatGraph
 from autoquant.export.gate import write_hard_sigmoid
 from autoquant.export.linear import write_blockwise, write_dynamic
-from autoquant.export.packing import packed_tensor
+from autoquant.export.packing import WEIGHT_SUFFIX, store_integers
 from autoquant.export.stored import write_table, write_transposed
 
 __all__ = ["WEIGHT_SUFFIX", "write_qdq"]
 
-WEIGHT_SUFFIX = "_quantized"
 # The runtime quantizes float weights of these by itself; see `_Writer._keep_float`.
 _LAYERS = ("Conv", "ConvTranspose", "Gemm")
 _FLOAT_KERNELS = {"ConvTranspose": write_transposed, "Gather": write_table}
@@ -231,19 +230,8 @@ class _Writer:
     def _dequantize_weight(
         self, name: str, weight: WeightEncoding, scale: npt.NDArray[np.float32]
     ) -> list[onnx.NodeProto]:
-        stored = name + WEIGHT_SUFFIX
-        nodes = []
-        if weight.bits == 4 and self.pack:
-            self.added.append(packed_tensor(stored, weight.values))
-            widened = f"{name}_int8"
-            nodes.append(
-                helper.make_node(
-                    "Cast", [stored], [widened], name=f"{name}/widen", to=onnx.TensorProto.INT8
-                )
-            )
-            stored = widened
-        else:
-            self._add(stored, weight.values)
+        stored, nodes, values = store_integers(name, weight.values, weight.bits, pack=self.pack)
+        self.added.append(values)
         self._add(f"{name}_scale", scale)
         self._add(f"{name}_zero_point", np.zeros(scale.shape, dtype=np.int8))
         nodes.append(

@@ -7,38 +7,15 @@ OpenVINO does where it does not take them for the scale of an integer kernel.
 
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from autoquant.core.encodings import WeightEncoding
-from autoquant.export.packing import packed_tensor
+from autoquant.export.packing import store_integers
 
-__all__ = ["store_integers", "write_table", "write_transposed"]
+__all__ = ["write_table", "write_transposed"]
 
 Written = tuple[list[onnx.NodeProto], list[onnx.TensorProto]]
-
-
-def store_integers(
-    name: str, values: npt.NDArray[np.int8], bits: int, *, pack: bool
-) -> tuple[str, list[onnx.NodeProto], onnx.TensorProto]:
-    """Weights as the file holds them.
-
-    Args:
-        name: what to call them.
-        values: on the grid of so many bits.
-        bits: 8 or 4.
-        pack: store 4-bit weights two to a byte behind a Cast.
-
-    Returns:
-        The name of the 8-bit value, what makes it, and the initializer.
-    """
-    if bits == 8 or not pack:
-        return name, [], numpy_helper.from_array(np.asarray(values, order="C"), name)
-    widened = f"{name}_int8"
-    cast = _node("Cast", [name], widened, to=TensorProto.INT8)
-    return widened, [cast], packed_tensor(name, values)
 
 
 def write_transposed(node: onnx.NodeProto, weight: WeightEncoding, *, pack: bool) -> Written:
@@ -52,9 +29,7 @@ def write_transposed(node: onnx.NodeProto, weight: WeightEncoding, *, pack: bool
     name = f"{node.name}.weight"
     shape = [-1 if index == weight.axis else 1 for index in range(weight.values.ndim)]
     scale = weight.scale.reshape(shape if weight.is_per_channel else ())
-    stored, nodes, values = store_integers(
-        f"{name}_quantized", weight.values, weight.bits, pack=pack
-    )
+    stored, nodes, values = store_integers(name, weight.values, weight.bits, pack=pack)
     tensors = [
         values,
         numpy_helper.from_array(scale, f"{name}_scale"),
@@ -74,9 +49,7 @@ def write_table(node: onnx.NodeProto, weight: WeightEncoding, *, pack: bool) -> 
         pack: store 4-bit weights two to a byte.
     """
     name, output, indices = f"{node.name}.weight", node.output[0], node.input[1]
-    stored, nodes, values = store_integers(
-        f"{name}_quantized", weight.values, weight.bits, pack=pack
-    )
+    stored, nodes, values = store_integers(name, weight.values, weight.bits, pack=pack)
     scale = f"{name}_scale"
     tensors = [values, numpy_helper.from_array(weight.scale[:, None], scale)]
     node.input[0], node.output[0] = stored, f"{name}_rows"
