@@ -31,6 +31,26 @@ class UpInGroups(Up):
     groups = 4
 
 
+class UpBetween(nn.Module):
+    """A square transposed convolution between convolutions, its channels of unlike ranges."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.up = nn.ConvTranspose2d(8, 8, 2, 2)
+        self.mix = nn.Conv2d(8, 8, 3, padding=1)
+        self.fc = nn.Linear(8, 5)
+        with torch.no_grad():
+            for layer in (self.stem, self.mix):
+                layer.weight *= 8
+            self.up.weight *= 4.0 ** -torch.arange(8)[:, None, None]
+            self.mix.weight *= 4.0 ** torch.arange(8)[:, None, None]
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.mix(self.up(F.relu(self.stem(x)))))
+        return self.fc(x.mean((2, 3)))
+
+
 class Tokens(nn.Module):
     """A table with a padding row that is the head's weight too, one of positions, one of bits."""
 

@@ -6,15 +6,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from autoquant.backends.onnxruntime import open_session
 from autoquant.build import TaskBuilder, build_evaluator
 from autoquant.core.metric import signal_to_noise_db
 from autoquant.core.recipe import PtqOptions, QatOptions, Recipe
 from autoquant.core.task import Task
 from autoquant.evaluate import EvaluationOptions, Evaluator
+from autoquant.export.expose import expose_values
 from autoquant.export.passport import load_model
+from autoquant.quantize.equalize import find_pairs
 from autoquant.quantize.sampling import record_values
 from autoquant.quantize.weights import WeightChoice
-from tests.float_kernels import Ids, Tokens, Up, UpInGroups
+from tests.float_kernels import Ids, Tokens, Up, UpBetween, UpInGroups
 from tests.networks import Data, make_task
 
 UPS = ["up", "last"]
@@ -108,6 +111,30 @@ def test_transposed_convolutions_are_stored_in_integers_and_run_in_float(bits, s
     kernels = [kernel for _, kernel in evaluator.backend._kernels(artifact)]
     assert "Cast" not in kernels
     assert "Mul" not in kernels
+
+
+def test_the_runtime_leaves_the_grid_of_a_transposed_convolution_alone() -> None:
+    """It would quantize float weights between a dequantizer and a quantizer, per tensor."""
+    evaluator = evaluator_of(make_task(UpBetween))
+    names = names_of(evaluator)
+    recipe = Recipe.quantized({**dict.fromkeys(names, 8), "up": 4})
+    candidate = evaluator.builder.build(recipe)
+    up = evaluator.builder.quantizer._found["up"].node.name
+    model = load_model(candidate.artifact.content)
+    batch = evaluator.search.batches[0]
+    inner = expose_values(model, [up])[up]
+    session = open_session(model.SerializeToString(), 1)
+    promised = evaluator.builder.quantizer.quantize(recipe).trace(torch.from_numpy(batch), [up])
+    # a sum that ends between two steps of the output's grid may fall on either
+    differs = np.abs(session.run_all(batch)[inner] - promised[up].numpy()) > 1e-3
+    assert differs.mean() < 1e-3
+
+
+def test_equalization_leaves_transposed_convolutions_out() -> None:
+    quantizer = TaskBuilder(make_task(UpBetween)).quantizer
+    pairs = find_pairs(quantizer._found.values())
+    assert "up" not in {found.layer.name for pair in pairs for found in (pair.first, pair.second)}
+    assert "up" in quantizer._found
 
 
 def test_an_excluded_one_keeps_its_float_weights() -> None:
