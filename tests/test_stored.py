@@ -134,7 +134,6 @@ def test_equalization_leaves_transposed_convolutions_out() -> None:
     quantizer = TaskBuilder(make_task(UpBetween)).quantizer
     pairs = find_pairs(quantizer._found.values())
     assert "up" not in {found.layer.name for pair in pairs for found in (pair.first, pair.second)}
-    assert "up" in quantizer._found
 
 
 def test_an_excluded_one_keeps_its_float_weights() -> None:
@@ -191,7 +190,6 @@ def test_tables_are_looked_up_as_integers(bits, kind) -> None:
     values, rows = (40 + 6) * 32, 40 + 6
     # nodes and names take some bytes; the head's own weight is stored beside the table
     assert saved > values * (4 - bits / 8) - rows * 4 - 2000
-    assert evaluator.layers[0].macs == 0
 
 
 @pytest.mark.parametrize("granularity", ["per_channel", "per_tensor"])
