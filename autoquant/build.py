@@ -20,7 +20,7 @@ from autoquant.core.artifact import Artifact, Candidate
 from autoquant.core.batching import input_batches
 from autoquant.core.dataset import digest_dataset
 from autoquant.core.fingerprint import Fingerprint
-from autoquant.core.layer import Layer, LayerNoise
+from autoquant.core.layer import INTEGER_KINDS, Layer, LayerKind, LayerNoise
 from autoquant.core.metric import signal_to_noise_db
 from autoquant.core.recipe import Recipe
 from autoquant.core.task import Task
@@ -73,7 +73,9 @@ def build_evaluator(
         "batch": options.batch,
         "latency_protocol": PROTOCOL_VERSION,
     }
-    builder = TaskBuilder(task, seed, conditions, runtime.fingerprint(), checkpoints)
+    builder = TaskBuilder(
+        task, seed, conditions, runtime.fingerprint(), checkpoints, runtime.integer_kinds
+    )
     return Evaluator(builder, runtime, task.search, task.report, task.metric, options)
 
 
@@ -86,6 +88,7 @@ class TaskBuilder:
         conditions: how figures are taken, for the passport.
         fingerprint: of the backend that takes them; this machine's alone if left out.
         checkpoints: folder from which training goes on that was killed; None keeps nothing.
+        integer_kinds: kinds of layers that the backend has integer kernels for.
 
     Raises:
         TraceError: the model cannot be captured or translated.
@@ -99,6 +102,7 @@ class TaskBuilder:
         conditions: Mapping[str, Any] | None = None,
         fingerprint: Mapping[str, Any] | None = None,
         checkpoints: Path | None = None,
+        integer_kinds: frozenset[LayerKind] = INTEGER_KINDS,
     ) -> None:
         self.task = task
         self.seed = seed
@@ -106,7 +110,7 @@ class TaskBuilder:
         self.fingerprint = fingerprint or {"machine": describe_machine(), "versions": {}}
         self._data_digests = _digest_data(task)
         self._graph = export_float(trace(task.model, task.example_input))
-        self.quantizer = Quantizer(self._graph.module, task.calibration, seed)
+        self.quantizer = Quantizer(self._graph.module, task.calibration, seed, integer_kinds)
         self._graph.name_layers(self.quantizer.names)
         self._trainer = Trainer(task, seed, checkpoints)
         if not self.layers:
@@ -122,7 +126,7 @@ class TaskBuilder:
 
     @property
     def operators(self) -> list[Layer]:
-        """Everything that multiplies and accumulates."""
+        """Everything that multiplies and accumulates, or looks up."""
         return self.quantizer.operators
 
     def build(self, recipe: Recipe, watch: TrainingWatch | None = None) -> Candidate:

@@ -131,7 +131,7 @@ class Evaluator:
 
     @property
     def operators(self) -> list[Layer]:
-        """Everything that multiplies and accumulates, what has to stay float included."""
+        """Everything that multiplies or looks up, what has to stay float included."""
         return self.builder.operators
 
     def evaluate(
@@ -273,7 +273,7 @@ class Evaluator:
         return self._predict_float(self.search)
 
     def find_integer_layers(self, artifact: Artifact) -> frozenset[str]:
-        """Layers that the runtime executes in integers.
+        """Layers that the runtime executes in integers; rows of a table are copied as they are.
 
         Raises:
             TrialError: one of them is stored as float.
@@ -286,7 +286,10 @@ class Evaluator:
                 f"layer '{rogue[0]}' is stored as float but the runtime executes it in integers: "
                 "its figures would not be those of this recipe"
             )
-        return integer
+        tables = {layer.name for layer in self.operators if layer.kind == "embedding"}
+        return integer | {
+            name for name in tables if artifact.precisions.get(name, "float32") != "float32"
+        }
 
     def explain(self, artifact: Artifact, recipe: Recipe) -> tuple[list[LayerProof], Shares]:
         """Which kernel ran each layer, and where else the time goes.
@@ -297,7 +300,14 @@ class Evaluator:
         with self.place.turn():
             nodes = self.backend.profile_nodes(artifact, self.options.threads, self.options.batch)
         integer = self.find_integer_layers(artifact)
-        proofs = explain_layers(self.operators, artifact.precisions, recipe, nodes, integer)
+        proofs = explain_layers(
+            self.operators,
+            artifact.precisions,
+            recipe,
+            nodes,
+            integer,
+            self.backend.integer_kinds,
+        )
         return proofs, other_operators(self.operators, nodes)
 
     @cached_property

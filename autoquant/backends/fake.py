@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autoquant.core.artifact import Artifact, Candidate
-from autoquant.core.layer import Layer
+from autoquant.core.layer import INTEGER_KINDS, Layer
 from autoquant.core.proof import NodeTime
 from autoquant.core.recipe import Recipe
 from autoquant.core.training import TrainingWatch
@@ -66,6 +66,7 @@ class FakeBackend:
     """Judges artifacts by their precisions alone."""
 
     name = "fake"
+    integer_kinds = INTEGER_KINDS
 
     def load(self, artifact: Artifact, threads: int) -> FakeSession:
         """A session whose accuracy and latency follow from the precisions."""

@@ -16,6 +16,7 @@ from autoquant.backends.machine import describe_machine, package_versions
 from autoquant.backends.memory import measure_peak_bytes
 from autoquant.backends.profile import WARM_RUNS, summarize
 from autoquant.core.artifact import Artifact
+from autoquant.core.layer import INTEGER_KINDS, LayerKind
 from autoquant.core.proof import NodeTime
 from autoquant.errors import ArtifactError, TrialError
 
@@ -39,7 +40,7 @@ _Shapes = Mapping[str, _Shape]
 _KINDS = {"f32": np.float32, "i64": np.int64, "i32": np.int32}
 # What the runtime graph tells of a node.
 _FACTS = ("layerType", "runtimePrecision", "originalLayersNames")
-_MATRIX_KERNELS = frozenset({"Convolution", "FullyConnected", "MatMul"})
+_MATRIX_KERNELS = frozenset({"Convolution", "Deconvolution", "FullyConnected", "MatMul"})
 _INTEGER_TYPES = frozenset({"u8", "i8"})
 # What the importer calls a layer whose bias became an operator of its own, and what its
 # low-precision passes append to the name of an operator that they replace.
@@ -166,6 +167,7 @@ class OpenVinoBackend:
     """Runs ONNX files on the CPU with OpenVINO."""
 
     name = "openvino"
+    integer_kinds = INTEGER_KINDS | frozenset[LayerKind]({"conv_transpose"})
 
     def __init__(self) -> None:
         self._core = ov.Core()

@@ -35,15 +35,17 @@ class WeightEncoding:
     """Weights of one layer on their integer grid: real = values * scale (zero point 0).
 
     Attributes:
-        values: int8 array, shape of the float weight, output channels first.
+        values: int8 array, shape of the float weight.
         scale: float32, shape (1,) per tensor, (channels,) per output channel, or
-            (channels, blocks) for blocks along the input.
+            (channels, blocks) for blocks along the input. Rows of a table count as channels.
         bits: 8 or 4; with 4 every value lies in -8..7.
         bias: (channels,), bias correction included: int32, real = bias * bias_scale, where
-            the layer's input is on a grid; float32 where it is not.
+            the layer's input is on a grid; float32 where it is not, or where the layer is
+            computed in float. Empty for a table.
         bias_scale: float32, shape of `scale`: input scale times weight scale, the unit of
             the integer accumulator, so that adding the bias needs no rescaling. None for a
             bias in float.
+        axis: dimension of the output channels: 0, or 1 of a transposed convolution.
     """
 
     values: npt.NDArray[np.int8]
@@ -51,6 +53,7 @@ class WeightEncoding:
     bits: int
     bias: npt.NDArray[np.int32] | npt.NDArray[np.float32]
     bias_scale: npt.NDArray[np.float32] | None
+    axis: int = 0
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.scale).all() and (self.scale > 0).all()):

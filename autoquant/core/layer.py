@@ -6,22 +6,25 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:  # a machine that only times files has no pydantic
     from autoquant.core.recipe import Activation
 
-__all__ = ["Layer", "LayerKind", "LayerNoise"]
+__all__ = ["INTEGER_KINDS", "Layer", "LayerKind", "LayerNoise"]
 
-LayerKind = Literal["conv", "linear", "matmul", "conv_transpose", "recurrent"]
+LayerKind = Literal["conv", "linear", "matmul", "conv_transpose", "recurrent", "embedding"]
+# What every runtime has integer kernels for.
+INTEGER_KINDS: frozenset[LayerKind] = frozenset({"conv", "linear", "matmul"})
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One operator that multiplies and accumulates, in network order.
+    """One operator that multiplies and accumulates, or looks rows of a table up.
 
     Attributes:
         name: qualified name of the module that owns the weight, `layer1.0.conv2`.
         kind: what it computes.
         parameters: number of weights and biases.
-        macs: multiply-accumulates for one sample.
+        macs: multiply-accumulates for one sample; a table has none.
         order: position in the network, from 0.
-        activations: how it can take its input: every quantizable layer on a calibrated grid.
+        activations: how it can take its input: every quantizable layer on a calibrated grid,
+            which is nothing to one that the runtime computes in float anyway.
         obstacle: why it has to stay float, in words; None if it can be quantized.
     """
 

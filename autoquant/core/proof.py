@@ -8,11 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from autoquant.core.layer import INTEGER_KINDS, Layer, LayerKind
+
 if TYPE_CHECKING:  # a machine that only times files has no pydantic
-    from autoquant.core.layer import Layer
     from autoquant.core.recipe import Recipe
 
 __all__ = ["LayerProof", "NodeTime", "explain_layers", "match_layers", "other_operators"]
+
+_PLURALS = {"conv_transpose": "transposed convolutions"}
 
 
 @dataclass(frozen=True)
@@ -72,11 +75,12 @@ def match_layers(names: Iterable[str], layers: Sequence[str]) -> dict[str, str]:
 
 
 def explain_layers(
-    layers: "Sequence[Layer]",
+    layers: Sequence[Layer],
     precisions: Mapping[str, str],
     recipe: "Recipe",
     nodes: Sequence[NodeTime],
     integer: frozenset[str],
+    kinds: frozenset[LayerKind] = INTEGER_KINDS,
 ) -> list[LayerProof]:
     """One proof a layer, in network order.
 
@@ -86,13 +90,14 @@ def explain_layers(
         recipe: what was wanted.
         nodes: the runtime's profile; only the nodes that multiply.
         integer: layers that run in integer kernels.
+        kinds: what the runtime has such kernels for.
     """
     total = sum(node.ms for node in nodes) or 1.0
     owners = match_layers((node.name for node in nodes), [layer.name for layer in layers])
     proofs = []
     for layer in layers:
         own = [node for node in nodes if owners.get(node.name) == layer.name]
-        products = [node for node in own if is_product(node.kernel)]
+        products = [node for node in own if is_of_layer(node.kernel)]
         proofs.append(
             LayerProof(
                 name=layer.name,
@@ -102,18 +107,26 @@ def explain_layers(
                 kernel="+".join(dict.fromkeys(node.kernel for node in products)) or "none",
                 integer_kernel=layer.name in integer,
                 time_share=sum(node.ms for node in products) / total,
-                reason=None if layer.name in integer else _find_reason(layer, precisions, recipe),
+                reason=None
+                if layer.name in integer
+                else _find_reason(layer, precisions, recipe, kinds),
             )
         )
     return proofs
 
 
-def is_product(kernel: str) -> bool:
-    """Whether an operator of a runtime multiplies and accumulates."""
-    return bool(re.search(r"Conv|Gemm|MatMul|LSTM|GRU|RNN|FullyConnected", kernel))
+def is_of_layer(kernel: str) -> bool:
+    """Whether an operator of a runtime multiplies and accumulates, or looks up."""
+    pattern = r"Conv|Deconvolution|Gather|Gemm|MatMul|LSTM|GRU|RNN|FullyConnected"
+    return bool(re.search(pattern, kernel))
 
 
-def _find_reason(layer: "Layer", precisions: Mapping[str, str], recipe: "Recipe") -> str:
+def _find_reason(
+    layer: Layer,
+    precisions: Mapping[str, str],
+    recipe: "Recipe",
+    kinds: frozenset[LayerKind],
+) -> str:
     if layer.obstacle is not None:
         return layer.obstacle
     if recipe.method == "fp32":
@@ -124,17 +137,17 @@ def _find_reason(layer: "Layer", precisions: Mapping[str, str], recipe: "Recipe"
         return "float activations by the recipe"
     if precisions.get(layer.name, "float32") == "float32":
         return "stored as float"
+    if layer.kind not in kinds:
+        return f"the runtime has no integer kernel for {_PLURALS.get(layer.kind, layer.kind)}"
     return "the runtime did not fuse it into an integer kernel"
 
 
-def other_operators(
-    layers: "Sequence[Layer]", nodes: Sequence[NodeTime]
-) -> list[tuple[str, float]]:
+def other_operators(layers: Sequence[Layer], nodes: Sequence[NodeTime]) -> list[tuple[str, float]]:
     """Kernels that belong to no layer, with their share of the time, largest first."""
     total = sum(node.ms for node in nodes) or 1.0
     owners = match_layers((node.name for node in nodes), [layer.name for layer in layers])
     shares: dict[str, float] = {}
     for node in nodes:
-        if node.name not in owners or not is_product(node.kernel):
+        if node.name not in owners or not is_of_layer(node.kernel):
             shares[node.kernel] = shares.get(node.kernel, 0.0) + node.ms / total
     return sorted(shares.items(), key=lambda item: -item[1])

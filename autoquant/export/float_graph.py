@@ -20,7 +20,7 @@ __all__ = ["OPSET", "FloatGraph", "export_float"]
 
 OPSET = 21  # the first with 4-bit integers
 _SCOPES = "pkg.torch.onnx.name_scopes"
-_PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN"})
+_LAYERS = frozenset({"Conv", "ConvTranspose", "Gather", "Gemm", "MatMul", "LSTM", "GRU", "RNN"})
 _ATEN = torch.ops.aten
 # Operators of an inference graph that hand their input on as it is; ONNX has no node for them.
 _IDENTITIES = frozenset(
@@ -53,7 +53,7 @@ class FloatGraph:
     shapes: Mapping[str, tuple[int, ...]]
 
     def name_layers(self, names: Mapping[str, str]) -> None:
-        """Call the operators that multiply and accumulate by their layers: `layer1.0.conv2`.
+        """Call operators that multiply and accumulate, or look up, by their layers.
 
         The runtime keeps these names through its optimizations, which is how its integer
         kernels are told from its float ones.
@@ -63,7 +63,7 @@ class FloatGraph:
         """
         for node in self.model.graph.node:
             origin = self.origins[node.output[0]]
-            if node.op_type in _PRODUCTS and origin in names:
+            if node.op_type in _LAYERS and origin in names:
                 node.name = names[origin]
 
 
@@ -93,6 +93,7 @@ def export_float(program: ExportedProgram) -> FloatGraph:
     _drop_identities(module)
     _align_inputs(module, model)
     _align_parts(module, model, origins)
+    _mark_written(module, model)
     return FloatGraph(model, module, origins, _find_shapes(module))
 
 
@@ -176,6 +177,14 @@ def _align_parts(module: GraphModule, model: onnx.ModelProto, origins: dict[str,
     for node in model.graph.node:
         node.input[:] = [renamed.get(name, name) for name in node.input]
         node.output[:] = [renamed.get(name, name) for name in node.output]
+
+
+def _mark_written(module: GraphModule, model: onnx.ModelProto) -> None:
+    """Note which lookups the file has: the exporter works out those that no input decides on."""
+    made = {name for node in model.graph.node for name in node.output}
+    for node in module.graph.nodes:
+        if node.target is _ATEN.embedding.default:
+            node.meta["is_written"] = node.name in made
 
 
 def _strip(model: onnx.ModelProto) -> onnx.ModelProto:

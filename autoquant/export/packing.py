@@ -1,10 +1,13 @@
-"""4-bit integers, two to a byte."""
+"""Integers in a file, those of 4 bits two to a byte."""
 
 import numpy as np
 import numpy.typing as npt
 import onnx
+from onnx import helper, numpy_helper
 
-__all__ = ["pack_int4", "packed_tensor", "unpack_int4"]
+__all__ = ["WEIGHT_SUFFIX", "pack_int4", "packed_tensor", "store_integers", "unpack_int4"]
+
+WEIGHT_SUFFIX = "_quantized"
 
 
 def pack_int4(values: npt.NDArray[np.int8]) -> bytes:
@@ -38,3 +41,27 @@ def packed_tensor(name: str, values: npt.NDArray[np.int8]) -> onnx.TensorProto:
     tensor = onnx.TensorProto(name=name, data_type=onnx.TensorProto.INT4, dims=values.shape)
     tensor.raw_data = pack_int4(values)
     return tensor
+
+
+def store_integers(
+    name: str, values: npt.NDArray[np.int8], bits: int, *, pack: bool
+) -> tuple[str, list[onnx.NodeProto], onnx.TensorProto]:
+    """Weights as the file holds them, and as operators read them.
+
+    Args:
+        name: of the weight.
+        values: on the grid of so many bits.
+        bits: 8 or 4.
+        pack: store 4-bit weights two to a byte behind a Cast.
+
+    Returns:
+        The name of the 8-bit value, what makes it, and the initializer.
+    """
+    stored = name + WEIGHT_SUFFIX
+    if bits == 8 or not pack:
+        return stored, [], numpy_helper.from_array(np.asarray(values, order="C"), stored)
+    widened = f"{name}_int8"
+    cast = helper.make_node(
+        "Cast", [stored], [widened], name=f"{name}/widen", to=onnx.TensorProto.INT8
+    )
+    return widened, [cast], packed_tensor(stored, values)

@@ -12,13 +12,14 @@ from autoquant.errors import RecipeError
 from autoquant.export.float_graph import FloatGraph
 from autoquant.export.gate import write_hard_sigmoid
 from autoquant.export.linear import write_blockwise, write_dynamic
-from autoquant.export.packing import packed_tensor
+from autoquant.export.packing import WEIGHT_SUFFIX, store_integers
+from autoquant.export.stored import write_table, write_transposed
 
 __all__ = ["WEIGHT_SUFFIX", "write_qdq"]
 
-WEIGHT_SUFFIX = "_quantized"
 # The runtime quantizes float weights of these by itself; see `_Writer._keep_float`.
 _LAYERS = ("Conv", "ConvTranspose", "Gemm")
+_FLOAT_KERNELS = {"ConvTranspose": write_transposed, "Gather": write_table}
 
 
 def write_qdq(graph: FloatGraph, encodings: Encodings, *, pack: bool = True) -> onnx.ModelProto:
@@ -124,6 +125,8 @@ class _Writer:
 
     def _quantize_layer(self, node: onnx.NodeProto, weight: WeightEncoding) -> list[onnx.NodeProto]:
         """The layer, behind its dequantized weight and bias."""
+        if node.op_type in _FLOAT_KERNELS:
+            return self._write_stored(node, weight)
         if weight.bias_scale is None:
             return self._write_unfixed(node, weight)
         source = node.input[0].removesuffix("_dequantized")
@@ -138,6 +141,13 @@ class _Writer:
         del node.input[1:]
         node.input.extend(parameters)
         return [*nodes, node]
+
+    def _write_stored(self, node: onnx.NodeProto, weight: WeightEncoding) -> list[onnx.NodeProto]:
+        """A layer that takes everything off its grid to compute in float."""
+        before = self._keep_float(node)
+        nodes, tensors = _FLOAT_KERNELS[node.op_type](node, weight, pack=self.pack)
+        self.added += tensors
+        return [*before, *nodes]
 
     def _write_unfixed(self, node: onnx.NodeProto, weight: WeightEncoding) -> list[onnx.NodeProto]:
         """A linear layer whose input is on no calibrated grid."""
@@ -189,7 +199,7 @@ class _Writer:
         return nodes
 
     def _keep_float(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
-        """Give an excluded layer a dequantizer of its own, with one scale for each channel.
+        """Give a layer in float a dequantizer of its own, with one scale for each channel.
 
         The scales are all the same, so nothing is computed otherwise. But ONNX Runtime
         (WeightBiasQuantization) quantizes the float weights of a layer that stands between a
@@ -220,19 +230,8 @@ class _Writer:
     def _dequantize_weight(
         self, name: str, weight: WeightEncoding, scale: npt.NDArray[np.float32]
     ) -> list[onnx.NodeProto]:
-        stored = name + WEIGHT_SUFFIX
-        nodes = []
-        if weight.bits == 4 and self.pack:
-            self.added.append(packed_tensor(stored, weight.values))
-            widened = f"{name}_int8"
-            nodes.append(
-                helper.make_node(
-                    "Cast", [stored], [widened], name=f"{name}/widen", to=onnx.TensorProto.INT8
-                )
-            )
-            stored = widened
-        else:
-            self._add(stored, weight.values)
+        stored, nodes, values = store_integers(name, weight.values, weight.bits, pack=self.pack)
+        self.added.append(values)
         self._add(f"{name}_scale", scale)
         self._add(f"{name}_zero_point", np.zeros(scale.shape, dtype=np.int8))
         nodes.append(

@@ -18,9 +18,13 @@ _NAMES = {
     TensorProto.UINT8: "int8",
     TensorProto.INT4: "int4",
 }
-# Nodes of which the weight is read; of those that are no convolution, the last axis of a stored
-# weight may be the output channels.
-_LAYER_KINDS = {"Conv": 1, "Gemm": 1, "ConvInteger": 1, "MatMulInteger": 1, "MatMul": 1}
+# Where an operator takes its weights.
+_LAYER_KINDS = {
+    "Conv": 1, "ConvTranspose": 1, "Gemm": 1, "ConvInteger": 1, "MatMulInteger": 1, "MatMul": 1,
+    "Gather": 0,
+}  # fmt: skip
+# What stands between weights as they are stored and as they are used.
+_UNPACKING = ("DequantizeLinear", "Cast", "Transpose")
 
 
 def read_artifact(content: bytes) -> Artifact:
@@ -34,15 +38,16 @@ def read_artifact(content: bytes) -> Artifact:
 
 
 def read_precisions(model: onnx.ModelProto) -> dict[str, str]:
-    """Stored weight precision of every convolution and matrix product, by layer name."""
+    """Stored weight precision of every convolution, matrix product and table, by layer name."""
     kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     makers = {name: node for node in model.graph.node for name in node.output}
     found = {}
     for node in model.graph.node:
         if node.op_type in _LAYER_KINDS:
             source = _trace_weight(node.input[_LAYER_KINDS[node.op_type]], makers)
-            if source in kinds:
-                layer = node.name.removesuffix("_quant")
+            layer = node.name.removesuffix("_quant")
+            # other things than tables are looked up in, too
+            if source in kinds and (node.op_type != "Gather" or source.startswith(layer)):
                 found[layer] = _NAMES.get(kinds[source], "other")
     return found
 
@@ -97,6 +102,12 @@ def _attribute(node: onnx.NodeProto, name: str) -> Any:
 
 
 def _trace_weight(name: str, makers: dict[str, onnx.NodeProto]) -> str:
-    while name in makers and makers[name].op_type in ("DequantizeLinear", "Cast", "Transpose"):
+    while name in makers and (makers[name].op_type in _UNPACKING or _is_scaling(name, makers)):
         name = makers[name].input[0]
     return name
+
+
+def _is_scaling(name: str, makers: dict[str, onnx.NodeProto]) -> bool:
+    """Whether integers are multiplied by their scale."""
+    widened = makers.get(makers[name].input[0])
+    return makers[name].op_type == "Mul" and widened is not None and widened.op_type == "Cast"

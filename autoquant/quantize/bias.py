@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Interpreter, Node
 
-from autoquant.quantize.operators import LINEAR_OPS
+from autoquant.quantize.layout import swap_channels
+from autoquant.quantize.operators import LINEAR_OPS, TRANSPOSED_OPS
 
-__all__ = ["correct_bias", "mean_patches"]
+__all__ = ["channel_sums", "correct_bias", "mean_patches"]
 
 
 class _Adder(Interpreter):
@@ -48,12 +49,12 @@ def mean_patches(
 
     Args:
         module: the float graph.
-        layers: `aten.conv1d`, `aten.conv2d` and `aten.linear` nodes by layer name.
+        layers: nodes of convolutions, transposed or not, and of `aten.linear` by layer name.
         batches: of the calibration data, tensors or dicts of tensors.
 
     Returns:
-        By layer name, a tensor of the weight's shape: its product with the weight, summed over
-        all but the first dimension, is the mean output without bias.
+        By layer name, a tensor of the weight's shape: `channel_sums` of its product with the
+        weight are the mean output without bias.
     """
     sources = {name: _source(node) for name, node in layers.items()}
     adder = _Adder(module, {source.name for source in sources.values()})
@@ -84,17 +85,33 @@ def _mean_patch(module: GraphModule, node: Node, mean_input: torch.Tensor) -> to
     return patch.float()
 
 
-def correct_bias(layer: Any, patch: torch.Tensor) -> None:
+def channel_sums(products: torch.Tensor, node: Node) -> torch.Tensor:
+    """Sums over all that goes into one output channel.
+
+    Args:
+        products: of a layer's weight with a patch, in the weight's shape.
+        node: the layer's.
+
+    Returns:
+        (channels,).
+    """
+    if node.target in TRANSPOSED_OPS:
+        products = swap_channels(products, int(str(node.args[8])))
+    return products.flatten(1).sum(1)
+
+
+def correct_bias(layer: Any, node: Node, patch: torch.Tensor) -> None:
     """Move a layer's bias so that its mean output is that of the float weights.
 
     Nagel et al. 2019, arXiv 1906.04721, section 4.2.
 
     Args:
         layer: a Brevitas layer in evaluation mode, bias (out,).
+        node: what it computes.
         patch: see `mean_patches`.
     """
     with torch.no_grad():
         # once rounded otherwise than to the nearest point, `weight` lies on the grid
         exact = getattr(layer, "weight_orig", layer.weight)
         error = exact - layer.quant_weight().value
-        layer.bias += (error * patch).flatten(1).sum(1)
+        layer.bias += channel_sums(error * patch, node)

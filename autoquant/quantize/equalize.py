@@ -86,8 +86,8 @@ def equalize(
 
 def find_pairs(layers: Collection[LayerNode]) -> list[Pair]:
     """Layers that follow each other directly, in network order."""
-    by_node = {found.node: found for found in layers}
-    return [pair for found in layers if (pair := _pair_of(found, by_node)) is not None]
+    by_node = {found.node: found for found in layers if found.is_patchwise}
+    return [pair for found in by_node.values() if (pair := _pair_of(found, by_node)) is not None]
 
 
 def _pair_of(first: LayerNode, by_node: Mapping[Node, LayerNode]) -> Pair | None:

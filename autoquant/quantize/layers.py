@@ -11,32 +11,28 @@ from torch.fx import GraphModule, Node
 from autoquant.core.layer import Layer, LayerKind
 from autoquant.core.recipe import Activation
 from autoquant.quantize.linear import BLOCK
-from autoquant.quantize.operators import CONV_OPS, LINEAR_OPS, PRODUCT_OPS, computes
+from autoquant.quantize.operators import (
+    CONV_OPS,
+    EMBEDDING_OPS,
+    LINEAR_OPS,
+    PRODUCT_OPS,
+    TRANSPOSED_OPS,
+    computes,
+)
 
 __all__ = ["LayerNode", "count_values", "find_layers"]
 
 _ATEN = torch.ops.aten
-_TRANSPOSED_OPS = frozenset(
-    {
-        _ATEN.conv_transpose1d.default,
-        _ATEN.conv_transpose2d.input,
-        _ATEN.conv_transpose3d.input,
-    }
-)
-# aten.convolution(input, weight, bias, stride, padding, dilation, transposed, ...)
-_GENERAL_OPS = frozenset({_ATEN.convolution.default})
 _VOLUME_OPS = frozenset({_ATEN.conv3d.default, _ATEN.conv3d.padding})
+_MAX_RANK = 4  # a batch of images
 _RECURRENT_OPS = frozenset({_ATEN.lstm.input, _ATEN.gru.input, _ATEN.rnn_tanh.input})
 _KINDS: Mapping[LayerKind, frozenset[object]] = {
     "conv": CONV_OPS | _VOLUME_OPS,
     "linear": LINEAR_OPS,
     "matmul": PRODUCT_OPS,
-    "conv_transpose": _TRANSPOSED_OPS,
+    "conv_transpose": TRANSPOSED_OPS,
     "recurrent": _RECURRENT_OPS,
-}
-_OBSTACLES: Mapping[LayerKind, str] = {
-    "conv_transpose": "the runtime has no integer kernel for transposed convolutions",
-    "recurrent": "the runtime has no integer kernel for recurrent layers",
+    "embedding": EMBEDDING_OPS,
 }
 
 
@@ -47,30 +43,73 @@ class LayerNode:
     layer: Layer
     node: Node
 
+    @property
+    def source(self) -> Node:
+        """What the layer reads: activations, or the indices of a table's rows."""
+        return _argument(self.node, 1 if self.layer.kind == "embedding" else 0)
+
+    @property
+    def weight(self) -> Node:
+        """Its weight, or its table."""
+        return _argument(self.node, 0 if self.layer.kind == "embedding" else 1)
+
+    @property
+    def bias(self) -> Node | None:
+        """Its bias, if it has one."""
+        arguments = self.node.args
+        has_bias = self.layer.kind != "embedding" and len(arguments) > 2
+        return _argument(self.node, 2) if has_bias and arguments[2] is not None else None
+
+    @property
+    def is_patchwise(self) -> bool:
+        """Whether each output is a product of its weights with one patch of the input."""
+        return self.layer.kind in ("conv", "linear")
+
+    @property
+    def multiplies(self) -> bool:
+        """Whether it multiplies and adds a bias; a table does not."""
+        return self.layer.kind != "embedding"
+
+
+def _argument(node: Node, index: int) -> Node:
+    argument = node.args[index]
+    assert isinstance(argument, Node)
+    return argument
+
 
 def find_layers(module: GraphModule) -> Mapping[str, LayerNode]:
-    """Every operator that multiplies and accumulates, in network order.
+    """Every operator that multiplies and accumulates or looks up, in network order.
 
     A layer's name is that of the module that owns its weight; a product of two activations
     goes by its name in the graph. `Layer.obstacle` says why a layer has to stay float.
     """
     kinds = {node: kind for node in module.graph.nodes if (kind := _kind_of(node)) is not None}
-    uses = Counter(_weight_name(node) for node in kinds)
-    seen: Counter[str] = Counter()
+    uses = Counter(_weight_name(node) for node, kind in kinds.items() if kind != "embedding")
+    names = _find_names(kinds)
     found: dict[str, LayerNode] = {}
     for node, kind in kinds.items():
-        weight = _weight_name(node)
-        name = node.name if weight is None else weight.removesuffix(".weight")
-        seen[name] += 1
-        name = name if seen[name] == 1 else f"{name}#{seen[name]}"
-        obstacle = _find_obstacle(node, kind, uses[weight])
+        name, obstacle = names[node], _find_obstacle(node, kind, uses[_weight_name(node)])
         found[name] = LayerNode(_describe(name, len(found), node, kind, obstacle), node)
     return found
 
 
+def _find_names(kinds: Mapping[Node, LayerKind]) -> dict[Node, str]:
+    """Names of layers; a table that is a layer's weight too leaves the name to the layer."""
+    seen: Counter[str] = Counter()
+    names = {}
+    for node in sorted(kinds, key=lambda node: kinds[node] == "embedding"):
+        weight = _weight_name(node)
+        name = node.name if weight is None else weight.removesuffix(".weight")
+        seen[name] += 1
+        names[node] = name if seen[name] == 1 else f"{name}#{seen[name]}"
+    return names
+
+
 def _kind_of(node: Node) -> LayerKind | None:
-    if computes(node, _GENERAL_OPS):  # what is left of a transposed convolution
-        return "conv_transpose" if node.args[6] else None
+    if computes(node, TRANSPOSED_OPS) and not node.args[6]:
+        return None
+    if computes(node, EMBEDDING_OPS) and not node.meta["val"].is_floating_point():
+        return None
     return next((kind for kind, operators in _KINDS.items() if computes(node, operators)), None)
 
 
@@ -80,22 +119,31 @@ def _weight_name(node: Node) -> str | None:
         weights = node.args[2]
         assert isinstance(weights, (list, tuple))
         return str(getattr(weights[0], "target", node.name)).rpartition(".")[0] or None
-    weight = node.args[1]
+    weight = node.args[0 if computes(node, EMBEDDING_OPS) else 1]
     is_parameter = isinstance(weight, Node) and weight.op == "get_attr"
     return str(weight.target) if is_parameter else None  # type: ignore[union-attr]
 
 
 def _find_obstacle(node: Node, kind: LayerKind, uses: int) -> str | None:
-    if kind in _OBSTACLES:
-        return _OBSTACLES[kind]
+    if kind == "recurrent":
+        return "the runtime has no integer kernel for recurrent layers"
     if kind == "matmul":
         return "a product of two activations has no weights; it follows the layers around it"
-    if computes(node, _VOLUME_OPS):
+    if kind in ("conv", "conv_transpose") and node.meta["val"].dim() > _MAX_RANK:
         return "convolutions over volumes are not supported"
     if _weight_name(node) is None:
         return "its weight is computed while the model runs"
+    if kind == "embedding":
+        return _find_obstacle_of_table(node)
     if uses > 1:
         return "it runs more than once, and one bias cannot fit the input scales of all its uses"
+    return None
+
+
+def _find_obstacle_of_table(node: Node) -> str | None:
+    """Why a table has to stay float; one that others read too is stored once for each."""
+    if not node.meta.get("is_written", True):
+        return "its rows are the same for all inputs, and the exporter wrote those in its place"
     return None
 
 
@@ -129,9 +177,9 @@ def _count_macs(node: Node, kind: LayerKind) -> int:
     """Multiply-accumulates for one sample."""
     if kind == "recurrent":
         return _count_parameters(node) * _steps(node)
-    weight, source = node.args[1], node.args[0]
-    assert isinstance(weight, Node)
-    assert isinstance(source, Node)
+    if kind == "embedding":
+        return 0
+    weight, source = _argument(node, 1), _argument(node, 0)
     sizes = weight.meta["val"].shape
     match kind:
         case "conv" | "linear":

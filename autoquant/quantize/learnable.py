@@ -72,7 +72,8 @@ class Learnable:
         spreads = self._measure_outputs(run)
         for name, layer in self.layers.items():
             ends = layer.weight_quant.tensor_quant.scaling_impl.value.detach().abs()
-            self._leaves[f"{name}.bias"] = _lift(layer, "bias", spreads[name])
+            if name in spreads:
+                self._leaves[f"{name}.bias"] = _lift(layer, "bias", spreads[name])
             self._leaves[f"{name}.weight"] = _lift(layer, "weight", _per_channel(ends, layer))
             self._lift_grid(f"{name}.grid", layer)
         for name, quantizer in self.activations.items():
@@ -89,7 +90,7 @@ class Learnable:
             self._leaves[f"{name}.lowest"] = _lift(grid.zero_point_impl, "value", ends)
 
     def _measure_outputs(self, run: Callable[[], object]) -> dict[str, Tensor]:
-        """Root mean square of each layer's outputs, (channels,)."""
+        """Root mean square of the outputs of each layer with a bias, (channels,)."""
         found: dict[str, Tensor] = {}
 
         def watch(name: str, layer: QuantLayer) -> Any:
@@ -100,7 +101,9 @@ class Learnable:
 
             return layer.register_forward_hook(keep)
 
-        hooks = [watch(name, layer) for name, layer in self.layers.items()]
+        hooks = [
+            watch(name, layer) for name, layer in self.layers.items() if hasattr(layer, "bias")
+        ]
         with torch.no_grad():
             run()
         for hook in hooks:
@@ -164,7 +167,7 @@ def _lift(owner: Any, name: str, unit: Tensor) -> _Leaf:
 def _per_channel(ends: Tensor, layer: QuantLayer) -> Tensor:
     """Ends of a weight's grid in a shape that multiplies it; of blocks, the largest."""
     ends = ends.clamp(min=_SMALLEST)
-    if ends.numel() > 1:
+    if ends.numel() > 1 and layer.output_channel_dim == 0:
         channels = len(layer.weight)
         ends = ends.reshape(channels, -1).amax(1).view(channels, *[1] * (layer.weight.dim() - 1))
     return ends

@@ -13,8 +13,10 @@ from torch.fx import Node
 __all__ = [
     "CONV_OPS",
     "ELEMENTWISE_OPS",
+    "EMBEDDING_OPS",
     "LINEAR_OPS",
     "PRODUCT_OPS",
+    "TRANSPOSED_OPS",
     "computes",
     "is_carrier",
     "is_fused_activation",
@@ -37,6 +39,11 @@ CONV_OPS = frozenset(
     }
 )
 LINEAR_OPS = frozenset({_ATEN.linear.default})
+# aten.convolution(input, weight, bias, stride, padding, dilation, transposed, output_padding,
+# groups): what the exporter leaves of a transposed convolution, and of no other.
+TRANSPOSED_OPS = frozenset({_ATEN.convolution.default})
+# aten.embedding(table, indices, ...)
+EMBEDDING_OPS = frozenset({_ATEN.embedding.default})
 # Matrix products of two activations, as in attention.
 PRODUCT_OPS = frozenset({_ATEN.matmul.default, _ATEN.bmm.default, _ATEN.mm.default})
 

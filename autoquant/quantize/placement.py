@@ -3,9 +3,9 @@
 An operator runs in integers when every tensor input comes from a dequantizer and its output
 goes straight into a quantizer. Convolutions, pools and elementwise operators in integers have
 no other output than integers: all readers of such a value get it quantized. Matrix products
-may hand their result over in float, and so does every float operator: such a value is
-quantized for its integer readers alone. So the residual stream of a transformer, or of a
-ConvNeXt, stays float, while its matrix products run in integers.
+and transposed convolutions may hand their result over in float, and so does every float
+operator: such a value is quantized for its integer readers alone. So the residual stream of a
+transformer, or of a ConvNeXt, stays float, while its matrix products run in integers.
 """
 
 from collections.abc import Collection, Mapping
@@ -18,6 +18,7 @@ from autoquant.quantize.operators import (
     ELEMENTWISE_OPS,
     LINEAR_OPS,
     PRODUCT_OPS,
+    TRANSPOSED_OPS,
     computes,
     is_carrier,
     is_fused_activation,
@@ -55,7 +56,7 @@ def place(graph: Graph, quantized: Collection[Node]) -> Placement:
 
     Args:
         graph: an ATen graph without batch norms behind layers.
-        quantized: the layer nodes (convolutions, linears) that are not excluded.
+        quantized: the layer nodes (convolutions, linears) that are to run in integers.
     """
     return _Placer(graph, frozenset(quantized)).place()
 
@@ -115,7 +116,7 @@ class _Placer:
 
     def _is_bound(self, node: Node) -> bool:
         """Whether a value is bound to be integer: its operator has no float output."""
-        return not computes(node, LINEAR_OPS | PRODUCT_OPS)
+        return not computes(node, LINEAR_OPS | PRODUCT_OPS | TRANSPOSED_OPS)
 
     def _find_integer(self) -> set[Node]:
         """Operators to run in integers: the layers, and what pays between them."""

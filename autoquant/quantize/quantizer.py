@@ -13,8 +13,8 @@ from torch.fx import Graph, GraphModule, Node
 
 from autoquant.core.batching import split_inputs
 from autoquant.core.encodings import Encodings
-from autoquant.core.layer import Layer
-from autoquant.core.recipe import PtqOptions, Recipe
+from autoquant.core.layer import INTEGER_KINDS, Layer, LayerKind
+from autoquant.core.recipe import Activation, PtqOptions, Recipe, WeightBits
 from autoquant.core.task import Dataset
 from autoquant.errors import RecipeError
 from autoquant.quantize.activations import encoding_of
@@ -99,14 +99,23 @@ class Quantizer:
         module: float ATen graph without batch norms.
         calibration: data set whose images set the ranges.
         seed: draws the calibration images and the kept activation values.
+        integer_kinds: kinds of layers that the runtime has integer kernels for; of the others
+            the weights alone are quantized, and no input is put on a grid for their sake.
 
     Attributes:
-        operators: everything that multiplies and accumulates, in network order.
+        operators: everything that multiplies and accumulates or looks up, in network order.
         names: their names by graph node.
     """
 
-    def __init__(self, module: GraphModule, calibration: Dataset, seed: int = 0) -> None:
+    def __init__(
+        self,
+        module: GraphModule,
+        calibration: Dataset,
+        seed: int = 0,
+        integer_kinds: frozenset[LayerKind] = INTEGER_KINDS,
+    ) -> None:
         self.module = module
+        self.integer_kinds = integer_kinds
         self.calibration = calibration
         self.seed = seed
         everything = find_layers(module)
@@ -142,9 +151,14 @@ class Quantizer:
             return twin.quantize(_without_equalization(recipe), train)
         widths = {name: bits for name, bits in recipe.layers.items() if bits is not None}
         static = [name for name in widths if recipe.activation_of(name) == "static"]
-        placement = place(self.module.graph, {self._found[name].node for name in static})
+        integer = {
+            self._found[name].node
+            for name in static
+            if self._found[name].layer.kind in self.integer_kinds
+        }
+        placement = place(self.module.graph, integer)
         choices = {
-            name: WeightChoice.of(bits, options, recipe.activation_of(name))
+            name: self._choose(name, bits, options, recipe.activation_of(name))
             for name, bits in widths.items()
         }
         layers = {name: self._stock.get(name, choice, options) for name, choice in choices.items()}
@@ -163,6 +177,12 @@ class Quantizer:
         module, values = self._assemble(deployed, activations, encodings)
         batch_size = None if encodings.dynamic else self._data.batch_size
         return QuantizedModel(module, encodings, values, batch_size)
+
+    def _choose(
+        self, name: str, bits: WeightBits, options: PtqOptions, activation: Activation
+    ) -> WeightChoice:
+        choice = WeightChoice.of(bits, options, activation)
+        return choice if self._found[name].is_patchwise else choice.at_nearest()
 
     def _make_learnable(
         self,
@@ -225,7 +245,11 @@ class Quantizer:
         """
         copies = {name: copy.deepcopy(layer) for name, layer in layers.items()}
         model, values = self._assemble(copies, activations, encodings)
-        by_node = {self._found[name].node: layer for name, layer in copies.items()}
+        by_node = {
+            self._found[name].node: layer
+            for name, layer in copies.items()
+            if self._found[name].multiplies
+        }
         learned = {
             self._found[name].node for name, choice in choices.items() if choice.is_left_to_block
         }
@@ -241,7 +265,9 @@ class Quantizer:
             changed = [found for name, found in self._found.items() if name not in excluded]
             module = copy.copy(self.module)
             equalize(module, changed, self._data.batches(PtqOptions()))
-            self._twins[excluded] = Quantizer(module, self.calibration, self.seed)
+            self._twins[excluded] = Quantizer(
+                module, self.calibration, self.seed, self.integer_kinds
+            )
         return self._twins[excluded]
 
     def _assemble(
@@ -271,7 +297,7 @@ class Quantizer:
 
         for node in self.module.graph.nodes:
             if node in replaced:
-                source = read(node.args[0], node.name)
+                source = read(self._found[replaced[node]].source, node.name)
                 copied = graph.call_module(places[replaced[node]], (source,))
             elif node.op == "get_attr" and all(user in replaced for user in node.users):
                 continue
@@ -297,11 +323,10 @@ class Quantizer:
         grids = {name: encoding_of(quantizer) for name, quantizer in activations.items()}
         weights = {}
         for name, layer in layers.items():
-            source = self._found[name].node.args[0]
-            assert isinstance(source, Node)
-            origin = placement.carriers.get(source.name, source.name)
-            is_static = choices[name].activation == "static"
-            scale = grids[origin].scale if is_static else None
+            found, scale = self._found[name], None
+            if choices[name].activation == "static" and found.is_patchwise:
+                origin = placement.carriers.get(found.source.name, found.source.name)
+                scale = grids[origin].scale
             weights[name] = encode_weight(name, layer, choices[name], scale)
         dynamic = [name for name, choice in choices.items() if choice.activation == "dynamic"]
         return Encodings(weights, grids, placement.carriers, placement.readers, frozenset(dynamic))

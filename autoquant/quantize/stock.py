@@ -7,7 +7,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from autoquant.core.recipe import PtqOptions
-from autoquant.quantize.bias import correct_bias, mean_patches
+from autoquant.quantize.bias import channel_sums, correct_bias, mean_patches
 from autoquant.quantize.calibration import CalibrationData
 from autoquant.quantize.layers import LayerNode
 from autoquant.quantize.rounding import round_layers
@@ -54,7 +54,7 @@ class LayerStock:
         return [
             name
             for name, found in self.found.items()
-            if choice.activation in found.layer.activations
+            if found.is_patchwise and choice.activation in found.layer.activations
         ]
 
     def _prepare(
@@ -65,28 +65,29 @@ class LayerStock:
             self._round(layers, choice, options)
         if options.bias_correction:
             for name, layer in layers.items():
-                correct_bias(layer, self._mean_patches(options)[name])
+                if self.found[name].multiplies:
+                    correct_bias(layer, self.found[name].node, self._mean_patches(options)[name])
         return layers
 
     def _mean_patches(self, options: PtqOptions) -> Mapping[str, torch.Tensor]:
         images = self.data.count(options)
         if images not in self._patches:
-            nodes = {name: found.node for name, found in self.found.items()}
+            nodes = {name: found.node for name, found in self.found.items() if found.multiplies}
             self._patches[images] = mean_patches(self.module, nodes, self.data.batches(options))
         return self._patches[images]
 
     def build(self, name: str, choice: WeightChoice) -> QuantLayer:
         """A fresh layer, rounded to the nearest point, its bias as it was."""
-        node = self.found[name].node
-        weight, bias = node.args[1], node.args[2] if len(node.args) > 2 else None
-        assert isinstance(weight, Node)
-        return build_layer(
-            name, node, self.parameter(weight), self.parameter(bias) if bias else None, choice
-        )
+        found = self.found[name]
+        bias = None if found.bias is None else self.parameter(found.bias)
+        return build_layer(name, found, self.parameter(found.weight), bias, choice)
 
-    def parameter(self, node: Any) -> torch.Tensor:
-        """A weight or a bias of the float graph."""
-        return self.module.get_parameter(str(node.target)).detach()
+    def parameter(self, node: Node) -> torch.Tensor:
+        """A weight or a bias of the float graph; a table may be a buffer."""
+        owner, _, leaf = str(node.target).rpartition(".")
+        value = getattr(self.module.get_submodule(owner), leaf)
+        assert isinstance(value, torch.Tensor)
+        return value.detach()
 
     def _round(
         self, layers: Mapping[str, QuantLayer], choice: WeightChoice, options: PtqOptions
@@ -101,7 +102,8 @@ class LayerStock:
         """Of every layer's output on the calibration images, (channels,), by node."""
         patches, means = self._mean_patches(options), {}
         for name, found in self.found.items():
-            weight, bias = (*found.node.args[1:3], None)[:2]
-            mean = (self.parameter(weight) * patches[name]).flatten(1).sum(1)
-            means[found.node.name] = mean if bias is None else mean + self.parameter(bias)
+            if found.multiplies:
+                mean = channel_sums(self.parameter(found.weight) * patches[name], found.node)
+                bias = 0.0 if found.bias is None else self.parameter(found.bias)
+                means[found.node.name] = mean + bias
         return means

@@ -11,6 +11,7 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from functools import partial
 from typing import Any
 
 import onnx
@@ -20,12 +21,15 @@ from torch.fx import GraphModule, Node
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from autoquant.errors import TaskError, TraceError
+from autoquant.quantize.layout import swap_channels
 from autoquant.quantize.rewrite import rewrite_for_integers
 
 __all__ = ["trace"]
 
 _ATEN = torch.ops.aten
 _CONVOLUTIONS = {_ATEN.conv1d.default, _ATEN.conv2d.default, _ATEN.conv2d.padding}
+# (input, weight, bias, stride, padding, output_padding, groups, dilation)
+_TRANSPOSED = {_ATEN.conv_transpose1d.default, _ATEN.conv_transpose2d.input}
 _LINEAR = _ATEN.linear.default
 _BATCH_NORM = _ATEN.batch_norm.default
 
@@ -170,7 +174,8 @@ def _fold_batch_norms(module: GraphModule) -> None:
 
 
 def _can_absorb(node: Node) -> bool:
-    is_layer = node.op == "call_function" and node.target in {*_CONVOLUTIONS, _LINEAR}
+    foldable = {*_CONVOLUTIONS, *_TRANSPOSED, _LINEAR}
+    is_layer = node.op == "call_function" and node.target in foldable
     if not is_layer or len(node.users) != 1:
         return False
     weight = node.args[1]
@@ -188,7 +193,9 @@ def _absorb(module: GraphModule, layer: Node, norm: Node) -> None:
         None if argument is None else _tensor(module, argument) for argument in norm.args[1:5]
     )
     fuse: Any = fuse_linear_bn_weights if layer.target is _LINEAR else fuse_conv_bn_weights
-    fused_weight, fused_bias = fuse(weight, bias, mean, var, norm.args[7], gain, shift)
+    swap = partial(swap_channels, groups=_groups(layer)) if layer.target in _TRANSPOSED else _same
+    fused_weight, fused_bias = fuse(swap(weight), bias, mean, var, norm.args[7], gain, shift)
+    fused_weight = swap(fused_weight)
     owner, _, leaf = str(weight_node.target).rpartition(".")
     bias_name = leaf.replace("weight", "bias") if "weight" in leaf else f"{leaf}_bias"
     submodule = module.get_submodule(owner)
@@ -199,6 +206,14 @@ def _absorb(module: GraphModule, layer: Node, norm: Node) -> None:
     layer.args = (*layer.args[:2], new_bias, *layer.args[3:])
     norm.replace_all_uses_with(layer)
     module.graph.erase_node(norm)
+
+
+def _groups(transposed: Node) -> int:
+    return int(str(transposed.args[6])) if len(transposed.args) > 6 else 1
+
+
+def _same(weight: torch.Tensor) -> torch.Tensor:
+    return weight
 
 
 def _tensor(module: GraphModule, node: Any) -> torch.Tensor:

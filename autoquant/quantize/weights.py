@@ -1,14 +1,13 @@
 """Brevitas layers with quantized weights, and their encodings."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from brevitas.inject.enum import ScalingImplType
-from brevitas.nn import QuantConv1d, QuantConv2d, QuantLinear
 from brevitas.nn.quant_layer import QuantWeightBiasInputOutputLayer as QuantLayer
 from brevitas.quant.scaled_int import (
     Int8WeightPerChannelFloat,
@@ -16,13 +15,13 @@ from brevitas.quant.scaled_int import (
     Int8WeightPerTensorFloat,
     Int8WeightPerTensorFloatMSE,
 )
-from torch.fx import Node
 
 from autoquant.core.encodings import WeightEncoding
 from autoquant.core.recipe import Activation, PtqOptions, Rounding, WeightBits
 from autoquant.errors import NumericError
-from autoquant.quantize.linear import BLOCKWISE, DynamicLinear
-from autoquant.quantize.operators import LINEAR_OPS
+from autoquant.quantize.blank import blank_layer
+from autoquant.quantize.layers import LayerNode
+from autoquant.quantize.linear import BLOCKWISE
 
 __all__ = ["QuantLayer", "WeightChoice", "build_layer", "encode_weight", "with_real_bias"]
 
@@ -72,6 +71,10 @@ class WeightChoice:
             steps,
         )
 
+    def at_nearest(self) -> "WeightChoice":
+        """The same for a layer that no better rounding is known for."""
+        return replace(self, rounding="nearest", steps=0)
+
     @property
     def is_left_to_block(self) -> bool:
         """Whether the rounding of this layer is learned together with its block's."""
@@ -94,7 +97,7 @@ class WeightChoice:
 
 def build_layer(
     name: str,
-    node: Node,
+    found: LayerNode,
     weight: torch.Tensor,
     bias: torch.Tensor | None,
     choice: WeightChoice,
@@ -103,8 +106,8 @@ def build_layer(
 
     Args:
         name: the layer's name, for messages.
-        node: `aten.conv1d`, `aten.conv2d` or `aten.linear`.
-        weight: float weight; (out, in, k...) or (out, in).
+        found: the layer and its node.
+        weight: float weight; see `blank_layer`.
         bias: (out,) or None, which becomes zeros so that a correction finds its place.
         choice: the grid.
 
@@ -113,55 +116,18 @@ def build_layer(
     """
     if not torch.isfinite(weight).all():
         raise NumericError(f"layer '{name}' has weights that are not finite; repair the checkpoint")
-    layer = _empty_layer(node, weight, choice)
+    is_dynamic = choice.activation == "dynamic"
+    layer = blank_layer(found.node, weight.shape, choice.quantizer, is_dynamic=is_dynamic)
     with torch.no_grad():
         layer.weight.copy_(weight)
-        layer.bias.copy_(torch.zeros_like(layer.bias) if bias is None else bias)
+        if found.multiplies:
+            layer.bias.copy_(torch.zeros_like(layer.bias) if bias is None else bias)
     # the scale was set on the layer's initial weights: set it again on the real ones
     layer.weight_quant.init_tensor_quant()
     layer.eval()
     if choice.rounding != "nearest":
         layer.quant_weight()  # the first use fixes the scale
     return layer
-
-
-def _empty_layer(node: Node, weight: torch.Tensor, choice: WeightChoice) -> Any:
-    if node.target in LINEAR_OPS:
-        sizes = weight.shape[1], weight.shape[0]
-        if choice.activation == "dynamic":
-            return DynamicLinear(*sizes, choice.quantizer)
-        return QuantLinear(*sizes, bias=True, weight_quant=choice.quantizer)
-    one_dimensional = weight.dim() == 3
-    stride, padding, dilation, groups = _convolution_arguments(node)
-    kind = QuantConv1d if one_dimensional else QuantConv2d
-    return kind(
-        weight.shape[1] * groups,
-        weight.shape[0],
-        tuple(weight.shape[2:]),
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        groups=groups,
-        bias=True,
-        weight_quant=choice.quantizer,
-    )
-
-
-def _convolution_arguments(node: Node) -> tuple[Any, Any, Any, int]:
-    # aten.conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1)
-    defaults: list[Any] = [1, 0, 1, 1]
-    given = list(node.args[3:])
-    values = given + defaults[len(given) :]
-    dimensions = node.args[0].meta["val"].dim() - 2  # type: ignore[union-attr]
-    stride, padding, dilation = (_expand(value, dimensions) for value in values[:3])
-    return stride, padding, dilation, int(values[3])
-
-
-def _expand(value: Any, dimensions: int) -> Any:
-    if isinstance(value, str):
-        return value
-    sizes = tuple(value) if isinstance(value, (list, tuple)) else (value,)
-    return sizes * dimensions if len(sizes) == 1 else sizes
 
 
 def encode_weight(
@@ -178,34 +144,41 @@ def encode_weight(
         name: the layer's name, for messages.
         layer: in evaluation mode.
         choice: what the layer was built with.
-        input_scale: scale of the layer's input activation; None if that is on no fixed grid.
+        input_scale: scale of the layer's input activation; None if that is on no fixed grid,
+            or if the runtime takes it off its grid to compute in float.
     """
     quantized = layer.quant_weight()
     values = quantized.value.detach().numpy()
-    bias = layer.bias.detach().numpy().astype(np.float32)
+    bias = _bias(layer)
     if not np.isfinite(bias).all():
         raise NumericError(f"layer '{name}' has a bias that is not finite; repair the checkpoint")
     if choice.activation == "float":
         scale = quantized.scale_.detach().numpy().astype(np.float32).reshape(len(values), -1)
         shaped = np.repeat(scale, values.shape[1] // scale.shape[1], axis=1)
         return WeightEncoding(_on_grid(values, shaped, choice), scale, choice.bits, bias, None)
+    axis = layer.output_channel_dim
     scale = quantized.scale.detach().numpy().astype(np.float32).reshape(-1)
     if input_scale is None:
-        return WeightEncoding(
-            _on_grid(values, _by_channel(scale, values), choice), scale, choice.bits, bias, None
-        )
+        integers = _on_grid(values, _by_channel(scale, values, axis), choice)
+        return WeightEncoding(integers, scale, choice.bits, bias, None, axis)
     floor = (np.abs(bias) / (_BIAS_LIMIT * input_scale)).astype(np.float32)
     if scale.size == 1:
         floor = floor.max(keepdims=True)
     scale = np.maximum(scale, floor)
-    integers = _on_grid(values, _by_channel(scale, values), choice)
+    integers = _on_grid(values, _by_channel(scale, values, axis), choice)
     bias_scale = (scale * np.float32(input_scale)).astype(np.float32)
     rounded = np.rint(bias.astype(np.float64) / bias_scale).astype(np.int32)
-    return WeightEncoding(integers, scale, choice.bits, rounded, bias_scale)
+    return WeightEncoding(integers, scale, choice.bits, rounded, bias_scale, axis)
 
 
-def _by_channel(scale: Floats, values: Floats) -> Floats:
-    return scale.reshape(-1, *[1] * (values.ndim - 1))
+def _bias(layer: QuantLayer) -> Floats:
+    """Bias of a layer, (channels,); empty for a table."""
+    bias = getattr(layer, "bias", None)
+    return np.zeros(0, np.float32) if bias is None else bias.detach().numpy().astype(np.float32)
+
+
+def _by_channel(scale: Floats, values: Floats, axis: int) -> Floats:
+    return scale.reshape([-1 if index == axis else 1 for index in range(values.ndim)])
 
 
 def _on_grid(values: Floats, scale: Floats, choice: WeightChoice) -> npt.NDArray[np.int8]:
@@ -220,6 +193,8 @@ def with_real_bias(layer: QuantLayer, encoding: WeightEncoding) -> QuantLayer:
     What rounding to int32 takes from a bias is small beside the bias, yet not beside one step
     of an 8-bit output: without this, one output value in a thousand lands on the next step.
     """
+    if not encoding.bias.size:
+        return layer
     twin = copy.copy(layer)
     twin._parameters = dict(layer._parameters)
     twin._parameters["bias"] = torch.nn.Parameter(torch.from_numpy(encoding.real_bias))

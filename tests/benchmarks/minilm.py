@@ -70,9 +70,11 @@ def main(target: str) -> None:
 def _recipes(evaluator: Evaluator) -> dict[str, Recipe]:
     names = [layer.name for layer in evaluator.layers]
 
+    able = [layer.name for layer in evaluator.layers if layer.kind == "linear"]
+
     def linear(bits: int, activation: str) -> Recipe:
         return Recipe.quantized(
-            dict.fromkeys(names, bits), activations=dict.fromkeys(names, activation)
+            dict.fromkeys(names, bits), activations=dict.fromkeys(able, activation)
         )
 
     return {
