@@ -57,7 +57,10 @@ def quantize(
     backend: BackendOption = DEFAULT_BACKEND,
     checkpoints: Annotated[
         Path | None,
-        typer.Option("--checkpoints", help="Folder from which a killed training goes on; `verify` reads it too.",
+        typer.Option(
+            "--checkpoints",
+            help="Folder from which a killed training goes on; `verify` reads it too.",
+        ),
     ] = None,
     tasks_from: TasksFromOption = None,
     task_option: TaskOptionOption = None,
