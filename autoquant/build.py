@@ -18,10 +18,9 @@ from autoquant.backends.machine import available_cores, describe_machine, packag
 from autoquant.backends.registry import DEFAULT_BACKEND, load_backend
 from autoquant.core.artifact import Artifact, Candidate
 from autoquant.core.batching import input_batches
-from autoquant.core.dataset import digest_dataset
+from autoquant.core.dataset import digest_splits
 from autoquant.core.fingerprint import Fingerprint
 from autoquant.core.layer import INTEGER_KINDS, Layer, LayerKind, LayerNoise
-from autoquant.core.metric import signal_to_noise_db
 from autoquant.core.recipe import Recipe
 from autoquant.core.task import Task
 from autoquant.core.training import TrainingWatch
@@ -29,11 +28,12 @@ from autoquant.errors import InputError, TaskError, TrialError
 from autoquant.evaluate import EvaluationOptions, Evaluator
 from autoquant.export.float_graph import export_float
 from autoquant.export.ort_quantizer import quantize_with_ort_dynamic, quantize_with_ort_static
-from autoquant.export.passport import graph_digest, load_model, write_passport
+from autoquant.export.passport import graph_digest, seal, write_passport
 from autoquant.export.qdq import write_qdq
 from autoquant.export.readback import read_precisions
-from autoquant.layer_noise import find_values_on_grid, measure_noise, read_values
-from autoquant.quantize.quantizer import QuantizedModel, Quantizer
+from autoquant.layer_noise import find_values_on_grid, measure_noise
+from autoquant.quantize.quantizer import QuantizedModel, Quantizer, Train
+from autoquant.quantize.sampling import as_tensors
 from autoquant.quantize.trace import trace
 from autoquant.quantize.training import Trainer, Training
 
@@ -41,7 +41,6 @@ __all__ = ["TaskBuilder", "build_evaluator"]
 
 _PASSPORT_FORMAT = 1
 _BATCH = 64
-_UNSEALED = {"float_layers", "seconds", "partial", "training"}
 _PACKAGES = ("autoquant", "torch", "brevitas", "onnx", "onnxruntime", "onnxscript", "numpy")
 
 
@@ -108,7 +107,7 @@ class TaskBuilder:
         self.seed = seed
         self.conditions = dict(conditions or {})
         self.fingerprint = fingerprint or {"machine": describe_machine(), "versions": {}}
-        self._data_digests = _digest_data(task)
+        self._data_digests = digest_splits(task)
         self._graph = export_float(trace(task.model, task.example_input))
         self.quantizer = Quantizer(self._graph.module, task.calibration, seed, integer_kinds)
         self._graph.name_layers(self.quantizer.names)
@@ -131,13 +130,11 @@ class TaskBuilder:
 
     def build(self, recipe: Recipe, watch: TrainingWatch | None = None) -> Candidate:
         """The file of a recipe; see `core.artifact.Builder`."""
-        start = time.perf_counter()
         training = self._begin_training(recipe, watch)
-        quantized = self._quantize(recipe, training)
+        start = time.perf_counter()
+        quantized = self._quantize(recipe, None if training is None else training.fit)
         middle = time.perf_counter()
-        model = self._export(recipe, quantized)
-        content = write_passport(model, self._passport(recipe, model))
-        artifact = Artifact(content, read_precisions(model), self._passport(recipe, model))
+        artifact = self._write(recipe, quantized)
         seconds = {"quantize": middle - start, "export": time.perf_counter() - middle}
         if training is not None:
             seconds["quantize"] -= training.seconds_here
@@ -145,6 +142,27 @@ class TaskBuilder:
         predict = None if quantized is None else _as_arrays(quantized)
         curve = None if training is None else training.curve
         return Candidate(artifact, predict, seconds, curve)
+
+    def restore(self, recipe: Recipe) -> Candidate:
+        """As `build`, but nothing is trained: an earlier run's end comes from its checkpoint.
+
+        Raises:
+            CheckpointError: the folder of checkpoints holds no end of this recipe's training, or
+                it is damaged.
+        """
+        quantized = self.restore_model(recipe)
+        predict = None if quantized is None else _as_arrays(quantized)
+        return Candidate(self._write(recipe, quantized), predict)
+
+    def restore_model(self, recipe: Recipe) -> QuantizedModel | None:
+        """The quantized model that `restore` writes a file of; None if Brevitas makes none."""
+        training = self._begin_training(recipe, None)
+        return self._quantize(recipe, None if training is None else training.restore)
+
+    def _write(self, recipe: Recipe, quantized: QuantizedModel | None) -> Artifact:
+        model = self._export(recipe, quantized)
+        passport = self._passport(recipe, model)
+        return Artifact(write_passport(model, passport), read_precisions(model), passport)
 
     def _begin_training(self, recipe: Recipe, watch: TrainingWatch | None) -> Training | None:
         if not recipe.is_trained:
@@ -157,43 +175,8 @@ class TaskBuilder:
         measurement: Mapping[str, Any],
         fingerprint: Fingerprint | None = None,
     ) -> Artifact:
-        """Write figures into the passport, and what they were measured on.
-
-        Left out is what a reader finds in the file itself, and what only the search needs. The
-        file keeps its size, unless the description of another machine is longer.
-        """
-        figures = {name: value for name, value in measurement.items() if name not in _UNSEALED}
-        origin = _origin(artifact.passport, fingerprint or {})
-        passport = {**artifact.passport, **origin, "measurement": figures}
-        content = write_passport(load_model(artifact.content), passport)
-        return Artifact(content, artifact.precisions, passport)
-
-    def compare_layers(self, artifact: Artifact, recipe: Recipe, inputs: Any) -> dict[str, float]:
-        """SQNR of every layer's output, in decibels: the file against the quantized model.
-
-        Of a model with several outputs, each of those too, as `output NAME`.
-
-        Args:
-            artifact: the recipe's file.
-            recipe: made by Brevitas quantizers, without training; of others nothing can be
-                compared.
-            inputs: one batch.
-        """
-        if not recipe.is_quantized or recipe.is_trained:
-            return {}
-        quantized = self.quantizer.quantize(recipe)
-        model = load_model(artifact.content)
-        values = self.quantizer.output_values(quantized.encodings.activations)
-        outputs = [value.name for value in model.graph.output]
-        if len(outputs) > 1:
-            values |= {f"output {name}": name for name in outputs}
-        promised = quantized.trace(_as_tensors(inputs), set(values.values()))
-        found = read_values(model, list(promised), self._backend, inputs)
-        return {
-            layer: round(signal_to_noise_db(promised[value].numpy(), found[value]), 2)
-            for layer, value in values.items()
-            if value in found and value in promised
-        }
+        """Write figures into the passport; see `export.passport.seal`."""
+        return seal(artifact, measurement, fingerprint or {})
 
     def measure_noise(self, artifact: Artifact, inputs: Any) -> list[LayerNoise]:
         """Quantization noise of every layer: the file against the float model.
@@ -206,17 +189,18 @@ class TaskBuilder:
         reference = self.build(Recipe(method="fp32")).artifact
         values = self.quantizer.output_values(find_values_on_grid(artifact))
         names = [layer.name for layer in self.layers]
-        return measure_noise(reference, artifact, names, values, self._backend, inputs)
+        return measure_noise(reference, artifact, names, values, self.backend, inputs)
 
     @property
-    def _backend(self) -> FileBackend:
+    def backend(self) -> FileBackend:
+        """Runs the files."""
         return load_backend(self.conditions.get("backend", DEFAULT_BACKEND))
 
-    def _quantize(self, recipe: Recipe, training: Training | None) -> QuantizedModel | None:
+    def _quantize(self, recipe: Recipe, train: Train | None) -> QuantizedModel | None:
         if not recipe.is_quantized:
             return None
         try:
-            return self.quantizer.quantize(recipe, None if training is None else training.fit)
+            return self.quantizer.quantize(recipe, train)
         except (InputError, TrialError):
             raise
         except (RuntimeError, ValueError, IndexError) as error:  # Brevitas and torch
@@ -250,52 +234,41 @@ class TaskBuilder:
             "digest": recipe.digest,
             "seed": self.seed,
             "graph_sha256": graph_digest(model),
-            "conditions": self.conditions,
-            **self._provenance,
+            **self.provenance(recipe),
+            **self._tools,
+        }
+
+    def provenance(self, recipe: Recipe) -> dict[str, Any]:
+        """What a recipe's file is made of, as its passport has it: weights, data, conditions."""
+        data, conditions = self._data_digests, self.conditions
+        if recipe.is_trained:
+            data = {**data, "train": self._trainer.data_digest}
+            conditions = {**conditions, "augment": self.task.augment_name}
+        return {
+            "weights_sha256": self._weights_digest,
+            "data_sha256": data,
+            "conditions": conditions,
         }
 
     @cached_property
-    def _provenance(self) -> dict[str, Any]:
+    def _weights_digest(self) -> str:
+        return _state_digest(self.task.model)
+
+    @cached_property
+    def _tools(self) -> dict[str, Any]:
         return {
-            "weights_sha256": _state_digest(self.task.model),
-            "data_sha256": self._data_digests,
             "versions": {**package_versions(*_PACKAGES), **self.fingerprint["versions"]},
             "machine": self.fingerprint["machine"],
         }
-
-
-def _origin(passport: Mapping[str, Any], fingerprint: Fingerprint) -> dict[str, Any]:
-    """What a passport says on where its figures come from, as a fingerprint has it."""
-    protocol = fingerprint.get("latency_protocol", passport["conditions"].get("latency_protocol"))
-    return {
-        "machine": fingerprint.get("machine", passport["machine"]),
-        "versions": fingerprint.get("versions", passport["versions"]),
-        "conditions": {**passport["conditions"], "latency_protocol": protocol},
-    }
 
 
 def _as_arrays(quantized: QuantizedModel) -> Any:
     """The quantized model as a function of arrays."""
 
     def predict(batches: Sequence[Any]) -> npt.NDArray[np.float32]:
-        return quantized.predict([_as_tensors(batch) for batch in batches]).numpy()
+        return quantized.predict([as_tensors(batch) for batch in batches]).numpy()
 
     return predict
-
-
-def _as_tensors(inputs: Any) -> Any:
-    if isinstance(inputs, dict):
-        return {name: torch.from_numpy(value) for name, value in inputs.items()}
-    return torch.from_numpy(inputs)
-
-
-def _digest_data(task: Task) -> dict[str, str]:
-    splits = {"calibration": task.calibration, "search": task.search, "report": task.report}
-    return {
-        name: digest_dataset(split, name, task.example_input)
-        for name, split in splits.items()
-        if split is not None and not (name == "report" and len(split) == 0)
-    }
 
 
 def _state_digest(model: torch.nn.Module) -> str:

@@ -9,6 +9,7 @@ AutoquantError
 │   ├── RecipeError       a recipe that does not fit the task
 │   ├── StudyError        a study: missing, existing with another space, in use
 │   ├── ArtifactError     a file that is no ONNX model, or none of ours
+│   ├── CheckpointError   what a training left behind is missing, damaged, or of another one
 │   └── StorageError      a results folder or a storage that cannot be used
 ├── TrialError            one candidate failed; recorded, the search goes on
 │   ├── ParityError       the exported file disagrees with the quantized model
@@ -28,6 +29,7 @@ from typing import Any
 __all__ = [
     "ArtifactError",
     "AutoquantError",
+    "CheckpointError",
     "InputError",
     "NegativeAnswer",
     "NumericError",
@@ -74,6 +76,10 @@ class StudyError(InputError):
 
 class ArtifactError(InputError):
     """A file that is not an ONNX model, or not one that autoquant wrote."""
+
+
+class CheckpointError(InputError):
+    """What a training left behind is missing, damaged, unfinished, or of another training."""
 
 
 class StorageError(InputError):

@@ -1,10 +1,11 @@
 """A study from its header to its front: what the command line and a notebook have in common."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -171,7 +172,7 @@ def load_evaluator(header: StudyHeader, task: Task, location: Location) -> Evalu
 
 
 def check_same_model(location: Location, evaluator: Evaluator) -> None:
-    """Refuse to mix two models, or two sets of data, in one study, as far as a kept file tells.
+    """Refuse to mix two models, or two sets of data, in one study, as far as kept files tell.
 
     Two objects without a name look the same to a study's header.
 
@@ -180,19 +181,26 @@ def check_same_model(location: Location, evaluator: Evaluator) -> None:
     """
     from autoquant.export.readback import read_artifact
 
-    kept = sorted(location.artifacts.glob("*.onnx"))
-    if not kept:
+    builder = evaluator.builder
+    if not builder.provenance(Recipe(method="fp32")):  # a rehearsal, whose files hold nothing
         return
-    here = evaluator.builder.build(Recipe(method="fp32")).artifact.passport
-    if not here:  # a rehearsal
-        return
-    stored = read_artifact(kept[0].read_bytes()).passport
-    for key, what in _ORIGINS.items():
-        if key in stored and stored[key] != here[key]:
-            raise StudyError(
-                f"study '{location.name}' was made with other {what} than this task's: hand over "
-                'the task that it was made with, or give a new study another name (study="NAME")'
-            )
+    for path in sorted(location.artifacts.glob("*.onnx")):
+        stored = read_artifact(path.read_bytes()).passport
+        here = builder.provenance(Recipe.model_validate(stored["recipe"]))
+        for key, what in _ORIGINS.items():
+            if _is_other(stored.get(key), here[key]):
+                raise StudyError(
+                    f"study '{location.name}' was made with other {what} than this task's: hand "
+                    "over the task that it was made with, or give a new study another name "
+                    '(study="NAME")'
+                )
+
+
+def _is_other(stored: Any, here: Any) -> bool:
+    """Whether two digests, or two digests of one split, differ; old files know fewer of them."""
+    if isinstance(stored, Mapping):
+        return any(here.get(split) != value for split, value in stored.items())
+    return stored is not None and stored != here
 
 
 def run_launch(

@@ -1,7 +1,7 @@
 """Replay of a passport: does a file still do what it says it was measured to do?"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +10,18 @@ from pydantic import ValidationError
 from autoquant.backends.machine import has_integer_dot_product
 from autoquant.backends.registry import backend_of
 from autoquant.build import TaskBuilder, build_evaluator
+from autoquant.compare import compare_layers
 from autoquant.core.artifact import Artifact, Candidate
 from autoquant.core.check import (
     Check,
     Verification,
+    check_accuracy,
     check_latency,
     describe_machine_change,
     find_condition_changes,
     moves_accuracy,
     moves_latency,
 )
-from autoquant.core.noise import Interval
 from autoquant.core.recipe import Recipe
 from autoquant.core.trial import LatencyFigures, Measurement
 from autoquant.errors import ArtifactError, ParityError
@@ -29,15 +30,19 @@ from autoquant.export.passport import graph_digest, load_model
 from autoquant.export.readback import read_artifact
 from autoquant.tasks import load_task, resolve_options
 
-__all__ = ["check_accuracy", "read_verifiable", "verify_artifact"]
+__all__ = ["read_verifiable", "verify_artifact"]
 
-# Accuracies of one file may differ on another processor: float kernels round otherwise.
-_ACCURACY_TOLERANCE = 0.002
 _ROUNDS = "float operators round otherwise on another processor"
 _SATURATES = (
     "sums of 8-bit products saturate on this processor: quantize with reduce_range (7-bit weights)"
 )
 _TRAINED = "a training is not repeated"
+_OTHER_RUN = "the checkpoint is of another run of this training"
+_OTHER_AUGMENT = "a training here would be another"
+_UNCOMPARED = (
+    "neither parity nor layers were compared: give --checkpoints FOLDER, that of `quantize "
+    "--checkpoints` or results/STUDY/checkpoints of a search"
+)
 _MOVES = "latencies are expected to move, accuracies by rounding alone"
 
 
@@ -64,18 +69,22 @@ def read_verifiable(content: bytes, name: str) -> Artifact:
 def verify_artifact(
     artifact: Artifact,
     task_options: Mapping[str, Any] | None = None,
+    checkpoints: Path | None = None,
     *,
-    compare_layers: bool = False,
+    with_layers: bool = False,
 ) -> Verification:
     """Measure a file again, on the backend of its passport, and compare.
 
     Args:
         artifact: a file with figures.
         task_options: go before those of the passport; data may have moved.
-        compare_layers: find the SQNR of every layer's output too.
+        checkpoints: folder that holds what the training of a trained file ended with; without
+            it such a file is not compared with its model.
+        with_layers: find the SQNR of every layer's output too.
 
     Raises:
         ArtifactError: a passport that this version cannot read.
+        CheckpointError: the folder holds no end of this training, or it is damaged.
         InputError: the passport's backend is not installed here.
         TaskError: the task is unknown here, or its data are missing.
     """
@@ -95,37 +104,52 @@ def verify_artifact(
         raise ArtifactError(f"the passport cannot be read: {error!r}"[:200]) from error
     here = Path.cwd()
     told = resolve_options(task_name, (stored_options, here), (task_options or {}, here))
-    evaluator = build_evaluator(load_task(task_name, told), seed, options, backend)
+    task = load_task(task_name, told)
+    evaluator = build_evaluator(task, seed, options, backend, checkpoints)
     builder = evaluator.builder
     assert isinstance(builder, TaskBuilder)
+    is_comparable = checkpoints is not None or not recipe.is_trained
     with evaluator.place.work():
-        # a training is not repeated: what its recipe made before tells weights and data
-        rebuilt = builder.build(recipe.trained(None) if recipe.is_trained else recipe)
-    if recipe.is_trained:
-        rebuilt = replace(rebuilt, predict=None)
-    checks = _check_identity(artifact, rebuilt, recipe)
+        rebuilt = builder.restore(recipe) if is_comparable else None
+        origin = builder.provenance(recipe)
+    checks = _check_identity(artifact, origin)
+    checks.append(_check_rebuild(artifact, rebuilt, recipe))
     checks += _check_figures(artifact, rebuilt, stored, evaluator)
-    layers = _describe_layers(artifact, recipe, evaluator, compare=compare_layers)
+    layers = [proof.to_dict() for proof in evaluator.explain(artifact, recipe)[0]]
+    if with_layers and is_comparable:
+        found = compare_layers(artifact, recipe, builder, evaluator.search.batches[0])
+        layers = _add_comparison(layers, found)
     return Verification(checks, layers)
 
 
-def _check_identity(artifact: Artifact, rebuilt: Candidate, recipe: Recipe) -> list[Check]:
+def _check_identity(artifact: Artifact, origin: Mapping[str, Any]) -> list[Check]:
     """Is this the graph that was measured, made of this task's weights and data?"""
-    stored, here = artifact.passport, rebuilt.artifact.passport
-    digest = graph_digest(load_model(artifact.content))
-    checks = [_check_digest("graph", stored["graph_sha256"], digest)]
-    checks.append(_check_digest("weights", stored["weights_sha256"], here["weights_sha256"]))
-    data: Mapping[str, str] = stored["data_sha256"]
+    stored = artifact.passport
+    checks = [_check_digest("graph", stored["graph_sha256"], _graph_digest(artifact))]
+    checks.append(_check_digest("weights", stored["weights_sha256"], origin["weights_sha256"]))
     checks += [
-        _check_digest(f"{split} data", value, here["data_sha256"].get(split, "missing"))
-        for split, value in data.items()
+        _check_digest(f"{split} data", value, origin["data_sha256"].get(split, "missing"))
+        for split, value in stored["data_sha256"].items()
     ]
-    if recipe.is_trained:
-        return [*checks, Check("rebuild from recipe", digest[:12], "-", None, _TRAINED)]
+    then, now = stored["conditions"].get("augment"), origin["conditions"].get("augment")
+    if "augment" in stored["conditions"] and then != now:
+        checks.append(Check("augmentation", str(then), str(now), None, _OTHER_AUGMENT))
+    return checks
+
+
+def _check_rebuild(artifact: Artifact, rebuilt: Candidate | None, recipe: Recipe) -> Check:
+    stored, digest = artifact.passport, _graph_digest(artifact)
+    if rebuilt is None:
+        return Check("rebuild from recipe", digest[:12], "-", None, _TRAINED)
+    here = rebuilt.artifact.passport
     is_same = digest == here["graph_sha256"]
     agrees = is_same or (None if stored["versions"] != here["versions"] else False)
-    checks.append(Check("rebuild from recipe", digest[:12], here["graph_sha256"][:12], agrees))
-    return checks
+    note = _OTHER_RUN if recipe.is_trained and not is_same else ""
+    return Check("rebuild from recipe", digest[:12], here["graph_sha256"][:12], agrees, note)
+
+
+def _graph_digest(artifact: Artifact) -> str:
+    return graph_digest(load_model(artifact.content))
 
 
 def _check_digest(name: str, stored: str, here: str) -> Check:
@@ -133,9 +157,9 @@ def _check_digest(name: str, stored: str, here: str) -> Check:
 
 
 def _check_figures(
-    artifact: Artifact, rebuilt: Candidate, stored: Measurement, evaluator: Evaluator
+    artifact: Artifact, rebuilt: Candidate | None, stored: Measurement, evaluator: Evaluator
 ) -> list[Check]:
-    candidate = Candidate(artifact, rebuilt.predict)
+    candidate = Candidate(artifact, None if rebuilt is None else rebuilt.predict)
     try:
         measured, _ = evaluator.measure(candidate)
     except ParityError as error:
@@ -194,13 +218,13 @@ class _Setting:
 
 def _check_parity(stored: Measurement, measured: Measurement) -> list[Check]:
     """A file that disagrees has no measurement; what is left is to show both figures."""
-    if stored.parity is None or measured.parity is None:
+    if stored.parity is None:
         return []
     then, now = stored.parity, measured.parity
-    checks = [
-        Check("parity (top-1 agreement)", f"{then.top1_agreement:.4f}", f"{now.top1_agreement:.4f}",
-              True)
-    ]  # fmt: skip
+    name, agreement = "parity (top-1 agreement)", f"{then.top1_agreement:.4f}"
+    if now is None:
+        return [Check(name, agreement, "-", None, _UNCOMPARED)]
+    checks = [Check(name, agreement, f"{now.top1_agreement:.4f}", True)]
     if then.sqnr_db is not None and now.sqnr_db is not None:
         pair = f"{then.sqnr_db:.1f}", f"{now.sqnr_db:.1f}"
         checks.append(Check("parity (SQNR, dB)", *pair, True))
@@ -237,54 +261,21 @@ def _compare_latency(
     )
 
 
-def check_accuracy(
-    name: str, stored: float | None, here: float | None, drop_ci: Interval | None, note: str | None
-) -> Check:
-    """An accuracy of the passport against the one measured here.
-
-    Args:
-        name: which.
-        stored: of the passport, a fraction.
-        here: measured on this machine.
-        drop_ci: 95 % interval of the passport's drop. Half of it is what the images that two
-            versions of a model judge differently are worth: rounding moves no more of them
-            than quantization did.
-        note: why it may move; None if it must be the same to the last digit.
-    """
-    if stored is None or here is None:
-        return Check(name, str(stored), str(here), stored == here)
-    figures = f"{stored:.4%}", f"{here:.4%}"
-    if note is None:
-        return Check(name, *figures, stored == here)
-    low, high = drop_ci or (0.0, 0.0)
-    if abs(stored - here) <= _ACCURACY_TOLERANCE + (high - low) / 2:
-        return Check(name, *figures, True)
-    return Check(name, *figures, False if here < stored else None, note)
-
-
 def _check_exact(name: str, stored: object, here: object, same: bool) -> Check:
     agrees = stored == here
     verdict = agrees if same or agrees else None
     return Check(name, str(stored), str(here), verdict, "" if agrees else "another processor")
 
 
-def _describe_layers(
-    artifact: Artifact, recipe: Recipe, evaluator: Evaluator, *, compare: bool
-) -> list[dict[str, Any]]:
-    """Which kernel ran each layer, and on demand how far its output is from the model's."""
-    proofs, _ = evaluator.explain(artifact, recipe)
-    rows = [proof.to_dict() for proof in proofs]
-    if not compare:
-        return rows
-    builder = evaluator.builder
-    assert isinstance(builder, TaskBuilder)
-    found = builder.compare_layers(artifact, recipe, evaluator.search.batches[0])
-    compared = [{**row, "sqnr_db": found.pop(row["name"], None)} for row in rows]
+def _add_comparison(rows: list[dict[str, Any]], found: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Layers with how far their outputs are from the model's, and the outputs of the whole."""
+    names = {row["name"] for row in rows}
     # what is left are the outputs of a model that has several
     nothing = dict.fromkeys(rows[0])
     no_work = {"kernel": "", "macs": 0, "time_share": 0.0, "integer_kernel": False}
     outputs = [
         {**nothing, **no_work, "name": name, "kind": "output", "sqnr_db": value}
         for name, value in found.items()
+        if name not in names
     ]
-    return compared + outputs
+    return [{**row, "sqnr_db": found.get(row["name"])} for row in rows] + outputs

@@ -10,6 +10,7 @@ from autoquant.backends.base import Backend
 from autoquant.backends.fake import FakeBackend, FakeBuilder
 from autoquant.backends.registry import BACKENDS, backend_of, load_backend
 from autoquant.build import TaskBuilder, build_evaluator
+from autoquant.compare import compare_layers
 from autoquant.core.artifact import Artifact, Builder
 from autoquant.core.recipe import Recipe
 from autoquant.errors import ArtifactError, InputError, TrialError
@@ -124,7 +125,7 @@ class FileBackendContract(BackendContract):
         builder = TaskBuilder(make_task(TwoHeads), conditions={"backend": backend.name})
         names = [layer.name for layer in builder.layers]
         recipe = Recipe.uniform(names, 8)
-        found = builder.compare_layers(builder.build(recipe).artifact, recipe, batch)
+        found = compare_layers(builder.build(recipe).artifact, recipe, builder, batch)
         assert list(found)[: len(names)] == names
         assert len(found) == len(names) + 2
         assert min(found.values()) > 40

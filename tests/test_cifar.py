@@ -1,21 +1,28 @@
 """Claims on real networks and real images."""
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from autoquant.build import build_evaluator
+from autoquant.core.artifact import Artifact
 from autoquant.core.recipe import PtqOptions, Recipe
 from autoquant.core.space import baselines, named_recipes
+from autoquant.core.trial import Measurement
 from autoquant.evaluate import EvaluationOptions, Evaluator
+from autoquant.launch import PARITY_MACS
 from autoquant.tasks import load_task
 
 FLOAT_TOP1 = {"cifar10-resnet20": 0.9173, "cifar10-resnet44": 0.9310, "cifar10-resnet8": 0.8719}
 
 
-def evaluator_of(name: str) -> Evaluator:
-    return build_evaluator(load_task(name), options=EvaluationOptions(latency=None))
+@cache
+def evaluator_of(name: str, seed: int = 0) -> Evaluator:
+    """As a search would judge."""
+    options = EvaluationOptions(latency=None, parity_macs=PARITY_MACS)
+    return build_evaluator(load_task(name), seed, options)
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +30,16 @@ def resnet20(data_folder: Path) -> Evaluator:
     return evaluator_of("cifar10-resnet20")
 
 
+@cache
+def evaluated(evaluator: Evaluator, recipe: Recipe) -> tuple[Measurement, Artifact]:
+    """Each recipe once, whatever many tests claim of it."""
+    return evaluator.evaluate(recipe)
+
+
+@cache
 def both_halves(evaluator: Evaluator, recipe: Recipe) -> tuple[float, float]:
     """Accuracy and drop over search and report split together, which are of one size."""
-    measurement, artifact = evaluator.evaluate(recipe)
+    measurement, artifact = evaluated(evaluator, recipe)
     figures = evaluator.report(artifact)
     return (
         (measurement.accuracy + figures.report_accuracy) / 2,
@@ -52,8 +66,8 @@ def test_w4a8_loses_at_most_one_and_a_half(resnet20: Evaluator) -> None:
 
 def test_integer_coverage_is_that_of_the_runtimes_own_quantizer(resnet20: Evaluator) -> None:
     names = [layer.name for layer in resnet20.layers]
-    ours, _ = resnet20.evaluate(Recipe.uniform(names, 8))
-    theirs, _ = resnet20.evaluate(Recipe(method="ort-static"))
+    ours, _ = evaluated(resnet20, Recipe.uniform(names, 8))
+    theirs, _ = evaluated(resnet20, Recipe(method="ort-static"))
     assert ours.integer_coverage >= theirs.integer_coverage == 1.0
     assert ours.parity.top1_agreement >= 0.99
 
@@ -63,22 +77,12 @@ def test_excluded_layers_are_float_on_the_runtime(resnet20: Evaluator) -> None:
     names = [layer.name for layer in resnet20.layers]
     excluded = ["layer1.0.conv1", "layer2.0.conv2", "linear"]
     recipe = Recipe.quantized({name: None if name in excluded else 8 for name in names})
-    measurement, _ = resnet20.evaluate(recipe)
+    measurement, _ = evaluated(resnet20, recipe)
     assert measurement.float_layers == tuple(excluded)
-
-
-def test_bias_correction_helps_four_bits(resnet20: Evaluator) -> None:
-    names = [layer.name for layer in resnet20.layers]
-    drops = [
-        both_halves(resnet20, Recipe.uniform(names, 4, PtqOptions(bias_correction=on)))[1]
-        for on in (False, True)
-    ]
-    assert drops[1] < drops[0]
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_packed_file_is_bit_identical(resnet20: Evaluator, seed: int) -> None:
-    from autoquant.core.artifact import Artifact
     from autoquant.export.qdq import write_qdq
 
     random = np.random.default_rng(seed)
@@ -97,7 +101,7 @@ def test_size_follows_the_bits(resnet20: Evaluator) -> None:
     names = [layer.name for layer in resnet20.layers]
     half = {name: 4 if index % 2 else 8 for index, name in enumerate(names)}
     sizes = [
-        resnet20.evaluate(recipe)[0].size_bytes
+        evaluated(resnet20, recipe)[0].size_bytes
         for recipe in (Recipe.uniform(names, 4), Recipe.quantized(half), Recipe.uniform(names, 8))
     ]
     assert sizes == sorted(sizes)
@@ -116,8 +120,10 @@ def test_the_brevitas_model_holds_the_bias_of_the_file(resnet20: Evaluator) -> N
 
 
 def test_w4a8_learned_loses_at_most_six_tenths(resnet20: Evaluator) -> None:
+    """With a quarter of its steps; `benchmarks/four_bits.py` measures the recipe itself."""
     recipe = named_recipes([layer.name for layer in resnet20.layers])["w4a8-learned"]
-    assert both_halves(resnet20, recipe)[1] <= 0.006
+    options = PtqOptions(**{**dict(recipe.options), "rounding_iterations": 50})
+    assert both_halves(resnet20, Recipe.quantized(recipe.layers, options))[1] <= 0.006
 
 
 ROUNDINGS = {
@@ -130,8 +136,7 @@ ROUNDINGS = {
 @pytest.fixture(scope="module")
 def three_resnet8(data_folder: Path) -> list[Evaluator]:
     """Three draws of the calibration images."""
-    task, options = load_task("cifar10-resnet8"), EvaluationOptions(latency=None)
-    return [build_evaluator(task, seed, options) for seed in range(3)]
+    return [evaluator_of("cifar10-resnet8", seed) for seed in range(3)]
 
 
 def mean_drop(evaluators: list[Evaluator], options: PtqOptions) -> float:

@@ -12,14 +12,17 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import nn
 
+from autoquant import build
 from autoquant.build import TaskBuilder
-from autoquant.core.recipe import Recipe
+from autoquant.core.recipe import PtqOptions, Recipe
 from autoquant.errors import ArtifactError, RecipeError
+from autoquant.export.float_graph import export_float
 from autoquant.export.packing import pack_int4, packed_tensor, unpack_int4
 from autoquant.export.passport import graph_digest, load_model, read_passport, write_passport
 from autoquant.export.qdq import write_qdq
 from autoquant.export.readback import read_artifact, read_precisions
-from tests.networks import Data, Residual, make_task
+from autoquant.quantize.trace import trace
+from tests.networks import Builtin, Data, Residual, make_task
 
 LAYERS = ["stem", "body", "down", "fc"]
 GOLDEN = Path(__file__).parent / "golden"
@@ -95,6 +98,18 @@ def test_nothing_in_a_file_is_unread(recipe: Recipe) -> None:
     assert {tensor.name for tensor in graph.initializer} <= read
     assert all(read.intersection(node.output) for node in graph.node)
     assert "GlobalAveragePool" in {node.op_type for node in graph.node}
+
+
+@pytest.mark.parametrize("kind", [Residual, Builtin])
+def test_a_remembered_capture_gives_the_same_files(monkeypatch, kind: type[nn.Module]) -> None:
+    """What all tests rely on; see `tests.captures`."""
+    builders = [TaskBuilder(make_task(kind)) for _ in range(2)]
+    monkeypatch.setattr(build, "trace", trace)
+    monkeypatch.setattr(build, "export_float", export_float)
+    builders.append(TaskBuilder(make_task(kind)))
+    for options in (PtqOptions(), PtqOptions(equalization=True)):
+        recipe = Recipe.uniform([layer.name for layer in builders[0].layers], 4, options)
+        assert len({builder.build(recipe).artifact.sha256 for builder in builders}) == 1
 
 
 @pytest.mark.parametrize("name", ["w8a8", "w4a8", "mixed"])

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from autoquant.search.storage import Location, load_record
 
-KILLS = 10
-TRIALS = 24
+KILLS = 6
+TRIALS = 16
 
 
 def start(*arguments: str, cwd: Path) -> subprocess.Popen[bytes]:

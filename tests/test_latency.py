@@ -13,6 +13,7 @@ from autoquant.backends.latency import (
 )
 from autoquant.errors import TrialError
 
+pytestmark = pytest.mark.alone
 QUICK = LatencyProtocol(warmup_s=0.0, block_s=1e-9, slice_s=1e-3, min_slices=12, max_s=0.03)
 
 

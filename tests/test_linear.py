@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from autoquant.build import build_evaluator
+from autoquant.compare import compare_layers
 from autoquant.core.metric import signal_to_noise_db
 from autoquant.core.proof import LayerProof, NodeTime, explain_layers, match_layers, other_operators
 from autoquant.core.recipe import Recipe
@@ -118,7 +119,7 @@ def test_proofs_name_kernel_share_and_reason(evaluator: Evaluator) -> None:
 def test_layers_are_compared_one_by_one(evaluator: Evaluator) -> None:
     recipe = Recipe.uniform(NAMES, 8)
     artifact = evaluator.builder.build(recipe).artifact
-    found = evaluator.builder.compare_layers(artifact, recipe, evaluator.search.batches[0])
+    found = compare_layers(artifact, recipe, evaluator.builder, evaluator.search.batches[0])
     assert list(found) == NAMES
     assert min(found.values()) > 50
 

@@ -14,6 +14,7 @@ from autoquant.backends import machine
 from autoquant.backends.quiet import QuietPlace
 from autoquant.errors import StorageError
 
+pytestmark = pytest.mark.alone
 CORES = sorted(os.sched_getaffinity(0))
 several = pytest.mark.skipif(len(CORES) < 2, reason="this machine has one core")
 

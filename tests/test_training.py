@@ -14,7 +14,7 @@ from autoquant.build import TaskBuilder, build_evaluator
 from autoquant.core.recipe import PtqOptions, QatOptions, Recipe
 from autoquant.core.rehearsal import Rehearsal
 from autoquant.core.training import TrainingWatch
-from autoquant.errors import TaskError, TrainingError
+from autoquant.errors import CheckpointError, TaskError, TrainingError
 from autoquant.evaluate import EvaluationOptions
 from autoquant.progress import TrainingShow
 from autoquant.quantize import checkpoint
@@ -194,7 +194,7 @@ def test_a_checkpoint_of_another_seed_or_model_is_refused_and_says_so(tmp_path) 
     assert first.artifact.sha256
     notes = Notes()
     other = TaskBuilder(task, 1, checkpoints=tmp_path).build(trained(), notes)
-    assert "another recipe, seed, model or batch size: training starts anew" in notes.texts[0]
+    assert notes.texts[0].endswith("is of another training (seed): training starts anew")
     assert other.artifact.sha256 == TaskBuilder(task, 1).build(trained()).artifact.sha256
     path = next(tmp_path.glob("*.pt"))
     path.write_bytes(path.read_bytes()[:1000])
@@ -209,8 +209,9 @@ def test_a_checkpoint_never_runs_code(tmp_path: Path) -> None:
         def __reduce__(self):
             return (Path.touch, (tmp_path / "ran",))
 
-    torch.save({"key": "k", "evil": Evil()}, tmp_path / "x.pt")
-    assert checkpoint.Checkpoint(tmp_path / "x.pt", "k").load() is None
+    torch.save({"key": {}, "evil": Evil()}, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match=r"'x\.pt' is damaged"):
+        checkpoint.Checkpoint(tmp_path / "x.pt", {}).load()
     assert not (tmp_path / "ran").exists()
 
 

@@ -8,6 +8,7 @@ from autoquant import verify
 from autoquant.backends import machine
 from autoquant.core.check import (
     Check,
+    check_accuracy,
     describe_machine_change,
     find_condition_changes,
     moves_accuracy,
@@ -17,7 +18,6 @@ from autoquant.core.fingerprint import fingerprint_digest
 from autoquant.core.trial import Measurement
 from autoquant.search.storage import Location, load_record
 from autoquant.search.study import Budget, Event
-from autoquant.verify import check_accuracy
 from tests.fakes import fake_evaluator, fake_record, fake_study
 
 HERE = {"cpu": "A", "architecture": "x86_64", "flags": ["avx2"], "cores": 2, "system": "Linux"}

@@ -119,6 +119,10 @@ class FakeBuilder:
         seconds = {"train": _TRAINING_S} if recipe.is_trained else {}
         return Candidate(artifact, seconds=seconds)
 
+    def provenance(self, recipe: Recipe) -> Mapping[str, Any]:
+        """Of nothing real."""
+        return {}
+
     def seal(
         self,
         artifact: Artifact,

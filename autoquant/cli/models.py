@@ -57,7 +57,10 @@ def quantize(
     backend: BackendOption = DEFAULT_BACKEND,
     checkpoints: Annotated[
         Path | None,
-        typer.Option("--checkpoints", help="Folder from which a killed training goes on."),
+        typer.Option(
+            "--checkpoints",
+            help="Folder from which a killed training goes on; `verify` reads it too.",
+        ),
     ] = None,
     tasks_from: TasksFromOption = None,
     task_option: TaskOptionOption = None,
@@ -124,6 +127,13 @@ def verify(
     layers: Annotated[
         bool, typer.Option("--layers", help="Also compare every layer's output with the model's.")
     ] = False,
+    checkpoints: Annotated[
+        Path | None,
+        typer.Option(
+            "--checkpoints",
+            help="Of a trained file: folder that its training was kept in, for parity and layers.",
+        ),
+    ] = None,
     tasks_from: TasksFromOption = None,
     task_option: TaskOptionOption = None,
     format_: FormatOption = "table",
@@ -133,10 +143,15 @@ def verify(
     On another machine than the passport's, figures that are expected to move are measured
     again and shown, and decide nothing. Exit status 1 if a figure does not agree.
 
+    A training is not repeated. To compare a trained file with its model, name the folder that
+    holds what the training ended with: that of `quantize --checkpoints`, or of a search
+    results/STUDY/checkpoints.
+
     Examples:
       autoquant verify model.onnx
       autoquant verify model.onnx --latency --vs float.onnx
       autoquant verify model.onnx --layers
+      autoquant verify trained.onnx --checkpoints results/digits/checkpoints --layers
       autoquant verify model.onnx --task-option data=where/the/images/are/now
     """
     if versus is not None and not latency:
@@ -146,7 +161,7 @@ def verify(
             _verify_latency(model, versus)
             if latency
             else _verify_everything(
-                model, tasks_from, parse_task_options(task_option), compare_layers=layers
+                model, tasks_from, parse_task_options(task_option), checkpoints, with_layers=layers
             )
         )
     if format_ == "json":
@@ -172,8 +187,9 @@ def _verify_everything(
     model: Path,
     tasks_from: Path | None,
     task_options: dict[str, Any],
+    checkpoints: Path | None,
     *,
-    compare_layers: bool,
+    with_layers: bool,
 ) -> Verification:
     content = _read(model)
     from autoquant.verify import read_verifiable, verify_artifact
@@ -182,7 +198,7 @@ def _verify_everything(
     if tasks_from is not None:
         load_task_file(tasks_from)
     warn_of_oversubscription(_threads_of(artifact))
-    return verify_artifact(artifact, task_options, compare_layers=compare_layers)
+    return verify_artifact(artifact, task_options, checkpoints, with_layers=with_layers)
 
 
 def _threads_of(artifact: Artifact) -> int:

@@ -93,6 +93,10 @@ class Builder(Protocol):
         """
         ...
 
+    def provenance(self, recipe: "Recipe") -> Mapping[str, Any]:
+        """What its file is made of (weights, data), as the passport says; empty in a rehearsal."""
+        ...
+
     def seal(
         self,
         artifact: Artifact,

@@ -9,6 +9,7 @@ from autoquant.core.noise import Interval, ratios_agree
 __all__ = [
     "Check",
     "Verification",
+    "check_accuracy",
     "check_latency",
     "describe_machine_change",
     "find_condition_changes",
@@ -19,6 +20,8 @@ __all__ = [
 # The float model itself runs this much faster or slower than when the passport was written:
 # the machine is in another state (frequency, neighbours), and a ratio may have moved with it.
 _DRIFT = 0.05
+# Accuracies of one file may differ on another processor: float kernels round otherwise.
+_ACCURACY_TOLERANCE = 0.002
 # What a machine is, apart from the state that it is in.
 _IDENTITY = ("cpu", "architecture", "flags", "cores", "system")
 _STATE = ("governor", "turbo")
@@ -120,6 +123,31 @@ def moves_latency(change: Check) -> bool:
 def moves_accuracy(change: Check) -> bool:
     """Whether a changed condition excuses another accuracy: only the runtime's version."""
     return change.name == f"version of {_RUNTIME}"
+
+
+def check_accuracy(
+    name: str, stored: float | None, here: float | None, drop_ci: Interval | None, note: str | None
+) -> Check:
+    """An accuracy of the passport against the one measured here.
+
+    Args:
+        name: which.
+        stored: of the passport, a fraction.
+        here: measured on this machine.
+        drop_ci: 95 % interval of the passport's drop. Half of it is what the images that two
+            versions of a model judge differently are worth: rounding moves no more of them
+            than quantization did.
+        note: why it may move; None if it must be the same to the last digit.
+    """
+    if stored is None or here is None:
+        return Check(name, str(stored), str(here), stored == here)
+    figures = f"{stored:.4%}", f"{here:.4%}"
+    if note is None:
+        return Check(name, *figures, stored == here)
+    low, high = drop_ci or (0.0, 0.0)
+    if abs(stored - here) <= _ACCURACY_TOLERANCE + (high - low) / 2:
+        return Check(name, *figures, True)
+    return Check(name, *figures, False if here < stored else None, note)
 
 
 def check_latency(

@@ -7,10 +7,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from autoquant.core.task import Dataset
+from autoquant.core.task import Dataset, Task
 from autoquant.errors import TaskError
 
-__all__ = ["digest_dataset"]
+__all__ = ["digest_dataset", "digest_splits"]
+
+
+def digest_splits(task: Task) -> dict[str, str]:
+    """Digests of the data that every file of a task depends on, by split; see `digest_dataset`.
+
+    Training data are not among them: only trained files depend on those.
+    """
+    splits = {"calibration": task.calibration, "search": task.search, "report": task.report}
+    return {
+        name: digest_dataset(split, name, task.example_input)
+        for name, split in splits.items()
+        if split is not None and not (name == "report" and len(split) == 0)
+    }
 
 
 def digest_dataset(dataset: Dataset, split: str, example_input: Any) -> str:

@@ -56,3 +56,14 @@ class Task:
     augment: Augment | None = None
     name: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def augment_name(self) -> str | None:
+        """What `augment` is called where it was defined; None if there is none.
+
+        A proxy: two functions of one name count as the same.
+        """
+        if self.augment is None:
+            return None
+        named = self.augment if hasattr(self.augment, "__qualname__") else type(self.augment)
+        return str(named.__qualname__)

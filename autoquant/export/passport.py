@@ -7,14 +7,17 @@ from typing import Any
 
 import onnx
 
+from autoquant.core.artifact import Artifact
 from autoquant.errors import ArtifactError
 
-__all__ = ["KEY", "graph_digest", "load_model", "read_passport", "write_passport"]
+__all__ = ["KEY", "graph_digest", "load_model", "read_passport", "seal", "write_passport"]
 
 KEY = "autoquant.passport"
 # Room for the figures, so that a file keeps its size when they are written into it.
 _ROOM = 2048
 _SHIFT = 512
+# What a reader finds in the file itself, and what only the search needs.
+_UNSEALED = {"float_layers", "seconds", "partial", "training"}
 
 
 def load_model(content: bytes) -> onnx.ModelProto:
@@ -56,6 +59,35 @@ def write_passport(model: onnx.ModelProto, passport: Mapping[str, Any]) -> bytes
     length = (fixed // _SHIFT + 1) * _SHIFT + _ROOM
     copy.metadata_props.add(key=KEY, value=text.ljust(length))
     return bytes(copy.SerializeToString(deterministic=True))
+
+
+def seal(
+    artifact: Artifact, measurement: Mapping[str, Any], fingerprint: Mapping[str, Any]
+) -> Artifact:
+    """Write figures into the passport of a file, and what they were measured on.
+
+    The file keeps its size, unless the description of another machine is longer.
+
+    Args:
+        artifact: the file, with a passport.
+        measurement: its figures.
+        fingerprint: what they were measured on; what it leaves out stays as the passport has it.
+    """
+    figures = {name: value for name, value in measurement.items() if name not in _UNSEALED}
+    origin = _origin(artifact.passport, fingerprint)
+    passport = {**artifact.passport, **origin, "measurement": figures}
+    content = write_passport(load_model(artifact.content), passport)
+    return Artifact(content, artifact.precisions, passport)
+
+
+def _origin(passport: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+    """What a passport says on where its figures come from, as a fingerprint has it."""
+    protocol = fingerprint.get("latency_protocol", passport["conditions"].get("latency_protocol"))
+    return {
+        "machine": fingerprint.get("machine", passport["machine"]),
+        "versions": fingerprint.get("versions", passport["versions"]),
+        "conditions": {**passport["conditions"], "latency_protocol": protocol},
+    }
 
 
 def read_passport(model: onnx.ModelProto) -> dict[str, Any]:

@@ -2,10 +2,14 @@
 
 import tempfile
 import time
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from autoquant.errors import CheckpointError
 
 __all__ = ["EVERY_S", "Checkpoint"]
 
@@ -17,29 +21,41 @@ class Checkpoint:
 
     Args:
         path: where it lies.
-        key: digest of everything that the run depends on; a file of another key is not read.
+        key: everything that the run depends on, by name; a file of another key is refused.
     """
 
-    def __init__(self, path: Path, key: str) -> None:
+    def __init__(self, path: Path, key: Mapping[str, Any]) -> None:
         self.path = path
-        self.key = key
+        self.key = dict(key)
         self._last = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
-        """What was saved last; None if there is nothing of this key.
+        """What was saved last; None if there is nothing.
 
         Never unpickles anything but tensors and plain values.
-        """
-        try:
-            state: Any = torch.load(self.path, map_location="cpu", weights_only=True)
-        except Exception:  # missing, or whatever torch raises on a damaged file
-            return None
-        is_ours = isinstance(state, dict) and state.get("key") == self.key
-        return state if is_ours else None
 
-    def exists(self) -> bool:
-        """Whether there is a file, of this key or another."""
-        return self.path.is_file()
+        Raises:
+            CheckpointError: damaged, or of another key; says what is another.
+        """
+        if not self.path.is_file():
+            return None
+        try:
+            with zipfile.ZipFile(self.path) as file:
+                is_whole = file.testzip() is None  # torch itself looks at no checksum
+            state: Any = torch.load(self.path, map_location="cpu", weights_only=True)
+            key = dict(state["key"])
+        except Exception:  # whatever torch raises, and what no run of ours has written
+            is_whole = False
+        if not is_whole:
+            raise CheckpointError(
+                f"the checkpoint '{self.path.name}' is damaged, or of an older version"
+            )
+        others = [name for name, value in self.key.items() if key.get(name) != value]
+        if others:
+            raise CheckpointError(
+                f"the checkpoint '{self.path.name}' is of another training ({', '.join(others)})"
+            )
+        return dict(state)
 
     def is_due(self) -> bool:
         """Whether it is time for the next one."""

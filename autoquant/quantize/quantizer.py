@@ -38,7 +38,7 @@ from autoquant.quantize.weights import (
     with_real_bias,
 )
 
-__all__ = ["QuantizedModel", "Quantizer"]
+__all__ = ["QuantizedModel", "Quantizer", "Train"]
 
 _FIT_BATCH = 16
 # Beside the parameters of float operators, which keep their names: many a model has `layers`.

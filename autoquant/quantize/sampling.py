@@ -13,6 +13,7 @@ from autoquant.quantize.layers import count_values
 
 __all__ = [
     "MAX_VALUES",
+    "as_tensors",
     "call",
     "first_output",
     "fitting_batch",
@@ -26,6 +27,13 @@ MAX_VALUES = 2**20
 # which makes a network with large activations several times slower.
 _BATCH_VALUES = 2**22
 _MAX_BATCH = 64
+
+
+def as_tensors(inputs: Any) -> Any:
+    """A batch of arrays, or of named arrays, as tensors that share their memory."""
+    if isinstance(inputs, Mapping):
+        return {name: as_tensors(value) for name, value in inputs.items()}
+    return torch.as_tensor(inputs)
 
 
 def call(module: torch.nn.Module, inputs: Any) -> Any:

@@ -9,19 +9,24 @@ norms are folded before, as in the file.
 
 import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.fx import GraphModule
 
+from autoquant.core.dataset import digest_dataset
 from autoquant.core.recipe import Recipe
 from autoquant.core.task import Task
 from autoquant.core.training import TrainingCurve, TrainingWatch
-from autoquant.errors import TaskError, TrainingError
+from autoquant.errors import CheckpointError, TaskError, TrainingError
 from autoquant.quantize.checkpoint import Checkpoint
 from autoquant.quantize.learnable import Learnable
 from autoquant.quantize.lesson import Lesson, Loss
+from autoquant.quantize.sampling import call
 from autoquant.quantize.training_run import TrainingRun
 
 __all__ = ["Trainer", "Training"]
@@ -47,14 +52,24 @@ class Trainer:
         """A run for a recipe of mode `qat`.
 
         Raises:
-            TaskError: the task has no training data.
+            TaskError: the task has no training data, or some that do not fit its model.
+        """
+        _ = self.data_digest  # before anything is trained, every sample is looked at
+        return Training(self, recipe, teacher, watch)
+
+    @cached_property
+    def data_digest(self) -> str:
+        """Digest of the training data; read when first asked for, since few trials train.
+
+        Raises:
+            TaskError: the task has no training data, or some that do not fit its model.
         """
         if self.task.train is None or not len(self.task.train):
             raise TaskError(
                 f"task '{self.task.name}' has no training data: drop 'qat' from the mode of the "
                 "recipe or the space, or give the task `train`"
             )
-        return Training(self, recipe, teacher, watch)
+        return digest_dataset(self.task.train, "training", self.task.example_input)
 
     def find_device(self) -> torch.device:
         """Where to train."""
@@ -106,8 +121,7 @@ class Training:
             TrainingError: the loss is not finite, or memory does not suffice.
             TaskError: labels that do not fit.
         """
-        size = self.options.batch_size
-        half = max(1, size // 2)
+        size, half = self._batch_sizes()
         try:
             return self._fit(*prepare(), size)
         except Exception as error:  # torch raises several classes for want of memory
@@ -123,6 +137,53 @@ class Training:
                 f"memory does not suffice to train with batches of {size}, nor of {half}: choose "
                 "a smaller batch_size"
             ) from error
+
+    def restore(self, prepare: Callable[[], tuple[GraphModule, Learnable]]) -> Learnable:
+        """What an earlier run of the same training ended with, in place of `fit`.
+
+        Args:
+            prepare: a model with learnable quantizers.
+
+        Raises:
+            CheckpointError: the trainer's folder holds no such end, or it is damaged.
+        """
+        state = self._load_end()
+        model, learnable = prepare()
+        # any batch will do: the units that it gives are replaced as well
+        learnable.begin(lambda: call(model, self.trainer.task.example_input))
+        learnable.restore(state["values"])
+        learnable.settle()
+        return learnable
+
+    def _load_end(self) -> dict[str, Any]:
+        whole, half = self._batch_sizes()
+        try:
+            return self._load_end_of(whole)
+        except CheckpointError:
+            with suppress(CheckpointError):  # memory may not have sufficed for whole batches
+                return self._load_end_of(half)
+            raise
+
+    def _load_end_of(self, batch_size: int) -> dict[str, Any]:
+        checkpoint = self._find_checkpoint(batch_size)
+        if checkpoint is None:
+            raise CheckpointError("a training can be restored from a folder of checkpoints alone")
+        state = checkpoint.load()
+        if state is None:
+            raise CheckpointError(
+                f"'{checkpoint.path.parent}' holds no checkpoint of this recipe: there is no "
+                f"'{checkpoint.path.name}'"
+            )
+        if state["optimizer"] is not None:
+            raise CheckpointError(
+                f"the checkpoint '{checkpoint.path.name}' is of a training that did not come to "
+                f"its end (step {state['step']}): go on with it first"
+            )
+        return state
+
+    def _batch_sizes(self) -> tuple[int, int]:
+        """What is wanted, and what is tried where memory does not suffice for it."""
+        return self.options.batch_size, max(1, self.options.batch_size // 2)
 
     def _fit(self, model: GraphModule, learnable: Learnable, batch_size: int) -> Learnable:
         task, trainer = self.trainer.task, self.trainer
@@ -152,16 +213,24 @@ class Training:
             return None
         return Checkpoint(folder / f"{self.recipe.digest}.pt", self._key(batch_size))
 
-    def _key(self, batch_size: int) -> str:
-        """Digest of everything that a run's weights depend on, but for machine and versions."""
-        digest = hashlib.sha256()
-        assert self.trainer.task.train is not None
-        names = (self.recipe.digest, self.trainer.seed, batch_size, len(self.trainer.task.train))
-        digest.update(repr(names).encode())
-        for name, value in sorted(self.teacher.named_parameters()):
-            digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+    def _key(self, batch_size: int) -> dict[str, Any]:
+        """Everything that a run's weights depend on, but for machine and versions."""
+        return {
+            "recipe": self.recipe.digest,
+            "seed": self.trainer.seed,
+            "model": _digest_parameters(self.teacher),
+            "training data": self.trainer.data_digest,
+            "augmentation": self.trainer.task.augment_name,
+            "batch size": batch_size,
+        }
+
+
+def _digest_parameters(model: GraphModule) -> str:
+    digest = hashlib.sha256()
+    for name, value in sorted(model.named_parameters()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -14,11 +14,11 @@ from torch.fx import GraphModule
 
 from autoquant.core.recipe import QatOptions
 from autoquant.core.training import TrainingCurve, TrainingProgress, TrainingStep, TrainingWatch
-from autoquant.errors import TrainingError
+from autoquant.errors import CheckpointError, TrainingError
 from autoquant.quantize.checkpoint import Checkpoint
 from autoquant.quantize.learnable import Learnable
 from autoquant.quantize.lesson import Lesson, Loss
-from autoquant.quantize.sampling import call, first_output
+from autoquant.quantize.sampling import as_tensors, call, first_output
 
 __all__ = ["TrainingRun"]
 
@@ -179,7 +179,7 @@ class TrainingRun:
 
     def _predict(self, batches: Sequence[Any]) -> npt.NDArray[np.float32]:
         outputs = [
-            first_output(call(self.model, self._place(_as_tensors(item)))) for item in batches
+            first_output(call(self.model, self._place(as_tensors(item)))) for item in batches
         ]
         joined: npt.NDArray[np.float32] = torch.cat(outputs).cpu().numpy()
         return joined
@@ -202,14 +202,12 @@ class TrainingRun:
         )
 
     def _resume(self) -> None:
-        if self.checkpoint is None or not self.checkpoint.exists():
+        try:
+            state = None if self.checkpoint is None else self.checkpoint.load()
+        except CheckpointError as error:
+            self.watch.on_note(f"{error}: training starts anew")
             return
-        state = self.checkpoint.load()
         if state is None:
-            self.watch.on_note(
-                f"the checkpoint '{self.checkpoint.path.name}' is damaged, or of another recipe, "
-                "seed, model or batch size: training starts anew"
-            )
             return
         self.learnable.restore(state["values"])
         if state["optimizer"] is not None:
@@ -222,9 +220,3 @@ class TrainingRun:
 def _on_device(model: GraphModule, device: torch.device) -> GraphModule:
     """The model itself where it lies there already; moving it would move everybody's."""
     return model if device.type == "cpu" else copy.deepcopy(model).to(device)
-
-
-def _as_tensors(inputs: Any) -> Any:
-    if isinstance(inputs, Mapping):
-        return {name: _as_tensors(value) for name, value in inputs.items()}
-    return torch.as_tensor(inputs)
