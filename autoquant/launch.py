@@ -19,6 +19,7 @@ from autoquant.core.task import Task
 from autoquant.errors import StudyError, TaskError
 from autoquant.evaluate import EvaluationOptions, Evaluator
 from autoquant.progress import SearchProgress
+from autoquant.search.crash import watch_crashes
 from autoquant.search.record import Record, StudyHeader
 from autoquant.search.sampler import SAMPLERS, SamplerName
 from autoquant.search.storage import (
@@ -273,9 +274,15 @@ def _open_study(
     able = {layer.name: layer.activations for layer in evaluator.layers}
     space = config.to_space(names, activations=able, is_exact=has_integer_dot_product())
     location.create_folder()
-    with hold_driver_lock(location), _progress(budget, console) as show:
+    with (
+        hold_driver_lock(location),
+        watch_crashes(location.crash) as crash,
+        _progress(budget, console) as show,
+    ):
+        record = _open_record(launch, warn)
+        record.recover(crash)
         yield Study(
-            _open_record(launch, warn),
+            record,
             space,
             evaluator,
             location.artifacts,

@@ -7,6 +7,7 @@ import pytest
 
 from autoquant.core.evidence import Evidence
 from autoquant.core.gate import Gate
+from autoquant.core.hypervolume import seconds_by_mode
 from autoquant.core.pareto import Bounds
 from autoquant.core.recipe import PtqOptions, QatOptions, Recipe
 from autoquant.core.rehearsal import Rehearsal, project_hits
@@ -16,7 +17,7 @@ from autoquant.core.training import TrainingProgress, TrainingWatch
 from autoquant.core.trial import Measurement, Partial, Trial
 from autoquant.errors import Rejection, TaskError, TrainingError
 from autoquant.launch import load_evaluator
-from autoquant.search.promotion import find_promising, has_time_to_train, seconds_by_mode
+from autoquant.search.promotion import find_promising, has_time_to_train
 from autoquant.search.record import StudyHeader
 from autoquant.search.storage import Location
 from autoquant.search.study import Budget

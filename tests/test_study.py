@@ -1,5 +1,7 @@
 import json
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -152,38 +154,43 @@ def test_a_queued_trial_killed_half_way_keeps_its_parameters(tmp_path: Path) -> 
     assert space.decode(asked.handle.params) == recipe
 
 
-def test_a_recipe_of_which_processes_die_fails_in_the_end(tmp_path: Path) -> None:
+def test_a_recipe_on_which_the_process_crashed_fails(tmp_path: Path) -> None:
     record, space = fake_record(Location(tmp_path, "fake")), fake_space()
     record.study.sampler = build_sampler("random", space, frozenset, 0)
     deadly = Recipe.uniform(list(space.layers), 4)
     record.enqueue(deadly, space.encode(deadly), "w4a8")
-    for _ in range(2):
+    for _ in range(5):  # kills, however many
         assert record.ask(space).recipe == deadly
         assert record.recover() == 1
     assert record.ask(space).recipe == deadly
-    assert record.recover() == 0
+    assert record.recover("Segmentation fault") == 0
     trial = record.trials()[0]
     assert (trial.state, trial.name, trial.digest) == ("failed", "w4a8", deadly.digest)
-    assert trial.error == "3 processes died while they evaluated it"
+    assert trial.error == "the process crashed while it was evaluated: Segmentation fault"
     assert record.ask(space).recipe != deadly
 
 
-class Stopped(Evaluator):
-    def evaluate(self, recipe, gate=None, watch=None):
-        raise KeyboardInterrupt
+FATAL = """
+import ctypes, os, signal, sys
+from pathlib import Path
+from autoquant.search.crash import watch_crashes
+with watch_crashes(Path("crash.log")) as crash:
+    print(crash, flush=True)
+    if sys.argv[1] == "crash":
+        ctypes.string_at(0)
+    if sys.argv[1] == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
 
 
-def test_an_interrupted_recipe_is_tried_again_however_often(tmp_path: Path) -> None:
-    for _ in range(5):
-        record = load_record(Location(tmp_path, "fake")) if list(tmp_path.iterdir()) else None
-        study = fake_study(tmp_path, record)
-        study.evaluator.__class__ = Stopped
-        with pytest.raises(KeyboardInterrupt):
-            study.run(Budget(6), "random")
-    study = fake_study(tmp_path, load_record(Location(tmp_path, "fake")))
-    study.run(Budget(6), "random")
-    assert all(trial.state != "failed" for trial in study.record.trials())
-    assert {trial.name for trial in study.record.trials()} >= {"fp32", "w8a8", "w4a8"}
+def test_a_crash_is_told_from_a_kill(tmp_path: Path) -> None:
+    def run(way: str) -> str:
+        command = [sys.executable, "-c", FATAL, way]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True).stdout.strip()
+
+    said = [run(way) for way in ("crash", "kill", "crash", "end", "end")]
+    assert said == ["None", "Segmentation fault", "None", "Segmentation fault", "None"]
+    assert not (tmp_path / "crash.log").exists()
 
 
 class Failing(Evaluator):

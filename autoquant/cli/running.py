@@ -7,7 +7,7 @@ from typing import Any
 
 from autoquant.backends.registry import load_backend
 from autoquant.cli.output import STDERR, print_trials, warn, warn_of_oversubscription
-from autoquant.core.hypervolume import find_mode_yields
+from autoquant.core.hypervolume import find_mode_yields, seconds_by_mode
 from autoquant.core.pareto import Bounds
 from autoquant.core.recommend import find_nearest_miss
 from autoquant.core.trial import Objective, Trial
@@ -15,7 +15,6 @@ from autoquant.errors import NegativeAnswer
 from autoquant.launch import Launch, load_evaluator, run_launch
 from autoquant.report import describe_drift, describe_saturation
 from autoquant.search.choice import FrontView, advise, view_front
-from autoquant.search.promotion import seconds_by_mode
 from autoquant.search.record import Record
 from autoquant.search.storage import Location
 from autoquant.tasks import load_task, load_task_file

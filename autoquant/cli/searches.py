@@ -24,6 +24,7 @@ from autoquant.cli.output import STDERR, print_json, print_rows, print_trials, w
 from autoquant.cli.running import run_study, show_front
 from autoquant.config import find_space, load_space
 from autoquant.core.front import find_front
+from autoquant.core.hypervolume import seconds_by_mode
 from autoquant.core.pareto import Bounds
 from autoquant.core.trial import Trial
 from autoquant.deliver import check_output, read_kept, rebuild_trial
@@ -38,7 +39,6 @@ from autoquant.launch import (
 )
 from autoquant.report import describe_trade
 from autoquant.search.choice import choose_trial, find_reference, parse_objectives
-from autoquant.search.promotion import seconds_by_mode
 from autoquant.search.record import Record
 from autoquant.search.sampler import SamplerName
 from autoquant.search.storage import Location, is_running, list_studies, load_record

@@ -99,7 +99,8 @@ def plan_cells(calibration_images: int, training: QatOptions | None) -> list[Cel
 
 def _plan_calibration(available: int) -> list[Cell]:
     """Fewer and more images than the grid takes, which are all there are or the default."""
-    counts = [count for count in CALIBRATION_IMAGES if count <= available]
+    taken = min(_DEFAULT_IMAGES, available)
+    counts = [count for count in CALIBRATION_IMAGES if count <= available and count != taken]
     return [
         Cell(bits, "per_channel", method, count)
         for count in counts

@@ -2,17 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from autoquant.core.pareto import Bounds, is_nondominated
-from autoquant.core.trial import Objective, Trial
+from autoquant.core.trial import Mode, Objective, Trial
 
-__all__ = ["ModeYield", "find_mode_yields", "hypervolume"]
+__all__ = ["ModeYield", "find_mode_yields", "hypervolume", "seconds_by_mode"]
 
-Mode = Literal["ptq", "qat"]
 Floats = npt.NDArray[np.float64]
 
 _WORST_DROP = 0.1  # of a study without an allowed drop: ten points
@@ -67,7 +65,7 @@ def find_mode_yields(
         known = np.vstack([known, losses])
         known = known[is_nondominated(known)]
         before, volume = volume, hypervolume(known, np.ones(len(objectives)))
-        gained[_mode_of(trial)] += volume - before
+        gained[trial.mode] += volume - before
     return [_sum_up(mode, ordered, gained[mode]) for mode in gained]
 
 
@@ -111,11 +109,14 @@ def _losses(
     return None if None in chosen else np.array(chosen, dtype=np.float64)
 
 
-def _mode_of(trial: Trial) -> Mode:
-    return "qat" if trial.recipe.is_trained else "ptq"
-
-
 def _sum_up(mode: Mode, trials: Sequence[Trial], gained: float) -> ModeYield:
-    own = [trial for trial in trials if _mode_of(trial) == mode]
-    seconds = sum(sum(trial.seconds.values()) for trial in own)
-    return ModeYield(mode, len(own), seconds, gained)
+    own = [trial for trial in trials if trial.mode == mode]
+    return ModeYield(mode, len(own), seconds_by_mode(own)[mode], gained)
+
+
+def seconds_by_mode(trials: Sequence[Trial]) -> dict[Mode, float]:
+    """What trials took, those with training apart from the others."""
+    seconds: dict[Mode, float] = {"ptq": 0.0, "qat": 0.0}
+    for trial in trials:
+        seconds[trial.mode] += sum(trial.seconds.values())
+    return seconds

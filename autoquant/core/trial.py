@@ -12,6 +12,7 @@ from autoquant.core.training import TrainingCurve
 __all__ = [
     "LatencyFigures",
     "Measurement",
+    "Mode",
     "Objective",
     "Parity",
     "Partial",
@@ -21,6 +22,7 @@ __all__ = [
     "TrialState",
 ]
 
+Mode = Literal["ptq", "qat"]
 TrialState = Literal["complete", "rejected", "failed"]
 Objective = Literal["accuracy", "latency", "size"]
 
@@ -188,6 +190,11 @@ class Trial(Measurement):
             if values[name] is None or values[name] is False:  # a probability of 0.0 stays
                 del values[name]
         return values
+
+    @property
+    def mode(self) -> Mode:
+        """`qat` if it was trained."""
+        return "qat" if self.recipe.is_trained else "ptq"
 
     @property
     def timing_session(self) -> str | None:

@@ -51,9 +51,9 @@ class Patches:
     def moment(self, *, centered: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Second moment of the inputs, its covariance shrunk towards the variances alone.
 
-        A layer of a thousand inputs that is fitted to two hundred images fits their noise:
-        behind late layers of EfficientNet-Lite0 the error on other images was twice that of
-        nearest rounding. How far to shrink follows from the images and the correlations:
+        A layer of a thousand inputs that is fitted to a hundred images fits their noise: in late
+        layers of EfficientNet-Lite0 its error on other images is then above that of nearest
+        rounding. How far to shrink follows from the images and the correlations:
         oracle approximating shrinkage, Chen et al. 2010, arXiv 0907.4698, equation 23, of the
         correlation matrix.
 

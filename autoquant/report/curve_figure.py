@@ -196,6 +196,7 @@ def _draw_levels(
         figure.add_annotation(
             x=0.5, xref="x domain", y=0.0, yref="y domain", text=f"far below: {'; '.join(far)}",
             showarrow=False, yanchor="bottom", font={"size": 12}, row=place, col=1,
+            bgcolor="rgba(255,255,255,0.9)",
         )  # fmt: skip
 
 

@@ -5,15 +5,15 @@ proposes recipes without it, and only those are trained whose figures say that i
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 from autoquant.core.evidence import Evidence
 from autoquant.core.front import find_front
+from autoquant.core.hypervolume import seconds_by_mode
 from autoquant.core.pareto import Bounds
 from autoquant.core.rehearsal import project_hits
 from autoquant.core.trial import Objective, Trial
 
-__all__ = ["find_promising", "has_time_to_train", "seconds_by_mode"]
+__all__ = ["find_promising", "has_time_to_train"]
 
 _REGAINED = 0.75  # of what quantization costs: a hope, checked by the training alone
 _SHARE = 0.5
@@ -72,14 +72,6 @@ def _hope(trial: Trial, reference: Trial) -> Trial:
     gained = _REGAINED * drop
     figures = {"accuracy": accuracy + gained, "accuracy_drop": drop - gained, "evidence": evidence}
     return trial.model_copy(update=figures)
-
-
-def seconds_by_mode(trials: Sequence[Trial]) -> dict[Literal["ptq", "qat"], float]:
-    """What trials took, those with training apart from the others."""
-    seconds: dict[Literal["ptq", "qat"], float] = {"ptq": 0.0, "qat": 0.0}
-    for trial in trials:
-        seconds["qat" if trial.recipe.is_trained else "ptq"] += sum(trial.seconds.values())
-    return seconds
 
 
 def has_time_to_train(

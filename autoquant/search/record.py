@@ -22,8 +22,6 @@ from autoquant.errors import StudyError
 __all__ = ["Asked", "Record", "StudyHeader"]
 
 _FORMAT = 1
-# A training that is killed goes on from its checkpoint, so it may be killed more often.
-_MAX_DEATHS, _MAX_DEATHS_TRAINED = 3, 20
 _LATER = ("reprieve", "report", "latency", "departure")
 _DIRECTIONS = {
     "accuracy": StudyDirection.MAXIMIZE,
@@ -197,11 +195,7 @@ class Record:
         return Asked(handle, recipe, attributes.get("name"), is_queued)
 
     def enqueue(
-        self,
-        recipe: Recipe,
-        parameters: Mapping[str, str] | None,
-        name: str | None = None,
-        deaths: int = 0,
+        self, recipe: Recipe, parameters: Mapping[str, str] | None, name: str | None = None
     ) -> None:
         """Let a recipe be evaluated before the sampler proposes others.
 
@@ -209,13 +203,10 @@ class Record:
             recipe: what to evaluate.
             parameters: its parameters, or None if it lies outside the search space.
             name: the baseline that it is.
-            deaths: processes that died while they evaluated it.
         """
         attributes = {"recipe": recipe.to_dict(), "in_space": parameters is not None}
         if name is not None:
             attributes["name"] = name
-        if deaths:
-            attributes["deaths"] = deaths
         self.study.enqueue_trial(dict(parameters or {}), user_attrs=attributes)
 
     def finish(
@@ -244,11 +235,14 @@ class Record:
         """Close a trial that is not to count."""
         self.study.tell(number, state=TrialState.FAIL)
 
-    def recover(self) -> int:
+    def recover(self, crash: str | None = None) -> int:
         """Close what a dead process left running.
 
-        A trial with a record is finished; one with a recipe is queued again, unless process
-        after process died of it: a runtime that crashes must not end every search.
+        A trial with a record is finished; one with a recipe is queued again, unless the process
+        crashed of it: a runtime that does must not end every search.
+
+        Args:
+            crash: how the process crashed; None if it was killed, or is not known to have.
 
         Returns:
             How many were queued again.
@@ -258,25 +252,16 @@ class Record:
             if "record" in frozen.user_attrs:
                 self._close(Trial.model_validate(frozen.user_attrs["record"]))
                 continue
+            if "recipe" in frozen.user_attrs and crash is not None:
+                self._bury(frozen, crash)
+                continue
             if "recipe" in frozen.user_attrs:
-                if self._is_deadly(frozen):
-                    self._bury(frozen)
-                    continue
                 self._requeue(frozen)
                 queued += 1
             self.discard(frozen.number)
         return queued
 
-    @staticmethod
-    def _deaths(frozen: FrozenTrial) -> int:
-        """How many processes died while they evaluated this recipe."""
-        return int(frozen.user_attrs.get("deaths", 0)) + 1
-
-    def _is_deadly(self, frozen: FrozenTrial) -> bool:
-        is_trained = Recipe.model_validate(frozen.user_attrs["recipe"]).is_trained
-        return self._deaths(frozen) >= (_MAX_DEATHS_TRAINED if is_trained else _MAX_DEATHS)
-
-    def _bury(self, frozen: FrozenTrial) -> None:
+    def _bury(self, frozen: FrozenTrial, crash: str) -> None:
         recipe = Recipe.model_validate(frozen.user_attrs["recipe"])
         trial = Trial(
             number=frozen.number,
@@ -285,17 +270,11 @@ class Record:
             recipe=recipe,
             name=frozen.user_attrs.get("name"),
             seed=self.header.seed,
-            error=f"{self._deaths(frozen)} processes died while they evaluated it",
+            error=f"the process crashed while it was evaluated: {crash}",
         )
-        handle = optuna.Trial(self.study, frozen._trial_id)
-        handle.set_user_attr("record", trial.to_dict())
+        # Optuna has no public way to a trial that another process began
+        optuna.Trial(self.study, frozen._trial_id).set_user_attr("record", trial.to_dict())
         self._close(trial)
-
-    def give_back(self, asked: Asked) -> None:
-        """Queue a trial again that was interrupted on purpose: nothing died of it."""
-        frozen = self.study._storage.get_trial(asked.handle._trial_id)
-        self._requeue(frozen, died=False)
-        self.discard(asked.number)
 
     def add_fingerprint(self, fingerprint: Fingerprint) -> None:
         """Note what trials are measured on from now."""
@@ -347,7 +326,7 @@ class Record:
             if "recipe" in frozen.user_attrs
         }
 
-    def _requeue(self, frozen: FrozenTrial, *, died: bool = True) -> None:
+    def _requeue(self, frozen: FrozenTrial) -> None:
         recipe = Recipe.model_validate(frozen.user_attrs["recipe"])
         if recipe.digest in self.waiting_digests():
             return
@@ -355,9 +334,7 @@ class Record:
         # a trial that was queued may have died before all its parameters were written
         known = frozen.system_attrs.get("fixed_params", frozen.params)
         parameters = {name: str(value) for name, value in known.items()}
-        deaths = self._deaths(frozen) if died else self._deaths(frozen) - 1
-        name = frozen.user_attrs.get("name")
-        self.enqueue(recipe, parameters if is_inside else None, name, deaths)
+        self.enqueue(recipe, parameters if is_inside else None, frozen.user_attrs.get("name"))
 
     def _close(self, trial: Trial) -> None:
         if trial.state != "failed":

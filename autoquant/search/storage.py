@@ -82,6 +82,11 @@ class Location:
         """Folder of what trainings go on from, and of what they ended with."""
         return self.folder / "checkpoints"
 
+    @property
+    def crash(self) -> Path:
+        """Where a process that runs the study notes that it crashes."""
+        return self.folder / "crash.log"
+
     def exists(self) -> bool:
         """Whether the study has a record."""
         if self.url is None:

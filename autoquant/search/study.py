@@ -264,9 +264,6 @@ class Study:
             seconds = self._wasted(asked.recipe, start)
             trial = Trial(**common, state="failed", error=describe_error(error), seconds=seconds)
             self._trials.append(trial)
-        except BaseException:  # interrupted: nobody's fault
-            self.record.give_back(asked)
-            raise
         else:
             figures = {**measurement.model_dump(), "evidence": measurement.evidence}
             trial = Trial(**common, state="complete", **figures)

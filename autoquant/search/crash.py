@@ -1,0 +1,43 @@
+"""What a process leaves behind that a runtime takes down.
+
+A fault in native code ends a process without an exception. Python can note it on the way
+(`faulthandler`), and nothing notes a kill: so the two are told apart.
+"""
+
+import faulthandler
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["watch_crashes"]
+
+_PREFIX = "Fatal Python error: "
+
+
+@contextmanager
+def watch_crashes(path: Path) -> Iterator[str | None]:
+    """Note in a file if this process crashes within.
+
+    Args:
+        path: of the note; it is gone if the end is reached.
+
+    Yields:
+        How the process before this one crashed, in words; None if it did not.
+    """
+    crash = _read(path)
+    was_enabled = faulthandler.is_enabled()
+    with path.open("w") as note:
+        faulthandler.enable(note, all_threads=False)
+        try:
+            yield crash
+        finally:
+            faulthandler.disable()
+            if was_enabled and sys.__stderr__ is not None:
+                faulthandler.enable(sys.__stderr__)
+    path.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> str | None:
+    lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
+    return lines[0].removeprefix(_PREFIX) if lines else None
