@@ -9,12 +9,14 @@ from torch import Tensor, nn
 from autoquant.build import TaskBuilder
 from autoquant.core.activity import listening
 from autoquant.core.recipe import PtqOptions, Recipe
+from autoquant.quantize.bias import channel_sums
 from autoquant.quantize.equalize import find_pairs
 from autoquant.quantize.layers import find_layers
-from autoquant.quantize.patch import collect_patches
+from autoquant.quantize.patch import Patches, collect_patches
 from autoquant.quantize.quantizer import Quantizer
 from autoquant.quantize.rounding import learn_rounding
 from autoquant.quantize.segment import Stretch, find_joints
+from autoquant.quantize.stock import LayerStock
 from autoquant.quantize.trace import trace
 from autoquant.quantize.weights import WeightChoice
 from tests.networks import Builtin, Data, Pair, PairData, Residual, make_task, seeded
@@ -238,3 +240,50 @@ def test_long_work_says_what_it_does() -> None:
         quantizer_of(Residual).quantize(recipe_of("block"))
     assert said[0] == "rounding: layer 1 of 4"
     assert said[-1] == "fitting block 2 of 2"
+
+
+def test_a_correction_that_makes_outputs_worse_is_taken_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Means that are far from the truth change no bias; the true ones change some."""
+    recipe, true_means = recipe_of("block"), LayerStock.float_means
+
+    def quantize(change) -> dict[str, np.ndarray]:
+        monkeypatch.setattr(LayerStock, "float_means", lambda *a: change(true_means(*a)))
+        weights = TaskBuilder(make_task(Residual)).quantizer.quantize(recipe).encodings.weights
+        return {name: weight.real_bias for name, weight in weights.items()}
+
+    none = quantize(lambda means: {})
+    wrong = quantize(lambda means: {name: mean + 100 for name, mean in means.items()})
+    right = quantize(lambda means: means)
+    assert all(np.array_equal(none[name], wrong[name]) for name in none)
+    assert not all(np.array_equal(none[name], right[name]) for name in none)
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "gptq", "learned"])
+def test_a_rounded_layer_keeps_its_mean_output(residual: TaskBuilder, rounding: str) -> None:
+    stock = residual.quantizer._stock
+    options = PtqOptions(rounding=rounding, rounding_iterations=20)
+    means, patches = stock.float_means(options), stock._mean_patches(options)
+    for name in LAYERS:
+        layer = stock.get(name, WeightChoice.of(4, options, "static"), options)
+        node = stock.found[name].node
+        with torch.no_grad():
+            found = channel_sums(layer.quant_weight().value * patches[name], node) + layer.bias
+        torch.testing.assert_close(found, means[node.name], rtol=1e-4, atol=1e-4)
+
+
+def test_few_images_say_little_and_many_say_all() -> None:
+    generator = torch.Generator().manual_seed(0)
+    mixture = torch.randn(20, 20, generator=generator)
+    inputs = torch.randn(4000, 1, 20, generator=generator) @ mixture
+    shares = [
+        float(Patches(inputs, inputs[:, 0], images).moment(centered=True)[1])
+        for images in (2, 20, 200, 4000)
+    ]
+    assert shares == sorted(shares, reverse=True)
+    assert shares[0] > 0.5
+    assert shares[-1] < 0.01
+    variances = inputs[:, 0].var(0, correction=0)
+    moment, _ = Patches(inputs, inputs[:, 0], 2).moment(centered=True)
+    torch.testing.assert_close(moment[0].diagonal(), variances)
