@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from autoquant.backends.machine import has_integer_dot_product
 from autoquant.build import TaskBuilder
 from autoquant.core.activity import announce
 from autoquant.core.analysis import Cell, plan_cells
@@ -71,7 +72,8 @@ def plan_grid(evaluator: Evaluator, epochs: int) -> list[Cell]:
         epochs: of training, where the task has training data.
     """
     task = _builder_of(evaluator).task
-    return plan_cells(len(task.calibration), QatOptions(epochs=epochs) if task.train else None)
+    training = QatOptions(epochs=epochs) if task.train else None
+    return plan_cells(len(task.calibration), training, is_exact=has_integer_dot_product())
 
 
 def _builder_of(evaluator: Evaluator) -> TaskBuilder:

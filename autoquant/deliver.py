@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from autoquant.backends.machine import has_integer_dot_product
 from autoquant.backends.registry import DEFAULT_BACKEND
 from autoquant.core.artifact import Artifact
 from autoquant.core.recipe import Recipe
@@ -17,6 +18,7 @@ from autoquant.search.storage import Location
 
 __all__ = [
     "check_output",
+    "find_named_recipe",
     "load_single_evaluator",
     "measure_recipe",
     "read_kept",
@@ -63,13 +65,26 @@ def measure_recipe(
     return evaluator.builder.seal(artifact, figures_of, evaluator.fingerprint), measurement
 
 
+def find_named_recipe(name: str, evaluator: Evaluator) -> Recipe:
+    """The recipe that goes by a name, for a task and this machine.
+
+    Raises:
+        RecipeError: no recipe goes by it here.
+    """
+    layers = [layer.name for layer in evaluator.layers]
+    named = named_recipes(layers, is_exact=has_integer_dot_product())
+    if name not in named:
+        raise RecipeError(f"'{name}' is no recipe on this processor: {', '.join(named)}")
+    return named[name]
+
+
 def read_recipe(text: str) -> Recipe | None:
     """A recipe from a file; None for a known name.
 
     Raises:
         RecipeError: neither a file nor a name, or not a recipe.
     """
-    names = list(named_recipes([]))
+    names = list(named_recipes([], is_exact=has_integer_dot_product()))
     if text in names:
         return None
     path = Path(text)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autoquant.backends.latency import Comparison, Race
-from autoquant.backends.machine import available_cores
+from autoquant.backends.machine import SATURATES, available_cores, has_integer_dot_product
 from autoquant.core.artifact import Candidate
 from autoquant.core.evidence import Evidence
 from autoquant.core.gate import Gate, Glimpse
@@ -199,7 +199,12 @@ class Examination:
             )
             self.promised_batches = count
         promised = np.concatenate(self.promised)
-        return check_parity(promised, outputs[: len(promised)], self.evaluator.metric)
+        try:
+            return check_parity(promised, outputs[: len(promised)], self.evaluator.metric)
+        except ParityError as error:
+            if has_integer_dot_product():
+                raise
+            raise ParityError(f"{error}; {SATURATES}") from error
 
     def _few_samples(self) -> int:
         allowed = self.evaluator.options.parity_macs

@@ -253,7 +253,8 @@ def run_cells(
     names = [layer.name for layer in evaluator.layers]
     recipes = [cell.to_recipe(names) for cell in cells]
     known = {trial.digest for trial in load_record(launch.location, warn=None).trials()}
-    missing = {recipe.digest for recipe in (*baselines(names).values(), *recipes)} - known
+    named = baselines(names, is_exact=has_integer_dot_product())
+    missing = {recipe.digest for recipe in (*named.values(), *recipes)} - known
     budget = Budget(len(known) + len(missing))
     with _open_study(launch, evaluator, budget, console, warn) as study:
         study.measure(recipes)
@@ -289,6 +290,7 @@ def _open_study(
             keep=launch.keep,
             bounds=config.constraints.to_bounds(),
             reject_early=launch.reject_early,
+            is_exact=has_integer_dot_product(),
             on_event=show,
         )
 

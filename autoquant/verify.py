@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from autoquant.backends.machine import has_integer_dot_product
+from autoquant.backends.machine import SATURATES, has_integer_dot_product
 from autoquant.backends.registry import backend_of
 from autoquant.build import TaskBuilder, build_evaluator
 from autoquant.compare import compare_layers
@@ -33,9 +33,6 @@ from autoquant.tasks import load_task, resolve_options
 __all__ = ["read_verifiable", "verify_artifact"]
 
 _ROUNDS = "float operators round otherwise on another processor"
-_SATURATES = (
-    "sums of 8-bit products saturate on this processor: quantize with reduce_range (7-bit weights)"
-)
 _TRAINED = "a training is not repeated"
 _OTHER_RUN = "the checkpoint is of another run of this training"
 _OTHER_AUGMENT = "a training here would be another"
@@ -211,7 +208,7 @@ class _Setting:
         is_mixed = stored.timing is not None and stored.timing.machine != stored.measured_on
         may_move = machine is not None or is_mixed or any(map(moves_accuracy, others))
         saturates = has_integer_dot_product(passport["machine"]) and not has_integer_dot_product()
-        note = _SATURATES if saturates else _ROUNDS
+        note = SATURATES if saturates else _ROUNDS
         is_same = machine is None and not any(map(moves_latency, others))
         return cls([*changes, *others], is_same, note if may_move else None)
 

@@ -4,12 +4,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Find the shared data beside the checkout; give each worker of xdist a core of its own."""
+    # no wall time is asserted: a busy machine is no error
+    settings.register_profile("unhurried", deadline=None)
+    settings.load_profile("unhurried")
     if DATA.is_dir():
         os.environ.setdefault("AUTOQUANT_DATA", str(DATA))
     worker = os.environ.get("PYTEST_XDIST_WORKER")
@@ -40,6 +44,32 @@ def captures() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         remember_captures(patch)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def exact_sums() -> Iterator[None]:
+    """Where the processor's sums of 8-bit products saturate, let the runtime add them exactly.
+
+    Most tests ask whether a file is what was promised, not what this processor makes of it.
+    With this option of the session ONNX Runtime is exact on any x86-64 processor (and slower
+    than float); what happens without it is for the tests that run the command itself.
+    """
+    from autoquant.backends import machine
+
+    if machine.has_integer_dot_product():
+        yield
+        return
+    import onnxruntime
+
+    class ExactOptions(onnxruntime.SessionOptions):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.add_session_config_entry("session.x64quantprecision", "1")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnxruntime, "SessionOptions", ExactOptions)
+        patch.setattr(machine, "_DOT_PRODUCT", {*machine._DOT_PRODUCT, "avx2"})
         yield
 
 

@@ -14,7 +14,9 @@ LAYERS = [f"conv{index}" for index in range(8)]
 TRAINING = QatOptions(epochs=2)
 
 
-@pytest.mark.parametrize("cell", plan_cells(20_000, TRAINING))
+@pytest.mark.parametrize(
+    "cell", [*plan_cells(20_000, TRAINING), *plan_cells(20_000, TRAINING, is_exact=False)]
+)
 def test_a_recipe_is_the_cell_that_it_was_made_of(cell: Cell) -> None:
     assert Cell.of(cell.to_recipe(LAYERS)) == cell
 

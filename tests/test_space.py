@@ -132,6 +132,15 @@ def test_baselines_are_the_five_of_every_study() -> None:
     assert baselines(LAYERS)["w4a8"].layers == dict.fromkeys(LAYERS, 4)
 
 
+def test_where_sums_saturate_w8a8_has_seven_bits_and_the_full_range_stands_beside_it() -> None:
+    named = baselines(LAYERS, reduce_range=True, is_exact=False)
+    assert list(named) == [*baselines(LAYERS), "w8a8-full"]
+    assert named["w8a8"] == baselines(LAYERS, reduce_range=True)["w8a8-reduced"]
+    assert named["w8a8-full"] == baselines(LAYERS)["w8a8"]
+    trained = named_recipes(LAYERS, is_exact=False)["w8a8-qat"]
+    assert trained.trained(None) == named["w8a8"]
+
+
 MIXED = SearchSpace(
     {"a": ("8", "4"), "b": ("4", "float")},
     {

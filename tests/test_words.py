@@ -4,8 +4,9 @@ import pytest
 
 from autoquant.cli.running import _describe_failures, _describe_nearest_miss
 from autoquant.core.pareto import Bounds
-from autoquant.core.trial import Partial
-from autoquant.report import describe_drift, describe_trade
+from autoquant.core.recipe import Recipe
+from autoquant.core.trial import Partial, Trial
+from autoquant.report import describe_drift, describe_saturation, describe_trade
 from tests.trials import make_trial, right
 
 
@@ -44,3 +45,29 @@ def test_drift_is_seen_in_rejected_trials_too() -> None:
     )
     text = describe_drift([make_trial(0, right(900)), make_trial(1, right(900)), rejected])
     assert text == "float reference 1 ms, +0.0% to +10.0% over the study"
+
+
+def named(name: str, hits: int) -> Trial:
+    trial = make_trial(0, right(hits))
+    return trial.model_copy(update={"name": name})
+
+
+@pytest.mark.parametrize(
+    ("full", "reduced"), [("w8a8", "w8a8-reduced"), ("w8a8-full", "w8a8")], ids=["asked", "here"]
+)
+def test_what_saturated_sums_cost_is_said(full: str, reduced: str) -> None:
+    text = describe_saturation([named(full, 700), named(reduced, 900)])
+    assert text is not None
+    assert f"{full} 70.00%, with 7-bit weights 90.00% ({reduced}; reduce_range" in text
+    assert describe_saturation([named(full, 899), named(reduced, 900)]) is None
+    assert describe_saturation([named(full, 899)]) is None
+
+
+def test_a_file_that_saturated_sums_made_fail_is_named() -> None:
+    failed = Trial(
+        number=1, state="failed", digest="d", recipe=Recipe(method="fp32"), name="w8a8-full",
+        seed=0, error="the exported file disagrees",
+    )  # fmt: skip
+    text = describe_saturation([failed, named("w8a8", 900)])
+    assert text is not None
+    assert "w8a8-full failed (the exported file disagrees), with 7-bit weights 90.00%" in text

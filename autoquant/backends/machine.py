@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
+    "SATURATES",
     "available_cores",
     "describe_machine",
     "explain_oversubscription",
@@ -117,6 +118,11 @@ def describe_machine() -> dict[str, Any]:
         "governor": _read(_CPU / "cpu0" / "cpufreq" / "scaling_governor"),
         "turbo": _turbo(),
     }
+
+
+SATURATES = (
+    "sums of 8-bit products saturate on this processor: quantize with reduce_range (7-bit weights)"
+)
 
 
 def has_integer_dot_product(machine: Mapping[str, Any] | None = None) -> bool:

@@ -31,9 +31,14 @@ from autoquant.cli.output import (
 )
 from autoquant.core.artifact import Artifact
 from autoquant.core.check import Verification
-from autoquant.core.space import named_recipes
 from autoquant.core.trial import Trial
-from autoquant.deliver import check_output, load_single_evaluator, measure_recipe, read_recipe
+from autoquant.deliver import (
+    check_output,
+    find_named_recipe,
+    load_single_evaluator,
+    measure_recipe,
+    read_recipe,
+)
 from autoquant.errors import ArtifactError, InputError, NegativeAnswer
 from autoquant.progress import TrainingShow
 from autoquant.report import describe_shares, find_first_disagreement, tabulate_layers
@@ -90,7 +95,7 @@ def quantize(
         evaluator = load_single_evaluator(
             load_task(task, told), seed, threads, batch, backend, checkpoints
         )
-        chosen = wanted or named_recipes([layer.name for layer in evaluator.layers])[recipe]
+        chosen = wanted or find_named_recipe(recipe, evaluator)
     with TrainingShow(STDERR, f"quantizing by {recipe} and measuring") as watch:
         artifact, measurement = measure_recipe(evaluator, chosen, watch)
     with STDERR.status("looking at what the runtime executes"):

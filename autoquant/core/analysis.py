@@ -5,7 +5,7 @@ default, so trials of a search and those that the study adds are told apart by n
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from autoquant.core.recipe import PtqOptions, QatOptions, Recipe, WeightBits
@@ -34,6 +34,7 @@ class Cell:
         method: how the weights came onto their grid.
         calibration_images: at most so many calibrate.
         training: how it is trained; None without training.
+        reduce_range: 8-bit weights use 7 bits, for processors whose sums saturate.
     """
 
     weight_bits: WeightBits
@@ -41,6 +42,7 @@ class Cell:
     method: LossMethod
     calibration_images: int = _DEFAULT_IMAGES
     training: QatOptions | None = None
+    reduce_range: bool = False
 
     @classmethod
     def of(cls, recipe: Recipe) -> "Cell | None":
@@ -56,6 +58,7 @@ class Cell:
             _method_of(options),
             options.calibration_images,
             options.qat,
+            options.reduce_range,
         )
         return cell if cell.to_recipe(list(recipe.layers)) == recipe else None
 
@@ -66,6 +69,7 @@ class Cell:
             weight_granularity=self.granularity,
             calibration_images=self.calibration_images,
             bias_correction=self.method != "nearest",
+            reduce_range=self.reduce_range,
             rounding="learned" if is_learned else "nearest",
             rounding_scope="block" if is_learned else "layer",
             mode="ptq" if self.training is None else "qat",
@@ -74,12 +78,16 @@ class Cell:
         return Recipe.uniform(list(layers), self.weight_bits, options)
 
 
-def plan_cells(calibration_images: int, training: QatOptions | None) -> list[Cell]:
+def plan_cells(
+    calibration_images: int, training: QatOptions | None, *, is_exact: bool = True
+) -> list[Cell]:
     """The cells of the study, cheap ones first.
 
     Args:
         calibration_images: how many the task has.
         training: how to train; None where there is no training data.
+        is_exact: the processor adds 8-bit products without saturating; where it does not,
+            8-bit weights use 7 bits.
 
     Returns:
         Each width and granularity by each method that means something there (8-bit weights
@@ -94,7 +102,8 @@ def plan_cells(calibration_images: int, training: QatOptions | None) -> list[Cel
             untrained += [Cell(bits, granularity, method) for method in methods]
             if training is not None:
                 trained.append(Cell(bits, granularity, "qat", training=training))
-    return [*untrained, *_plan_calibration(calibration_images), *trained]
+    cells = [*untrained, *_plan_calibration(calibration_images), *trained]
+    return [replace(cell, reduce_range=cell.weight_bits == 8 and not is_exact) for cell in cells]
 
 
 def _plan_calibration(available: int) -> list[Cell]:

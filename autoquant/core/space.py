@@ -21,6 +21,7 @@ from autoquant.errors import SpaceError
 
 __all__ = [
     "FLOAT",
+    "FULL",
     "REDUCED",
     "TRAINING",
     "LayerRule",
@@ -32,6 +33,7 @@ __all__ = [
 
 FLOAT = "float"
 REDUCED = "w8a8-reduced"
+FULL = "w8a8-full"
 LEARNED = "w4a8-learned"
 TRAINING = "qat."  # before the name of an option of training
 _LAYER_PREFIX = "layer."
@@ -297,38 +299,49 @@ class SearchSpace:
             raise SpaceError(f"'{parameters[name]}' is no choice for {name}: {allowed}") from None
 
 
-def baselines(layers: Sequence[str], *, reduce_range: bool = False) -> dict[str, Recipe]:
+def baselines(
+    layers: Sequence[str], *, reduce_range: bool = False, is_exact: bool = True
+) -> dict[str, Recipe]:
     """The named recipes that every study measures first.
 
     Args:
         layers: names of all quantizable layers.
         reduce_range: whether 7-bit weights are in question too.
+        is_exact: the processor adds 8-bit products without saturating. Where it does not,
+            `w8a8` has 7-bit weights, and the full range stands beside it by a name of its own.
     """
-    options, names = PtqOptions(), list(layers)
+    names = list(layers)
+    full = Recipe.uniform(names, 8, PtqOptions())
     reduced = Recipe.uniform(names, 8, PtqOptions(reduce_range=True))
+    if is_exact:
+        best, beside = full, {REDUCED: reduced} if reduce_range else {}
+    else:
+        best, beside = reduced, {FULL: full}
     return {
         "fp32": Recipe(method="fp32"),
-        "w8a8": Recipe.uniform(names, 8, options),
-        "w4a8": Recipe.uniform(names, 4, options),
+        "w8a8": best,
+        "w4a8": Recipe.uniform(names, 4, PtqOptions()),
         "ort-static": Recipe(method="ort-static"),
         "ort-dynamic": Recipe(method="ort-dynamic"),
-        **({REDUCED: reduced} if reduce_range else {}),
+        **beside,
     }
 
 
-def named_recipes(layers: Sequence[str]) -> dict[str, Recipe]:
+def named_recipes(layers: Sequence[str], *, is_exact: bool = True) -> dict[str, Recipe]:
     """Every recipe that goes by a name: the baselines, and what takes minutes to make.
 
     Args:
         layers: names of all quantizable layers.
+        is_exact: as for `baselines`.
     """
     names = list(layers)
     learned = PtqOptions(rounding="learned", rounding_scope="block")
     trained = PtqOptions(mode="qat")
+    eight = PtqOptions(mode="qat", reduce_range=not is_exact)
     return {
-        **baselines(layers),
+        **baselines(layers, is_exact=is_exact),
         LEARNED: Recipe.uniform(names, 4, learned),
-        "w8a8-qat": Recipe.uniform(names, 8, trained),
+        "w8a8-qat": Recipe.uniform(names, 8, eight),
         "w4a8-qat": Recipe.uniform(names, 4, trained),
     }
 

@@ -9,12 +9,15 @@ from rich.console import Console
 
 from autoquant.core.artifact import Artifact
 from autoquant.core.recipe import Recipe
-from autoquant.core.space import named_recipes
 from autoquant.core.task import Task
 from autoquant.core.trial import Measurement
-from autoquant.deliver import load_single_evaluator, measure_recipe, read_recipe
+from autoquant.deliver import (
+    find_named_recipe,
+    load_single_evaluator,
+    measure_recipe,
+    read_recipe,
+)
 from autoquant.errors import RecipeError, StudyError
-from autoquant.evaluate import Evaluator
 from autoquant.launch import Launch, build_header, check_same, find_study
 from autoquant.notebook.check import check_choices, check_counts, find_task, name_of, warn
 from autoquant.notebook.space import Space, check_complete, name_space, read_space
@@ -133,7 +136,7 @@ def quantize(
     wanted = _read_recipe(recipe)
     folder = None if checkpoints is None else Path(checkpoints)
     evaluator = load_single_evaluator(find_task(task), seed, threads, batch, checkpoints=folder)
-    chosen = wanted or _named_recipe(str(recipe), evaluator)
+    chosen = wanted or find_named_recipe(str(recipe), evaluator)
     console = open_console(progress=progress and chosen.is_trained)
     with TrainingShow(console, "quantizing and measuring") as watch:
         return measure_recipe(evaluator, chosen, watch)
@@ -151,10 +154,6 @@ def _read_recipe(recipe: Recipe | Mapping[str, Any] | str | Path) -> Recipe | No
     raise RecipeError(
         f"a recipe is a Recipe, a dict, a file or a name, not {type(recipe).__name__}"
     )
-
-
-def _named_recipe(name: str, evaluator: Evaluator) -> Recipe:
-    return named_recipes([layer.name for layer in evaluator.layers])[name]
 
 
 def load_study(

@@ -64,7 +64,7 @@ class LossRow:
         calibration_images: that calibrated it.
         training_images: in one epoch, rounded up to whole batches.
         size_ratio: file over the float model's.
-        note: why it has no figures.
+        note: why it has no figures, or what is special about it.
     """
 
     weight_bits: WeightBits
@@ -177,6 +177,7 @@ def _fill(point: LossPoint, reference: Trial | None) -> LossRow:
         trial.seconds.get("quantize"), trial.seconds.get("train"), point.calibration_images,
         per_epoch, None if training is None else training.epochs, trial.size_bytes,
         trial.size_bytes / base if trial.size_bytes and base else None,
+        "7 of 8 bits used" if cell.reduce_range else "",
     )  # fmt: skip
 
 

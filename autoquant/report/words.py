@@ -6,7 +6,7 @@ from typing import Any
 from autoquant.core.metric import drop_interval
 from autoquant.core.parity import MIN_SQNR_DB
 from autoquant.core.recommend import Recommendation
-from autoquant.core.space import REDUCED
+from autoquant.core.space import FULL, REDUCED
 from autoquant.core.trial import Trial
 
 __all__ = [
@@ -18,6 +18,10 @@ __all__ = [
     "find_first_disagreement",
 ]
 
+_LACKS = (
+    "this model's 8-bit accuracy depends on an instruction that this processor lacks (sums of "
+    "products saturate)"
+)
 _AS_FACTOR = 1.1  # below, a factor of two digits would read as 1
 
 
@@ -84,9 +88,15 @@ def describe_drift(trials: Sequence[Trial]) -> str | None:
 
 def describe_saturation(trials: Sequence[Trial]) -> str | None:
     """Whether 8-bit accuracy suffers from a missing instruction; None where nothing tells."""
-    named = {trial.name: trial for trial in trials if trial.state == "complete"}
-    full, reduced = named.get("w8a8"), named.get(REDUCED)
-    if full is None or reduced is None or not (full.evidence and reduced.evidence):
+    named = {trial.name: trial for trial in trials}
+    is_full_beside = FULL in named
+    full = named.get(FULL if is_full_beside else "w8a8")
+    reduced = named.get("w8a8" if is_full_beside else REDUCED)
+    if full is None or reduced is None or reduced.state != "complete":
+        return None
+    if full.state == "failed":
+        return f"{_LACKS}: {full.name} failed ({full.error}), {_describe_reduced(reduced)}"
+    if not (full.evidence and reduced.evidence):
         return None
     assert full.accuracy is not None
     assert reduced.accuracy is not None
@@ -94,11 +104,11 @@ def describe_saturation(trials: Sequence[Trial]) -> str | None:
     low, _ = drop_interval(reduced.evidence, full.evidence, gain)
     if low <= 0:
         return None
-    return (
-        "this model's 8-bit accuracy depends on an instruction that this processor lacks (sums "
-        f"of products saturate): w8a8 {full.accuracy:.2%}, with 7-bit weights "
-        f"{reduced.accuracy:.2%} (reduce_range: true)"
-    )
+    return f"{_LACKS}: {full.name} {full.accuracy:.2%}, {_describe_reduced(reduced)}"
+
+
+def _describe_reduced(trial: Trial) -> str:
+    return f"with 7-bit weights {trial.accuracy:.2%} ({trial.name}; reduce_range: true)"
 
 
 def _is_significant(trial: Trial) -> bool:

@@ -54,6 +54,7 @@ class Study:
         keep: `front` keeps files of front members alone, `all` every one.
         bounds: constraints; only trials within can be members of the front.
         reject_early: stop evaluating candidates that certainly cannot enter the front.
+        is_exact: the processor adds 8-bit products without saturating; see `baselines`.
         on_event: called as the search goes on.
     """
 
@@ -67,6 +68,7 @@ class Study:
         keep: Keep = "front",
         bounds: Bounds | None = None,
         reject_early: bool = True,
+        is_exact: bool = True,
         on_event: Callable[[Event], None] | None = None,
     ) -> None:
         self.record = record
@@ -76,6 +78,7 @@ class Study:
         self.keep = keep
         self.bounds = bounds or record.header.bounds
         self.reject_early = reject_early
+        self.is_exact = is_exact
         self.on_event = on_event or (lambda event: None)
         self._trials: list[Trial] = []
         self._seen: frozenset[str] = frozenset()
@@ -204,7 +207,11 @@ class Study:
 
     def _enqueue_baselines(self) -> None:
         queued = self.record.waiting_digests() | self._seen
-        named = baselines(list(self.space.layers), reduce_range=self.space.reduces_range)
+        named = baselines(
+            list(self.space.layers),
+            reduce_range=self.space.reduces_range,
+            is_exact=self.is_exact,
+        )
         for name, recipe in named.items():
             if recipe.digest not in queued:
                 self.record.enqueue(recipe, self._parameters_of(recipe), name)

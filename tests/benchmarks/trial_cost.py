@@ -18,13 +18,19 @@ import random
 import sys
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from autoquant.backends.machine import available_cores, describe_machine, package_versions
+from autoquant.backends.machine import (
+    available_cores,
+    describe_machine,
+    has_integer_dot_product,
+    package_versions,
+)
 from autoquant.build import build_evaluator
 from autoquant.config import find_space, load_space
 from autoquant.core.batching import input_batches
@@ -86,6 +92,8 @@ def _draw(evaluator: Evaluator, name: str) -> list[Recipe]:
         [layer.name for layer in layers],
         activations={layer.name: layer.activations for layer in layers},
     )
+    if not has_integer_dot_product():  # files of the full range may fail, and cost less
+        space = replace(space, options={**space.options, "reduce_range": (True,)})
     generator = random.Random(0)
     return [
         space.decode({key: generator.choice(values) for key, values in space.parameters.items()})
