@@ -2,6 +2,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -67,8 +68,13 @@ def exact_sums() -> Iterator[None]:
             super().__init__()
             self.add_session_config_entry("session.x64quantprecision", "1")
 
+    class ExactSession(onnxruntime.InferenceSession):  # type: ignore[misc]
+        def __init__(self, model: Any, options: Any = None, **rest: Any) -> None:
+            super().__init__(model, options or ExactOptions(), **rest)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(onnxruntime, "SessionOptions", ExactOptions)
+        patch.setattr(onnxruntime, "InferenceSession", ExactSession)
         patch.setattr(machine, "_DOT_PRODUCT", {*machine._DOT_PRODUCT, "avx2"})
         yield
 
