@@ -22,6 +22,7 @@ from tests.networks import Data, make_task
 
 UPS = ["up", "last"]
 TABLES = ["head#2", "places"]
+EXACT = PtqOptions(reduce_range=True)  # on any processor and runtime
 
 
 def tokens_task(kind: type[Tokens] = Tokens, **changes) -> Task:
@@ -155,7 +156,7 @@ def test_inputs_are_put_on_a_grid_where_the_runtime_gains_by_it() -> None:
     task, integer = make_task(Up), {}
     for backend in ("onnxruntime", "openvino"):
         evaluator = evaluator_of(task, backend)
-        recipe = Recipe.uniform(names_of(evaluator), 8)
+        recipe = Recipe.uniform(names_of(evaluator), 8, EXACT)
         candidate = evaluator.builder.build(recipe)
         encodings = evaluator.builder.quantizer.quantize(recipe).encodings
         last = evaluator.builder.quantizer._found["last"]
@@ -210,7 +211,7 @@ def test_looked_up_values_are_those_of_the_quantizer(granularity) -> None:
 def test_openvino_reads_tables_as_well() -> None:
     pytest.importorskip("openvino")
     evaluator = evaluator_of(tokens_task(), "openvino")
-    measurement, _ = evaluator.evaluate(Recipe.uniform(names_of(evaluator), 8))
+    measurement, _ = evaluator.evaluate(Recipe.uniform(names_of(evaluator), 8, EXACT))
     assert measurement.parity.sqnr_db > 35
     assert not {*TABLES} & {*measurement.float_layers}
 
