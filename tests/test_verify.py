@@ -56,6 +56,7 @@ def passport(**changes: object) -> dict:
 
 def test_a_processor_whose_sums_saturate_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "describe_machine", lambda: HERE)
+    monkeypatch.setattr(machine, "_DOT_PRODUCT", machine._DOT_PRODUCT - {"avx2"})
     evaluator = Here(HERE, {"onnxruntime": "1"})
     setting = verify._Setting.of(passport(), Measurement(), evaluator)
     assert "reduce_range" in setting.accuracy_note
