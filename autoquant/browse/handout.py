@@ -6,8 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from autoquant.core.trial import Trial
+from autoquant.report import COLUMNS, trial_row
+from autoquant.report.row import format_drop
 
-__all__ = ["compare_recipes", "export_command", "inference_snippet", "verify_command"]
+__all__ = [
+    "compare_figures",
+    "compare_layers",
+    "compare_recipes",
+    "export_command",
+    "inference_snippet",
+    "verify_command",
+]
 
 
 def export_command(study: str, number: int, results: Path, file: str) -> str:
@@ -71,3 +80,66 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         else:
             found[prefix + key] = value if isinstance(value, str) else json.dumps(value)
     return {name.removeprefix("options."): value for name, value in found.items()}
+
+
+_FIGURES = ("recipe", "accuracy", "drop", "report accuracy", "latency", "x float", "size",
+            "in integers", "peak memory", "parity", "took")  # fmt: skip
+
+
+def compare_figures(trials: Sequence[Trial]) -> list[dict[str, str]]:
+    """Figures with intervals, a figure a row, a trial a column."""
+    columns = {f"trial {trial.number}": _figures(trial) for trial in trials}
+    return [
+        {"figure": name, **{title: found[name] for title, found in columns.items()}}
+        for name in _FIGURES
+    ]
+
+
+def _figures(trial: Trial) -> dict[str, str]:
+    row = dict(zip(COLUMNS, trial_row(trial), strict=True))
+    interval = trial.accuracy_ci
+    ends = "" if interval is None else f" ({interval[0]:.2%} to {interval[1]:.2%})"
+    memory, parity = trial.peak_memory_bytes, trial.parity
+    report = format_drop(trial.report_accuracy_drop, trial.report_accuracy_drop_ci)
+    return {
+        "recipe": row["recipe"],
+        "accuracy": row["accuracy"] + ends,
+        "drop": f"{row['drop']} points",
+        "report accuracy": "-" if trial.report_accuracy is None
+        else f"{row['report']} (drop {report})",
+        "latency": row["latency"],
+        "x float": row["x float"],
+        "size": row["size"],
+        "in integers": row["integer"],
+        "peak memory": "-" if memory is None else f"{memory / 1e6:.1f} MB",
+        "parity": "-" if parity is None else f"{parity.top1_agreement:.1%} of {parity.samples}",
+        "took": f"{sum(trial.seconds.values()):.1f} s",
+    }  # fmt: skip
+
+
+def compare_layers(proofs: Mapping[int, Sequence[Mapping[str, Any]]]) -> list[dict[str, str]]:
+    """Layers below each other: kernel, share of the time and SQNR of each trial's file.
+
+    Args:
+        proofs: by the trial's number, as `verify` gives them.
+    """
+    names = list(dict.fromkeys(layer["name"] for layers in proofs.values() for layer in layers))
+    by_name = {
+        number: {layer["name"]: layer for layer in layers} for number, layers in proofs.items()
+    }
+    return [
+        {"layer": name, **{f"trial {n}": _describe(by_name[n].get(name)) for n in proofs}}
+        for name in names
+    ]
+
+
+def _describe(layer: Mapping[str, Any] | None) -> str:
+    if layer is None:
+        return "-"
+    found = layer.get("sqnr_db")
+    sqnr = [] if found is None else [f"SQNR {found:.0f} dB"]
+    if layer["kind"] == "output":
+        return ", ".join(sqnr) or "-"
+    kind = "integer" if layer["integer_kernel"] else "float"
+    parts = [f"{layer['time_share']:.0%} of the time", f"{layer['kernel']} ({kind})", *sqnr]
+    return ", ".join(parts)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,7 @@ from autoquant.core.recipe import Recipe, method_label
 from autoquant.core.trial import Trial
 from autoquant.report import describe_recipe
 
-__all__ = ["Filter", "build_table", "find_ranges"]
+__all__ = ["Filter", "build_table", "find_ranges", "lay_over", "shape_rows"]
 
 # a column and the end of its slider
 _BOUNDS = {"drop": "max_drop", "latency": "max_latency", "size": "max_size"}
@@ -126,3 +126,72 @@ def find_ranges(table: pd.DataFrame) -> dict[str, tuple[float, float]]:
 def _floor(value: float) -> float:
     """To three digits behind the comma, downward."""
     return float(np.floor(value * 1000) / 1000)
+
+
+_SHOWN = {
+    "study": "study", "number": "#", "recipe": "recipe", "accuracy": "accuracy (%)",
+    "drop_words": "drop (points)", "report": "report (%)", "latency_words": "x float",
+    "latency_ms": "ms", "size": "MB", "integer": "integer (%)", "on_front": "on front (%)",
+}  # fmt: skip
+_ROUND = {"accuracy": 2, "report": 2, "latency_ms": 4, "size": 3, "integer": 0, "on_front": 0}
+_MOST_ROWS = 500  # nobody reads more, and a browser wants none
+
+
+def lay_over(views: Sequence["HasTable"]) -> pd.DataFrame:
+    """Several studies in one table."""
+    tables = [view.table for view in views]
+    return tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True)
+
+
+class HasTable(Protocol):
+    """A study that has a table."""
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """See `build_table`."""
+        ...
+
+
+def shape_rows(table: pd.DataFrame, points: Sequence[tuple[str, int]]) -> tuple[pd.DataFrame, str]:
+    """Rows for people, and what they are.
+
+    Args:
+        table: what is shown in the plot.
+        points: (study, number) that were selected; none for the front.
+    """
+    wanted = set(points)
+    if wanted:
+        keys = zip(table["study"], table["number"], strict=True)
+        rows = table[[key in wanted for key in keys]]
+        title = f"{len(rows)} selected"
+    else:
+        rows = table[table["is_front"]]
+        title = f"The front: {len(rows)} models. Click a point, or draw a box, to see others."
+    more = f"; the first {_MOST_ROWS} are listed" if len(rows) > _MOST_ROWS else ""
+    return _dress(rows.sort_values("accuracy", ascending=False).head(_MOST_ROWS)), title + more
+
+
+def _dress(rows: pd.DataFrame) -> pd.DataFrame:
+    """Figures rounded to what their intervals support, drops and ratios with half of them."""
+    dressed = rows.assign(
+        drop_words=[_with_half(d, h, "+.2f") for d, h in _pairs(rows, "drop", "drop_half")],
+        latency_words=[
+            _with_half(ratio, (high - low) / 2, ".3f")
+            for ratio, low, high in _pairs(rows, "latency", "latency_low", "latency_high")
+        ],
+    ).round(_ROUND)
+    if rows["study"].nunique() <= 1:
+        dressed = dressed.drop(columns="study")
+    return dressed[[name for name in _SHOWN if name in dressed]].rename(columns=_SHOWN)
+
+
+def _pairs(rows: pd.DataFrame, *names: str) -> Iterable[tuple[float, ...]]:
+    return zip(*(rows[name] for name in names), strict=True)
+
+
+def _with_half(value: float, half: float, form: str) -> str:
+    if np.isnan(value):
+        return "-"
+    if np.isnan(half):
+        return f"{value:{form}}"
+    return f"{value:{form}} ±{half:{form.lstrip('+')}}"
