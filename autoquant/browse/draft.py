@@ -21,11 +21,13 @@ __all__ = [
     "Draft",
     "describe_budget",
     "estimate_minutes",
+    "known_layers",
     "layer_rows",
     "match_patterns",
     "quantizer_choices",
     "read_draft",
     "starting_points",
+    "to_yaml",
 ]
 
 DRAFT_BYTES = 64 * 1024  # no search space is larger
@@ -239,9 +241,20 @@ def match_patterns(patterns: Sequence[str], layers: Sequence[str]) -> dict[str, 
     return {p: [layer for layer in layers if owner[layer] == p] for p in patterns}
 
 
+def known_layers(task: str, studies: Sequence[StudyView]) -> list[str]:
+    """The layers of a task, in network order, as far as recipes of its studies name them."""
+    for view in studies:
+        if view.snapshot.header.task == task:
+            named = [trial.recipe.layers for trial in view.snapshot.trials if trial.recipe.layers]
+            if named:
+                return list(named[0])
+    return []
+
+
 def estimate_minutes(config: SpaceConfig, studies: Sequence[StudyView]) -> float | None:
     """How long it may take by what trials of the task took before; None if none is known."""
-    paces = [find_pace(view.snapshot).seconds_a_trial for view in studies]
+    own = [view.snapshot for view in studies if view.snapshot.header.task == config.task]
+    paces = [find_pace(snapshot).seconds_a_trial for snapshot in own]
     known = [pace for pace in paces if pace]
     if not known:
         return None
