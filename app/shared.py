@@ -129,10 +129,11 @@ def choose_trials(numbers: Sequence[int]) -> None:
 
 def pick_trials(view: StudyView, label: str, most: int) -> list[Trial]:
     """Trials chosen from a list, members of the front first; begins with those chosen before."""
+    advised = [advice.trial.number for advice in view.advice]
     members = [trial.number for trial in view.front.members]
     others = [n for n, trial in view.by_number.items() if trial.state == "complete"]
-    offered = list(dict.fromkeys([*members, *others]))
-    begin = [n for n in chosen_trials() if n in offered] or members[: max(1, most // 2)]
+    offered = list(dict.fromkeys([*advised, *members, *others]))
+    begin = [n for n in chosen_trials() if n in offered] or offered[: max(1, most // 2)]
     names = {n: name_trial(view.by_number[n], n in members) for n in offered}
     if most == 1:
         index = offered.index(begin[0]) if begin else 0

@@ -43,7 +43,7 @@ def show_layers(study: str, trials: list[Trial]) -> None:
             except InputError as error:
                 st.warning(plain(f"trial {trial.number}: {error}"), icon=":material/warning:")
     if proofs:
-        st.dataframe(compare_layers(proofs), hide_index=True, key="layers")
+        st.dataframe(compare_layers(proofs), hide_index=True, key="layers", height="content")
 
 
 view = choose_view()
@@ -55,7 +55,7 @@ if not trials:
     st.stop()
 
 st.subheader("Figures")
-st.dataframe(compare_figures(trials), hide_index=True, key="figures")
+st.dataframe(compare_figures(trials), hide_index=True, key="figures", height="content")
 st.caption("± is half of the 95 % interval; differences inside it are none.")
 
 st.subheader("Bits by layer")
@@ -63,7 +63,7 @@ st.plotly_chart(strip_figure(trials), key="strip")
 
 st.subheader("What differs in the recipes")
 if differences := compare_recipes(trials):
-    st.dataframe(differences, hide_index=True, key="differences")
+    st.dataframe(differences, hide_index=True, key="differences", height="content")
 else:
     st.caption("Nothing but the widths of the layers." if len(trials) > 1 else "One model alone.")
 

@@ -43,9 +43,15 @@ def show_file(trial: Trial) -> None:
             )  # fmt: skip
     st.subheader("The same on the command line")
     command = export_command(study, trial.number, location.results, file)
-    st.code(f"{command}\n{verify_command(file, trial, location.checkpoints)}", language="bash")
+    st.code(
+        f"{command}\n{verify_command(file, trial, location.checkpoints)}",
+        language="bash",
+        wrap_lines=True,
+    )
     st.subheader("Run it")
-    st.code(inference_snippet(file, view.snapshot.header.threads), language="python")
+    st.code(
+        inference_snippet(file, view.snapshot.header.threads), language="python", wrap_lines=True
+    )
 
 
 def build(trial: Trial) -> None:
@@ -75,7 +81,9 @@ def show_verification(trial: Trial) -> None:
             st.success("The file holds what its passport says.", icon=":material/verified:")
         else:
             st.error("The file does not hold what its passport says.", icon=":material/error:")
-        st.dataframe(describe_checks(done["checks"]), hide_index=True, key="checks")
+        st.dataframe(
+            describe_checks(done["checks"]), hide_index=True, key="checks", height="content"
+        )
 
 
 def verify(trial: Trial, path: str) -> dict:

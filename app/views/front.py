@@ -5,9 +5,10 @@ import streamlit as st
 from shared import choose_trials, choose_view, chosen_trials, library, plain
 
 from autoquant.browse.library import StudyView
-from autoquant.browse.table import Filter, find_ranges, lay_over, shape_rows
+from autoquant.browse.table import FORMATS, Filter, find_ranges, lay_over, shape_rows
 from autoquant.report.explore_figure import AXES, explore_figure
 
+NUMBERS = {name: st.column_config.NumberColumn(format=form) for name, form in FORMATS.items()}
 view = choose_view()
 name = view.snapshot.name
 
@@ -77,7 +78,10 @@ def show_table(rows: pd.DataFrame, points: list[tuple[str, int]]) -> None:
     """What was clicked or boxed; the front where nothing was."""
     shown, title = shape_rows(rows, points)
     st.caption(title)
-    st.dataframe(shown, hide_index=True, key="rows", height="content" if len(shown) < 9 else 320)
+    st.dataframe(
+        shown, hide_index=True, key="rows", height="content" if len(shown) < 9 else 320,
+        column_config=NUMBERS,
+    )  # fmt: skip
     own = [number for study, number in dict.fromkeys(points) if study == name][:4]
     with st.container(horizontal=True):
         if own and own != chosen_trials():

@@ -54,7 +54,7 @@ def find_layers(config: SpaceConfig, views: list[StudyView]) -> list[str]:
         return known
     options = config.task_options
     tasks_from = setting().tasks_from
-    if st.button("Show the layers of this task", key="show_layers", icon=":material/layers:"):
+    if matched.button("Show the layers of this task", key="show_layers", icon=":material/layers:"):
         st.session_state.layers_of = config.task
     if st.session_state.get("layers_of") != config.task:
         return []
@@ -81,6 +81,7 @@ space = begin(views)
 study = st.text_input("Name of the study", space.task, max_chars=64, key="name")
 st.subheader("Layers")
 rows = ask_layers(space)
+matched = st.container()
 st.subheader("Task, objectives and budget")
 draft = ask_draft(space, rows)
 options = ask_options()
@@ -92,7 +93,7 @@ try:
         table = [
             {"pattern": p, "layers": len(m), "which": ", ".join(m)} for p, m in matches.items()
         ]
-        st.dataframe(table, hide_index=True, key="matches")
+        matched.dataframe(table, hide_index=True, key="matches", height="content")
     st.info(plain(describe_budget(config, views, layers)), icon=":material/calculate:")
 except AutoquantError as error:
     st.error(plain(str(error)), icon=":material/error:")

@@ -36,12 +36,18 @@ figures = report.figures()
 shown = [name for name in WORDS if name in figures]
 for tab, name in zip(st.tabs([WORDS[name] for name in shown], key="figures"), shown, strict=True):
     figure = figures[name].update_layout(title=None, template=None, font=None)
-    figure.update_layout(margin={"t": 80})
+    figure.update_layout(margin={"t": 90}, height=(figure.layout.height or 460) + 60)
     tab.plotly_chart(figure, key=name)
 
 st.subheader("Cells")
 rows = tabulate_losses(report.rows)
-st.dataframe(pd.DataFrame(rows, columns=LOSS_COLUMNS), hide_index=True, key="cells")
+st.dataframe(
+    pd.DataFrame(rows, columns=LOSS_COLUMNS),
+    hide_index=True,
+    key="cells",
+    height="content",
+    column_config={"size": {"width": 95}},
+)
 missing = sum(row.trial is None for row in report.rows)
 if missing:
     st.caption(f"{missing} cells are not measured. This measures them, as trials of the study:")

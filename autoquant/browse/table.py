@@ -11,7 +11,7 @@ from autoquant.core.recipe import Recipe, method_label
 from autoquant.core.trial import Trial
 from autoquant.report import describe_recipe
 
-__all__ = ["Filter", "build_table", "find_ranges", "lay_over", "shape_rows"]
+__all__ = ["FORMATS", "Filter", "build_table", "find_ranges", "lay_over", "shape_rows"]
 
 # a column and the end of its slider
 _BOUNDS = {"drop": "max_drop", "latency": "max_latency", "size": "max_size"}
@@ -133,7 +133,11 @@ _SHOWN = {
     "drop_words": "drop (points)", "report": "report (%)", "latency_words": "x float",
     "latency_ms": "ms", "size": "MB", "integer": "integer (%)", "on_front": "on front (%)",
 }  # fmt: skip
-_ROUND = {"accuracy": 2, "report": 2, "latency_ms": 4, "size": 3, "integer": 0, "on_front": 0}
+# how a browser is to print them
+FORMATS = {
+    "accuracy (%)": "%.2f", "report (%)": "%.2f", "ms": "%.4f", "MB": "%.3f",
+    "integer (%)": "%.0f", "on front (%)": "%.0f",
+}  # fmt: skip
 _MOST_ROWS = 500  # nobody reads more, and a browser wants none
 
 
@@ -162,7 +166,7 @@ def shape_rows(table: pd.DataFrame, points: Sequence[tuple[str, int]]) -> tuple[
     wanted = set(points)
     if wanted:
         keys = zip(table["study"], table["number"], strict=True)
-        rows = table[[key in wanted for key in keys]]
+        rows = table[np.array([key in wanted for key in keys], dtype=bool)]
         title = f"{len(rows)} selected"
     else:
         rows = table[table["is_front"]]
@@ -179,7 +183,7 @@ def _dress(rows: pd.DataFrame) -> pd.DataFrame:
             _with_half(ratio, (high - low) / 2, ".3f")
             for ratio, low, high in _pairs(rows, "latency", "latency_low", "latency_high")
         ],
-    ).round(_ROUND)
+    )
     if rows["study"].nunique() <= 1:
         dressed = dressed.drop(columns="study")
     return dressed[[name for name in _SHOWN if name in dressed]].rename(columns=_SHOWN)

@@ -84,6 +84,7 @@ def _command(host: str, port: int) -> list[str]:
         "client.toolbarMode": "viewer",
         "client.showErrorDetails": "none",
         "logger.level": "warning",
+        "theme.primaryColor": "#2f7fd0",
     }
     told = [f"--{name}={value}" for name, value in options.items()]
     return [sys.executable, "-m", "streamlit", "run", str(_find_main()), *told]

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import plotly.graph_objects as go
 
 if TYPE_CHECKING:  # `import autoquant.report` loads no pandas
@@ -30,6 +31,8 @@ PALETTE = ("#2f8fdd", "#e0762f", "#21a17a", "#b86bd2", "#c29a12", "#d9577b", "#7
 _SYMBOLS = {"ptq": "circle", "qat": "triangle-up"}
 _BASELINE, _CHOSEN = "#7d8b99", "#e02f6b"
 _FAINT, _SMALL, _LARGE = 0.28, 6, 12
+_FEWEST = 8  # points, below which nothing is far from most
+_ROOM, _FAR = 0.12, 3.0  # of the span; beyond three rooms a point is far
 _SPREAD = (5.0, 18.0)  # of markers whose size says something, pixels
 _CUSTOM = ["study", "number", "recipe", "mode"]
 
@@ -64,8 +67,8 @@ def explore_figure(
         figure.add_trace(_members(rows, x, y, str(mode), colors[group], sizes, name))
     _name_baselines(figure, shown[shown["is_baseline"]], x, y)
     _ring(figure, shown, x, y, selected)
-    figure.update_xaxes(title=AXES[x], zeroline=False, automargin=True)
-    figure.update_yaxes(title=AXES[y], zeroline=False, automargin=True)
+    figure.update_xaxes(title=AXES[x], zeroline=False, automargin=True, range=_span(shown, x))
+    figure.update_yaxes(title=AXES[y], zeroline=False, automargin=True, range=_span(shown, y))
     figure.update_layout(
         height=520,
         margin={"l": 10, "r": 10, "t": 10, "b": 10},
@@ -75,6 +78,27 @@ def explore_figure(
         uirevision=f"{x} {y}",  # what was zoomed into stays while filters move
     )
     return figure
+
+
+def _span(table: "pd.DataFrame", axis: Axis) -> list[float] | None:
+    """Ends of an axis on which a few far baselines do not press all others together.
+
+    None where nothing is far; what lies beyond is reached by zooming out (a double click).
+    """
+    values = table[axis]
+    if len(values) < _FEWEST:
+        return None
+    usual = values[~table["is_baseline"] | table["is_front"]]
+    if not len(usual):
+        return None
+    low, high = usual.quantile(0.02), usual.quantile(0.98)
+    front = table.loc[table["is_front"], axis]
+    if len(front):
+        low, high = min(low, front.min()), max(high, front.max())
+    room = _ROOM * ((high - low) or abs(high) or 1.0)
+    if values.max() <= high + _FAR * room and values.min() >= low - _FAR * room:
+        return None
+    return [float(low - room), float(high + room)]
 
 
 def _name(group: str, mode: str, color_by: ColorBy) -> str:
@@ -136,7 +160,7 @@ def _members(
 
 def _bars(rows: "pd.DataFrame", axis: Axis) -> dict[str, Any]:
     """95 % intervals; none where an axis has none."""
-    style = {"thickness": 1, "width": 3, "color": "rgba(127,127,127,0.7)"}
+    style = {"thickness": 1, "width": 3, "color": "rgba(127,127,127,0.4)"}
     if axis == "drop":
         return {"array": rows["drop_half"].to_numpy(), **style}
     if axis not in ("accuracy", "latency"):
@@ -180,7 +204,7 @@ def _ring(
         return
     keys = list(zip(rows["study"], rows["number"], strict=True))
     wanted = set(selected)
-    chosen = rows[[key in wanted for key in keys]]
+    chosen = rows[np.array([key in wanted for key in keys], dtype=bool)]
     figure.add_trace(
         go.Scatter(
             x=chosen[x].to_numpy(), y=chosen[y].to_numpy(), mode="markers", name="chosen",

@@ -68,7 +68,8 @@ def drift_figure(trials: Sequence[Trial]) -> go.Figure:
             hovertemplate="trial %{x}: %{y:.4g} ms<extra></extra>",
         )
     )  # fmt: skip
-    return _lay_out(figure, "Trial", "Float model (ms)")
+    figure = _lay_out(figure, "Trial", "Float model (ms)")
+    return figure.update_yaxes(rangemode="tozero")
 
 
 def _lay_out(figure: go.Figure, x: str, y: str) -> go.Figure:

@@ -5,14 +5,17 @@ a reader wants lies in a few of its operations; the others are passed over unrea
 journal that has grown only the new end is read.
 """
 
-import json
+import gc
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, BinaryIO
 
 from pydantic import ValidationError
+from pydantic_core import from_json
 
 from autoquant.core.recipe import Recipe
 from autoquant.core.trial import Trial
@@ -25,6 +28,9 @@ __all__ = ["Snapshot", "StudyReader", "Underway"]
 # Optuna's numbers of the operations that matter; see `optuna.storages.journal`.
 _STUDY_ATTRIBUTE, _CREATE, _STATE, _ATTRIBUTE = 2, 4, 6, 8
 _SKIPPED = (b'{"op_code":5,', b'{"op_code":9,', b'{"op_code":7,')
+# A recipe also stands in the record: alone it is wanted of trials that are under way.
+_RECIPE = re.compile(rb'"trial_id":(\d+),"user_attr":\{"recipe":')
+_TAIL_BYTES = 256
 _RUNNING, _COMPLETE, _FAIL = 0, 1, 3
 
 
@@ -80,6 +86,7 @@ class _Entry:
     ended: datetime | None = None
     trial: Trial | None = None
     damage: str | None = None
+    recipe_line: bytes | None = None
     is_read: bool = field(default=False)
 
 
@@ -97,6 +104,7 @@ class StudyReader:
     def _begin_anew(self) -> None:
         self._file: tuple[int, int] | None = None
         self._position = 0
+        self._tail = b""
         self._attributes: dict[str, Any] = {}
         self._entries: list[_Entry] = []
         self._broken: str | None = None
@@ -112,10 +120,10 @@ class StudyReader:
         try:
             with self.location.journal.open("rb") as file:
                 status = os.fstat(file.fileno())
-                is_other = self._file != (status.st_dev, status.st_ino)
-                if is_other or status.st_size < self._position:
+                identity = status.st_dev, status.st_ino
+                if self._file != identity or not self._goes_on(file):
                     self._begin_anew()
-                    self._file = status.st_dev, status.st_ino
+                    self._file = identity
                 if status.st_size == self._position and self._snapshot is not None:
                     return self._snapshot
                 file.seek(self._position)
@@ -124,10 +132,15 @@ class StudyReader:
             raise StorageError(
                 f"cannot read '{self.location.journal}': {error.strerror or error}"
             ) from error
-        changed = self._take(content)
-        if changed or self._snapshot is None:
-            self._snapshot = self._compose()
+        with _no_collection():
+            if self._take(content) or self._snapshot is None:
+                self._snapshot = self._compose()
         return self._snapshot
+
+    def _goes_on(self, file: BinaryIO) -> bool:
+        """Whether the file still ends, where it was read to, as it did; a repair cuts it."""
+        file.seek(self._position - len(self._tail))
+        return file.read(len(self._tail)) == self._tail
 
     def _take(self, content: bytes) -> bool:
         """Read whole lines; one that is still being written waits for the next time."""
@@ -137,12 +150,18 @@ class StudyReader:
                 break
             if not line.startswith(_SKIPPED):
                 self._take_line(line)
-        self._position += end
+        if end:
+            self._position += end
+            self._tail = content[:end][-_TAIL_BYTES:]
         return end > 0
 
     def _take_line(self, line: bytes) -> None:
         try:
-            operation = json.loads(line)
+            found = _RECIPE.search(line, 0, 200)
+            if found is not None:
+                self._entries[int(found[1])].recipe_line = line
+                return
+            operation = from_json(line)
             code = operation["op_code"]
             if code == _STUDY_ATTRIBUTE:
                 self._attributes.update(operation["user_attr"])
@@ -213,13 +232,32 @@ class StudyReader:
     def _find_underway(self) -> list[Underway]:
         found = []
         for number, entry in enumerate(self._entries):
-            if entry.state == _RUNNING and "recipe" in entry.attributes:
-                try:
-                    recipe = Recipe.model_validate(entry.attributes["recipe"])
-                except ValidationError:
-                    continue
+            recipe = _read_recipe(entry) if entry.state == _RUNNING else None
+            if recipe is not None:
                 found.append(Underway(number, recipe, entry.began))
         return found
+
+
+def _read_recipe(entry: _Entry) -> Recipe | None:
+    attributes = entry.attributes
+    try:
+        if entry.recipe_line is not None:
+            attributes = from_json(entry.recipe_line)["user_attr"]
+        return Recipe.model_validate(attributes["recipe"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """The collector would walk all that is being read, again and again, and find nothing."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _read_entry(number: int, entry: _Entry, *, is_newer: bool) -> None:
