@@ -73,7 +73,6 @@ def explore_figure(
         height=520,
         margin={"l": 10, "r": 10, "t": 10, "b": 10},
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "title": {"text": ""}},
-        dragmode="select",
         hovermode="closest",
         uirevision=f"{x} {y}",  # what was zoomed into stays while filters move
     )
