@@ -54,7 +54,8 @@ def app(
     STDERR.print(f"the app is at http://{host}:{port} (Ctrl-C ends it)", markup=False)
     setting = AppSetting(results, tasks_from)
     environment = {**os.environ, **setting.to_environment()}
-    child = subprocess.run(_command(host, port), env=environment, check=False)
+    command = _command(host, port)  # whose own greeting would say the address once more
+    child = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False)
     if child.returncode not in (0, -2, 130):
         raise InputError("the app ended; what it said stands above")
 
