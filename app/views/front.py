@@ -99,7 +99,7 @@ over = st.multiselect(
     "Lay over it", [other.snapshot.name for other in same], key="over",
     placeholder="other studies of this task",
 ) if same else []  # fmt: skip
-plot, side = st.columns([3, 1])
+plot, side = st.columns([4, 1])
 with plot:
     show_choice(lay_over([view, *(other for other in same if other.snapshot.name in over)]))
 with side:

@@ -13,6 +13,12 @@ WORDS = {
     "training": "Minutes of training",
 }
 
+
+def show(rate: float | None) -> str:
+    """A rate for people; a dash for none."""
+    return "-" if rate is None else f"{rate:.4f}"
+
+
 view = choose_view()
 snapshot = view.snapshot
 header = snapshot.header
@@ -57,7 +63,7 @@ st.dataframe(
     [
         {"mode": item.mode, "trials": item.trials, "minutes": round(item.seconds / 60, 2),
          "hypervolume gained": round(item.gained, 4),
-         "gained per minute": item.gained_per_minute and round(item.gained_per_minute, 4)}
+         "gained per minute": show(item.gained_per_minute)}
         for item in report.yields
     ],
     hide_index=True, key="yields",

@@ -19,9 +19,9 @@ Axis = Literal["accuracy", "drop", "report", "latency", "latency_ms", "size"]
 ColorBy = Literal["mode", "calibration", "study"]
 
 AXES: dict[Axis, str] = {
-    "accuracy": "Accuracy, search split (%)",
+    "accuracy": "Accuracy (%)",
     "drop": "Drop against float (points)",
-    "report": "Accuracy, report split (%)",
+    "report": "Report accuracy (%)",
     "latency": "Latency (x float)",
     "latency_ms": "Latency (ms)",
     "size": "File size (MB)",

@@ -1,6 +1,6 @@
 """Pictures of every page of the app, light and dark.
 
-`python tests/benchmarks/app_screenshots.py results/published/app [--study FOLDER]`
+`python tests/benchmarks/app_screenshots.py results/published/app [--pages front qat]`
 """
 
 import argparse
@@ -36,8 +36,9 @@ def prepare(results: Path) -> None:
         file.write(b"\0\0\n")
 
 
-def shoot(address: str, page: Any, output: Path, theme: str) -> None:
-    for name, path in PAGES.items():
+def shoot(address: str, page: Any, output: Path, theme: str, names: list[str]) -> None:
+    for name in names:
+        path = PAGES[name]
         study = "digits-night" if name == "live" else STUDY
         query = "" if name in ("studies", "new") else f"?study={study}"
         page.goto(f"{address}/{path}{query}")
@@ -56,6 +57,7 @@ def shoot(address: str, page: Any, output: Path, theme: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("output", type=Path)
+    parser.add_argument("--pages", nargs="+", choices=PAGES, default=list(PAGES))
     arguments = parser.parse_args()
     chromium = find_chromium()
     assert chromium, "no chromium"
@@ -66,7 +68,7 @@ def main() -> None:
         with running_app(results) as address:
             for theme in ("light", "dark"):
                 with open_page(chromium, dark=theme == "dark") as page:
-                    shoot(address, page, arguments.output, theme)
+                    shoot(address, page, arguments.output, theme, arguments.pages)
 
 
 if __name__ == "__main__":
