@@ -85,7 +85,9 @@ def _command(host: str, port: int) -> list[str]:
         "client.toolbarMode": "viewer",
         "client.showErrorDetails": "none",
         "logger.level": "warning",
-        "theme.primaryColor": "#2f7fd0",
+        # of both themes: one for all would be a theme of its own, and no dark one
+        "theme.light.primaryColor": "#2f7fd0",
+        "theme.dark.primaryColor": "#4a9be8",
     }
     told = [f"--{name}={value}" for name, value in options.items()]
     return [sys.executable, "-m", "streamlit", "run", str(_find_main()), *told]

@@ -58,6 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("output", type=Path)
     parser.add_argument("--pages", nargs="+", choices=PAGES, default=list(PAGES))
+    parser.add_argument("--themes", nargs="+", choices=("light", "dark"), default=["light", "dark"])
     arguments = parser.parse_args()
     chromium = find_chromium()
     assert chromium, "no chromium"
@@ -66,7 +67,7 @@ def main() -> None:
         results = Path(folder) / "results"
         prepare(results)
         with running_app(results) as address:
-            for theme in ("light", "dark"):
+            for theme in arguments.themes:
                 with open_page(chromium, dark=theme == "dark") as page:
                     shoot(address, page, arguments.output, theme, arguments.pages)
 
