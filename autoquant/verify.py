@@ -11,8 +11,10 @@ from autoquant.backends.machine import SATURATES, has_integer_dot_product
 from autoquant.backends.registry import backend_of
 from autoquant.build import TaskBuilder, build_evaluator
 from autoquant.compare import compare_layers
+from autoquant.core.activity import announce
 from autoquant.core.artifact import Artifact, Candidate
 from autoquant.core.check import (
+    VERIFY_STAGES,
     Check,
     Verification,
     check_accuracy,
@@ -31,6 +33,8 @@ from autoquant.export.readback import read_artifact
 from autoquant.tasks import load_task, resolve_options
 
 __all__ = ["read_verifiable", "verify_artifact"]
+
+_LOADING, _QUANTIZING, _MEASURING, _REPORTING, _EXPLAINING = VERIFY_STAGES
 
 _ROUNDS = "float operators round otherwise on another processor"
 _TRAINED = "a training is not repeated"
@@ -99,6 +103,7 @@ def verify_artifact(
             dict(passport[name])
     except (AttributeError, KeyError, TypeError, ValueError, ValidationError) as error:
         raise ArtifactError(f"the passport cannot be read: {error!r}"[:200]) from error
+    announce(_LOADING)
     here = Path.cwd()
     told = resolve_options(task_name, (stored_options, here), (task_options or {}, here))
     task = load_task(task_name, told)
@@ -106,12 +111,14 @@ def verify_artifact(
     builder = evaluator.builder
     assert isinstance(builder, TaskBuilder)
     is_comparable = checkpoints is not None or not recipe.is_trained
+    announce(_QUANTIZING)
     with evaluator.place.work():
         rebuilt = builder.restore(recipe) if is_comparable else None
         origin = builder.provenance(recipe)
     checks = _check_identity(artifact, origin)
     checks.append(_check_rebuild(artifact, rebuilt, recipe))
     checks += _check_figures(artifact, rebuilt, stored, evaluator)
+    announce(_EXPLAINING)
     layers = [proof.to_dict() for proof in evaluator.explain(artifact, recipe)[0]]
     if with_layers and is_comparable:
         found = compare_layers(artifact, recipe, builder, evaluator.search.batches[0])
@@ -157,6 +164,7 @@ def _check_figures(
     artifact: Artifact, rebuilt: Candidate | None, stored: Measurement, evaluator: Evaluator
 ) -> list[Check]:
     candidate = Candidate(artifact, None if rebuilt is None else rebuilt.predict)
+    announce(_MEASURING)
     try:
         measured, _ = evaluator.measure(candidate)
     except ParityError as error:
@@ -166,6 +174,7 @@ def _check_figures(
     checks.append(check_accuracy("accuracy", stored.accuracy, measured.accuracy,
                                  stored.accuracy_drop_ci, setting.accuracy_note))  # fmt: skip
     if stored.report_accuracy is not None:
+        announce(_REPORTING)
         figures = evaluator.report(artifact)
         value = None if figures is None else figures.report_accuracy
         checks.append(check_accuracy("report accuracy", stored.report_accuracy, value,

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -231,7 +232,7 @@ def test_every_command_has_help_with_an_example(tmp_path: Path) -> None:
     from autoquant.cli import app
 
     names = [command.callback.__name__ for command in app.registered_commands]
-    assert len(names) == 12
+    assert len(names) == 13
     for name in names:
         text = autoquant(name, "--help", cwd=tmp_path).stdout
         assert "Example" in text
@@ -283,6 +284,9 @@ def test_bad_spaces_are_refused_and_nothing_is_written(tmp_path, text, words) ->
         (["nonsense"], ["nonsense"]),
         (["trials"], ["study"]),
         (["bench", "a.onnx", "--threads", "0"], ["--threads"]),
+        (["app", "--port", "0"], ["--port"]),
+        (["app", "--tasks-from", "no.py"], ["no file 'no.py'"]),
+        (["app", "--host", "nowhere.invalid"], ["cannot listen on nowhere.invalid"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value[0], str) else "",
 )
@@ -526,3 +530,29 @@ def test_every_command_is_documented_in_the_readme() -> None:
     readme = (ROOT / "README.md").read_text()
     for command in app.registered_commands:
         assert f"autoquant {command.callback.__name__}" in readme
+
+
+def test_a_port_that_is_in_use_is_named(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        refused(autoquant("app", "--port", port, cwd=tmp_path), port, "in use", "--port N")
+
+
+def test_the_app_without_its_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    from autoquant.cli import browser
+    from autoquant.errors import InputError
+
+    monkeypatch.setattr(browser, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"pip install 'autoquant\[app\]'"):
+        browser.app()
+
+
+def test_the_app_finds_its_pages_and_asks_no_one() -> None:
+    from autoquant.cli.browser import _command
+
+    command = _command("127.0.0.1", 8501)
+    assert Path(command[4]).is_file()
+    assert "--browser.gatherUsageStats=false" in command
+    assert "--server.address=127.0.0.1" in command

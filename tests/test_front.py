@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoquant.core.front import (
-    _dominance,
+    _Dominance,
     _draw_errors,
     _find_kernel,
     comparable_log_ratios,
@@ -71,7 +71,8 @@ def test_an_intransitive_chain_keeps_its_far_end() -> None:
     assert dominance[0, 1]
     assert dominance[1, 2]
     assert not dominance[0, 2]
-    assert sorted(_find_kernel(dominance, np.arange(3.0)[:, None])) == [0, 2]
+    losses = np.arange(3.0)[:, None]
+    assert sorted(_find_kernel(lambda i, j: dominance[np.ix_(i, j)], losses)) == [0, 2]
 
 
 trial_lists = st.lists(
@@ -92,12 +93,44 @@ def build(values: list[tuple[int, int, float, int]]) -> list[Trial]:
     return trials
 
 
+def full_table(trials: list[Trial]) -> np.ndarray:
+    everyone = np.arange(len(trials))
+    return _Dominance(trials, ALL)(everyone, everyone)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 12), st.integers(0, 2**32 - 1), st.floats(0, 0.5))
+def test_the_kernel_is_that_of_the_whole_table(count: int, seed: int, density: float) -> None:
+    """Whatever the relation, circles included: what is left out for speed changes nothing."""
+    generator = np.random.default_rng(seed)
+    table = generator.random((count, count)) < density
+    np.fill_diagonal(table, False)
+    losses = generator.integers(0, 3, (count, 2)).astype(float)
+    order = [int(index) for index in np.lexsort(losses.T[::-1])]
+    rest, kernel = set(order), []
+    while rest:
+        free = [i for i in order if i in rest and not table[sorted(rest), i].any()]
+        chosen = free or [next(i for i in order if i in rest)]
+        kernel += chosen
+        rest = {i for i in rest if i not in chosen and not table[chosen, i].any()}
+    assert _find_kernel(lambda i, j: table[np.ix_(i, j)], losses) == kernel
+
+
+@settings(deadline=None)
+@given(trial_lists)
+def test_probabilities_of_a_few_are_those_among_all(values) -> None:
+    trials = build(values)
+    everyone, few = front_probabilities(trials, ALL), trials[::2]
+    found = front_probabilities(trials, ALL, of=few)
+    assert found == {trial.digest: everyone[trial.digest] for trial in few}
+
+
 @settings(deadline=None)
 @given(trial_lists)
 def test_nobody_on_the_front_is_dominated_and_everybody_else_is(values) -> None:
     trials = build(values)
     front = set(numbers(find_front(trials, ALL)))
-    dominance = _dominance(trials, ALL)
+    dominance = full_table(trials)
     assert front
     for number in range(len(trials)):
         is_beaten = any(dominance[member, number] for member in front)
@@ -181,8 +214,8 @@ def test_errors_of_differences_are_those_of_all_differences(count: int, seed: in
     draws = 0.9 + 0.01 * generator.standard_normal((count, 200))
     draws[-1] = draws[0]
     slow = (draws[:, None] - draws[None, :]).std(axis=2)
-    assert np.allclose(_draw_errors(draws), slow, atol=1e-9)
-    assert _draw_errors(draws)[0, -1] == 0.0
+    assert np.allclose(_draw_errors(draws, draws), slow, atol=1e-9)
+    assert _draw_errors(draws, draws)[0, -1] == 0.0
 
 
 @pytest.mark.parametrize("objectives", [["accuracy"], ["latency"], ["size"], ["latency", "size"]])

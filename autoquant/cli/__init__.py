@@ -7,7 +7,7 @@ import sys
 import typer
 from typer.exceptions import Abort, TyperException
 
-from autoquant.cli import catalog, models, reports, searches
+from autoquant.cli import browser, catalog, models, reports, searches
 from autoquant.cli.output import STDERR
 from autoquant.errors import InputError, NegativeAnswer, TrialError
 
@@ -42,6 +42,7 @@ for command in (
     models.bench,
     catalog.tasks,
     catalog.spaces,
+    browser.app,
 ):
     app.command(help=_keep_lines(inspect.getdoc(command) or ""))(command)
 

@@ -7,6 +7,7 @@ from typing import Any
 from autoquant.core.noise import Interval, ratios_agree
 
 __all__ = [
+    "VERIFY_STAGES",
     "Check",
     "Verification",
     "check_accuracy",
@@ -17,6 +18,14 @@ __all__ = [
     "moves_latency",
 ]
 
+# What a verification is busy with, in order, as it announces it.
+VERIFY_STAGES = (
+    "loading the task",
+    "quantizing anew",
+    "measuring accuracy and latency",
+    "reading the report split",
+    "looking at the layers",
+)
 # The float model itself runs this much faster or slower than when the passport was written:
 # the machine is in another state (frequency, neighbours), and a ratio may have moved with it.
 _DRIFT = 0.05

@@ -14,12 +14,12 @@ no member is dominated by one.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from autoquant.core.evidence import DRAWS, mcnemar_z
+from autoquant.core.evidence import DRAWS, mcnemar_z, resample_counts
 from autoquant.core.noise import Z95
 from autoquant.core.pareto import Bounds, is_nondominated
 from autoquant.core.trial import Objective, Trial
@@ -40,6 +40,9 @@ _ROUNDING = 1e-12
 _FEWEST_FOR_SHIFT = 4
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
+Index = npt.NDArray[np.intp]
+_Measure = Callable[[Index, Index], Floats]
+Dominates = Callable[[Index, Index], Bools]
 
 
 def find_front(
@@ -55,7 +58,7 @@ def find_front(
     candidates = _candidates(trials, bounds)
     if not candidates:
         return []
-    chosen = _find_kernel(_dominance(candidates, objectives), _losses(candidates, objectives))
+    chosen = _find_kernel(_Dominance(candidates, objectives), _losses(candidates, objectives))
     return _by_first_objective([candidates[index] for index in chosen], objectives)
 
 
@@ -72,19 +75,40 @@ def find_plain_front(
 
 
 def front_probabilities(
-    trials: Sequence[Trial], objectives: Sequence[Objective], bounds: Bounds | None = None
+    trials: Sequence[Trial],
+    objectives: Sequence[Objective],
+    bounds: Bounds | None = None,
+    of: Sequence[Trial] | None = None,
 ) -> dict[str, float]:
     """How often each trial is on the plain front when everything is drawn anew, by digest.
 
     Accuracies are drawn by resampling the images, the same for all trials; latencies within
     their noise.
+
+    Args:
+        trials: of one study.
+        objectives: what counts.
+        bounds: constraints; trials outside are no candidates.
+        of: candidates that are asked for; all if left out, which takes longer.
     """
     candidates = _candidates(trials, bounds)
     if not candidates:
         return {}
+    wanted = None if of is None else {trial.digest for trial in of}
+    index = [i for i, t in enumerate(candidates) if wanted is None or t.digest in wanted]
     drawn = _draw_losses(candidates, objectives)
-    on_front = np.mean([is_nondominated(losses) for losses in drawn], axis=0)
-    return {trial.digest: float(p) for trial, p in zip(candidates, on_front, strict=True)}
+    on_front = np.mean([_is_undominated(losses, index) for losses in drawn], axis=0)
+    return {candidates[i].digest: float(p) for i, p in zip(index, on_front, strict=True)}
+
+
+def _is_undominated(losses: Floats, index: Sequence[int]) -> Bools:
+    """Of some rows alone, whether no row dominates them; see `is_nondominated`."""
+    if len(index) == len(losses):
+        return is_nondominated(losses)
+    rows = [losses[i] for i in index]
+    return np.array([
+        not ((losses <= row).all(axis=1) & (losses < row).any(axis=1)).any() for row in rows
+    ])  # fmt: skip
 
 
 def decide(z: Floats, gains: Floats, accuracy: int | None) -> Bools:
@@ -119,18 +143,32 @@ def _by_first_objective(trials: Sequence[Trial], objectives: Sequence[Objective]
     return [trials[index] for index in order]
 
 
-def _dominance(trials: Sequence[Trial], objectives: Sequence[Objective]) -> Bools:
-    """(n, n): whether the row dominates the column."""
-    measures = {"accuracy": _accuracy_z, "latency": _latency_z, "size": _size_z}
-    z = np.stack([measures[name](trials) for name in objectives])
-    losses = _losses(trials, objectives).T
-    gains = losses[:, None, :] - losses[:, :, None]
-    return decide(z, gains, objectives.index("accuracy") if "accuracy" in objectives else None)
+class _Dominance:
+    """Which trials dominate which; any part of the (n, n) table, which may be large, on demand."""
+
+    def __init__(self, trials: Sequence[Trial], objectives: Sequence[Objective]) -> None:
+        makers: dict[Objective, Callable[[Sequence[Trial]], _Measure]] = {
+            "accuracy": _AccuracyZ, "latency": _LatencyZ, "size": _SizeZ,
+        }  # fmt: skip
+        self._measures = [makers[name](trials) for name in objectives]
+        self._losses = _losses(trials, objectives).T
+        self._accuracy = objectives.index("accuracy") if "accuracy" in objectives else None
+
+    def __call__(self, rows: Index, columns: Index) -> Bools:
+        """(rows, columns): whether the row dominates the column."""
+        z = np.stack([measure(rows, columns) for measure in self._measures])
+        gains = self._losses[:, None, columns] - self._losses[:, rows, None]
+        return decide(z, gains, self._accuracy)
 
 
-def _size_z(trials: Sequence[Trial]) -> Floats:
-    sizes = np.array([trial.objective("size") for trial in trials])
-    return exact_z(sizes[None, :] - sizes[:, None])
+class _SizeZ:
+    """Differences of sizes in standard errors; (rows, columns), positive where a row is better."""
+
+    def __init__(self, trials: Sequence[Trial]) -> None:
+        self._sizes = np.array([trial.objective("size") for trial in trials])
+
+    def __call__(self, rows: Index, columns: Index) -> Floats:
+        return exact_z(self._sizes[None, columns] - self._sizes[rows, None])
 
 
 def exact_z(gains: Floats) -> Floats:
@@ -138,12 +176,17 @@ def exact_z(gains: Floats) -> Floats:
     return np.where(gains == 0, 0.0, np.copysign(np.inf, gains))
 
 
-def _latency_z(trials: Sequence[Trial]) -> Floats:
-    ratios = comparable_log_ratios(trials)
-    variance = np.array([trial.latency_sd for trial in trials]) ** 2
-    error = np.sqrt(variance[:, None] + variance[None, :])
-    gains = ratios[None, :] - ratios[:, None]
-    return np.where(error > 0, gains / np.where(error > 0, error, 1.0), exact_z(gains))
+class _LatencyZ:
+    """The same of latencies, by the intervals of the ratios."""
+
+    def __init__(self, trials: Sequence[Trial]) -> None:
+        self._ratios = comparable_log_ratios(trials)
+        self._variance = np.array([trial.latency_sd for trial in trials]) ** 2
+
+    def __call__(self, rows: Index, columns: Index) -> Floats:
+        error = np.sqrt(self._variance[rows, None] + self._variance[None, columns])
+        gains = self._ratios[None, columns] - self._ratios[rows, None]
+        return np.where(error > 0, gains / np.where(error > 0, error, 1.0), exact_z(gains))
 
 
 def comparable_log_ratios(trials: Sequence[Trial]) -> Floats:
@@ -169,35 +212,54 @@ def comparable_log_ratios(trials: Sequence[Trial]) -> Floats:
     ])  # fmt: skip
 
 
-def _accuracy_z(trials: Sequence[Trial]) -> Floats:
-    found = [trial.evidence.hits for trial in trials if trial.evidence is not None]
-    hits = [item for item in found if item is not None]
-    if len(hits) == len(trials) and len({len(item) for item in hits}) == 1:
-        right = np.stack(hits).astype(np.float32)
-        both = (right @ right.T).astype(np.float64)
-        alone = np.diag(both)[:, None] - both
-        return mcnemar_z(alone, alone.T)
-    error = _draw_errors(_accuracy_draws(trials))
-    accuracy = np.array([trial.accuracy for trial in trials], dtype=np.float64)
-    gains = accuracy[:, None] - accuracy[None, :]
-    return np.where(error > 0, gains / np.where(error > 0, error, 1.0), exact_z(gains))
+class _AccuracyZ:
+    """The same of accuracies, on the same samples."""
+
+    def __init__(self, trials: Sequence[Trial]) -> None:
+        self._right = _stack_hits(trials)
+        self._draws = None if self._right is not None else _accuracy_draws(trials)
+        self._accuracy = np.array([trial.accuracy for trial in trials], dtype=np.float64)
+
+    def __call__(self, rows: Index, columns: Index) -> Floats:
+        if self._right is not None:
+            ours, theirs = self._right[rows], self._right[columns]
+            both = (ours @ theirs.T).astype(np.float64)
+            alone = ours.sum(axis=1)[:, None] - both
+            return mcnemar_z(alone, theirs.sum(axis=1)[None, :] - both)
+        assert self._draws is not None
+        error = _draw_errors(self._draws[rows], self._draws[columns])
+        gains = self._accuracy[rows, None] - self._accuracy[None, columns]
+        return np.where(error > 0, gains / np.where(error > 0, error, 1.0), exact_z(gains))
 
 
-def _draw_errors(draws: Floats) -> Floats:
-    """Standard errors of all differences of rows, (n, n), from (n, DRAWS).
+def _draw_errors(ours: Floats, theirs: Floats) -> Floats:
+    """Standard errors of all differences of rows, (n, m), from (n, DRAWS) and (m, DRAWS).
 
     By covariances: all differences of all draws would be large.
     """
-    shared = np.atleast_2d(np.cov(draws, bias=True))
-    own = np.diag(shared)
-    variance = own[:, None] + own[None, :] - 2 * shared
+    ours = ours - ours.mean(axis=1, keepdims=True)
+    theirs = theirs - theirs.mean(axis=1, keepdims=True)
+    total = (ours**2).mean(axis=1)[:, None] + (theirs**2).mean(axis=1)[None, :]
+    variance = total - 2 * (ours @ theirs.T) / ours.shape[1]
     # what is left of equal rows by rounding is no error
-    is_real = variance > _ROUNDING * (own[:, None] + own[None, :])
-    return np.sqrt(np.where(is_real, variance, 0.0))
+    return np.sqrt(np.where(variance > _ROUNDING * total, variance, 0.0))
+
+
+def _stack_hits(trials: Sequence[Trial]) -> npt.NDArray[np.float32] | None:
+    """(n, samples) whether each sample was right; None unless all trials saw the same ones."""
+    found = [trial.evidence.hits for trial in trials if trial.evidence is not None]
+    hits = [item for item in found if item is not None]
+    if len(hits) == len(trials) and len({len(item) for item in hits}) == 1:
+        return np.stack(hits).astype(np.float32)
+    return None
 
 
 def _accuracy_draws(trials: Sequence[Trial]) -> Floats:
     """(n, DRAWS); constant for trials that kept no evidence."""
+    right = _stack_hits(trials)
+    if right is not None:  # as `Evidence.draws`, all at once
+        samples = right.shape[1]
+        return np.asarray(right @ resample_counts(samples).T / samples, dtype=np.float64)
     return np.array([
         np.full(DRAWS, trial.accuracy or 0.0) if trial.evidence is None else trial.evidence.draws
         for trial in trials
@@ -223,17 +285,29 @@ def _draw_losses(trials: Sequence[Trial], objectives: Sequence[Objective]) -> Fl
     return np.stack(columns, axis=2)
 
 
-def _find_kernel(dominance: Bools, losses: Floats) -> list[int]:
+def _find_kernel(dominates: Dominates, losses: Floats) -> list[int]:
     """Rows that no chosen row dominates, such that every other is dominated by a chosen one.
 
     Where the relation runs in a circle, the best by point estimates breaks it.
     """
-    rest = set(range(len(dominance)))
-    order = [int(index) for index in np.lexsort(losses.T[::-1])]
+    order = np.lexsort(losses.T[::-1])
+    rest = order  # always in this order
     kernel: list[int] = []
-    while rest:
-        free = [i for i in order if i in rest and not dominance[sorted(rest), i].any()]
-        chosen = free or [next(index for index in order if index in rest)]
-        kernel += chosen
-        rest = {i for i in rest if i not in chosen and not dominance[chosen, i].any()}
+    while len(rest):
+        free = _find_free(dominates, losses, rest)
+        chosen = free if len(free) else rest[:1]
+        kernel += chosen.tolist()
+        is_left = ~dominates(chosen, rest).any(axis=0) & ~np.isin(rest, chosen)
+        rest = rest[is_left]
     return kernel
+
+
+def _find_free(dominates: Dominates, losses: Floats, rest: Index) -> Index:
+    """Those among the rest that none of the rest dominates.
+
+    Most are dominated by one of the best by point estimates: what is not is few, and only
+    that is compared with all.
+    """
+    best = rest[is_nondominated(losses[rest])]
+    left = rest[~dominates(best, rest).any(axis=0)]
+    return left[~dominates(rest, left).any(axis=0)]

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from autoquant.core.pareto import Bounds, is_nondominated
 from autoquant.core.trial import Mode, Objective, Trial
 
-__all__ = ["ModeYield", "find_mode_yields", "hypervolume", "seconds_by_mode"]
+__all__ = ["ModeYield", "find_mode_yields", "hypervolume", "seconds_by_mode", "trace_hypervolume"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -52,21 +52,38 @@ def find_mode_yields(
         objectives: sides of the box.
         bounds: constraints of the study.
     """
+    ordered = sorted(trials, key=lambda trial: trial.number)
+    gained: dict[Mode, float] = {"ptq": 0.0, "qat": 0.0}
+    before = 0.0
+    for trial, volume in zip(ordered, trace_hypervolume(ordered, objectives, bounds), strict=True):
+        gained[trial.mode] += volume - before
+        before = volume
+    return [_sum_up(mode, ordered, gained[mode]) for mode in gained]
+
+
+def trace_hypervolume(
+    trials: Sequence[Trial], objectives: Sequence[Objective], bounds: Bounds
+) -> list[float]:
+    """Hypervolume after each trial, of the box that `find_mode_yields` describes.
+
+    Args:
+        trials: of one study, in the order in which they came.
+        objectives: sides of the box.
+        bounds: constraints of the study.
+    """
     worst = bounds.max_drop or _WORST_DROP
     reference = next((trial for trial in trials if trial.name == "fp32"), None)
     size = None if reference is None else reference.size_bytes
-    ordered = sorted(trials, key=lambda trial: trial.number)
-    gained: dict[Mode, float] = {"ptq": 0.0, "qat": 0.0}
     known, volume = np.empty((0, len(objectives))), 0.0
-    for trial in ordered:
+    volumes = []
+    for trial in trials:
         losses = _losses(trial, objectives, worst, size)
-        if losses is None:
-            continue
-        known = np.vstack([known, losses])
-        known = known[is_nondominated(known)]
-        before, volume = volume, hypervolume(known, np.ones(len(objectives)))
-        gained[trial.mode] += volume - before
-    return [_sum_up(mode, ordered, gained[mode]) for mode in gained]
+        if losses is not None and not (known <= losses).all(axis=1).any():
+            known = np.vstack([known, losses])
+            known = known[is_nondominated(known)]
+            volume = hypervolume(known, np.ones(len(objectives)))
+        volumes.append(volume)
+    return volumes
 
 
 def hypervolume(losses: Floats, reference: Floats) -> float:

@@ -40,6 +40,10 @@ def loss_figure(rows: Sequence[LossRow], title: str = "") -> go.Figure:
     )  # fmt: skip
     for place, bits in enumerate(widths, start=1):
         _draw_panel(figure, panels[bits], place)
+    # said once: the other panels' titles would stand where names of panels do
+    figure.update_xaxes(
+        title="Points below float (95 % interval, same images)", row=max(1, len(widths)), col=1
+    )
     height = 190 + _ROW_PX * len(measured) + 80 * len(widths)
     lay_out_panels(figure, title, height)
     figure.update_layout(margin={"l": 200})
@@ -67,7 +71,7 @@ def _draw_panel(figure: go.Figure, rows: Sequence[LossRow], place: int) -> None:
     )  # fmt: skip
     span = None if limit is None else [_lowest(rows), limit * 1.12]
     figure.update_xaxes(
-        title="Points below float (95 % interval, same images)", range=span,
+        range=span,
         zeroline=True, zerolinecolor=INK, zerolinewidth=1,
         row=place, col=1,
     )  # fmt: skip

@@ -70,10 +70,11 @@ def find_reference(trials: Sequence[Trial]) -> Trial | None:
 def _with_probability(
     trials: Sequence[Trial], objectives: Sequence[Objective], bounds: Bounds
 ) -> list[Trial]:
-    probabilities = front_probabilities(trials, objectives, bounds)
+    members = find_front(trials, objectives, bounds)
+    probabilities = front_probabilities(trials, objectives, bounds, members)
     return [
         trial.model_copy(update={"front_probability": probabilities[trial.digest]})
-        for trial in find_front(trials, objectives, bounds)
+        for trial in members
     ]
 
 

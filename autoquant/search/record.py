@@ -19,9 +19,9 @@ from autoquant.core.space import SearchSpace
 from autoquant.core.trial import LatencyFigures, Measurement, Objective, ReportFigures, Trial
 from autoquant.errors import StudyError
 
-__all__ = ["Asked", "Record", "StudyHeader"]
+__all__ = ["FORMAT", "Asked", "Record", "StudyHeader", "amend_trial", "check_header"]
 
-_FORMAT = 1
+FORMAT = 1
 _LATER = ("reprieve", "report", "latency", "departure")
 _DIRECTIONS = {
     "accuracy": StudyDirection.MAXIMIZE,
@@ -121,7 +121,7 @@ class Record:
             directions=[_DIRECTIONS[objective] for objective in header.objectives],
         )
         study.set_metric_names([str(objective) for objective in header.objectives])
-        study.set_user_attr("format", _FORMAT)
+        study.set_user_attr("format", FORMAT)
         study.set_user_attr("header", dataclasses.asdict(header))
         return cls(study)
 
@@ -144,9 +144,8 @@ class Record:
         """Every finished trial, by number, report figures included."""
         found = self.study.get_trials(deepcopy=False)
         attributes = self.study.user_attrs
-        later = [attributes.get(name, {}) for name in _LATER]
         return [
-            _amend(trial, [figures.get(trial.digest, {}) for figures in later])
+            amend_trial(trial, attributes)
             for frozen in found
             if (trial := _read_trial(frozen)) is not None
         ]
@@ -367,8 +366,14 @@ def _read_trial(frozen: FrozenTrial) -> Trial | None:
         ) from None
 
 
-def _amend(trial: Trial, amendments: Sequence[Mapping[str, Any]]) -> Trial:
-    """A trial with what was measured later: at a second look, beside the front, on report."""
+def amend_trial(trial: Trial, attributes: Mapping[str, Any]) -> Trial:
+    """A trial with what was measured later: at a second look, beside the front, on report.
+
+    Args:
+        trial: as it was finished.
+        attributes: of its study.
+    """
+    amendments = [attributes.get(name, {}).get(trial.digest, {}) for name in _LATER]
     changes: dict[str, Any] = {}
     for figures in amendments:
         changes |= figures
@@ -382,13 +387,24 @@ def _amend(trial: Trial, amendments: Sequence[Mapping[str, Any]]) -> Trial:
 
 
 def _read_header(study: optuna.Study) -> StudyHeader:
-    attributes = study.user_attrs
+    return check_header(study.study_name, study.user_attrs)
+
+
+def check_header(name: str, attributes: Mapping[str, Any]) -> StudyHeader:
+    """What a study was started with.
+
+    Args:
+        name: of the study.
+        attributes: of the study.
+
+    Raises:
+        StudyError: it is not one of ours, or of a newer format.
+    """
     known = attributes.get("format")
     if not isinstance(known, int) or "header" not in attributes:
-        raise StudyError(f"study '{study.study_name}' was not written by autoquant")
-    if known > _FORMAT:
+        raise StudyError(f"study '{name}' was not written by autoquant")
+    if known > FORMAT:
         raise StudyError(
-            f"study '{study.study_name}' is of format {known}, newer than {_FORMAT}: "
-            "update autoquant"
+            f"study '{name}' is of format {known}, newer than {FORMAT}: update autoquant"
         )
     return StudyHeader(**attributes["header"])

@@ -1,0 +1,22 @@
+"""The app: a router. `autoquant app` runs it."""
+
+import streamlit as st
+
+st.set_page_config(page_title="autoquant", page_icon=":material/tune:", layout="wide")
+# less margin: a plot and a table want the room
+st.html("<style>.stMainBlockContainer {padding: 3rem 2.5rem 2rem}</style>")
+st.navigation(
+    {
+        "Search": [
+            st.Page("views/studies.py", title="Studies", icon=":material/list:", default=True),
+            st.Page("views/new.py", title="New search", icon=":material/add:"),
+            st.Page("views/live.py", title="Live", icon=":material/monitoring:"),
+        ],
+        "Decide": [
+            st.Page("views/front.py", title="Front", icon=":material/scatter_plot:"),
+            st.Page("views/compare.py", title="Compare", icon=":material/compare_arrows:"),
+            st.Page("views/qat.py", title="PTQ and QAT", icon=":material/school:"),
+            st.Page("views/export.py", title="Export", icon=":material/download:"),
+        ],
+    }
+).run()

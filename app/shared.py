@@ -1,0 +1,167 @@
+"""What several pages share: the library, the study that is looked at, states that show nothing."""
+
+from collections.abc import Sequence
+
+import streamlit as st
+
+from autoquant.browse.library import Library, StudyCard, StudyView
+from autoquant.browse.setting import AppSetting
+from autoquant.core.trial import Trial
+from autoquant.errors import AutoquantError
+
+STATES = {
+    "starting": ("hourglass_top", "blue"),
+    "running": ("play_circle", "green"),
+    "done": ("check_circle", "gray"),
+    "stopped": ("pause_circle", "orange"),
+    "not begun": ("error", "red"),
+    "unreadable": ("broken_image", "red"),
+}
+
+
+@st.cache_resource
+def _library_of(results: str) -> Library:
+    return Library(AppSetting.from_environment().results)
+
+
+def setting() -> AppSetting:
+    """What the app was started with."""
+    return AppSetting.from_environment()
+
+
+def library() -> Library:
+    """The studies, shared by everyone who has the app open."""
+    return _library_of(str(setting().results))
+
+
+def plain(text: str) -> str:
+    """Text of a record as text: nothing in it is markup, a formula or an icon."""
+    return "".join(
+        f"\\{letter}" if letter in "\\`*_{}[]()<>#+-.!$:|~^" else letter for letter in text
+    )
+
+
+def badge(state: str) -> str:
+    """A state as an icon with its word."""
+    icon, color = STATES[state]
+    return f":{color}[:material/{icon}: {state}]"
+
+
+def choose_card() -> StudyCard:
+    """The study that is looked at, from the address or the sidebar; stops where there is none."""
+    shelf = library()
+    names = shelf.names()
+    if shelf.problem or not names:
+        explain_nothing(shelf)
+    asked = st.query_params.get("study") or st.session_state.get("last_study")
+    if "study" not in st.session_state or st.session_state.study not in names:
+        st.session_state.study = asked if asked in names else names[0]
+    if st.query_params.get("study") not in (None, *names):
+        st.warning(
+            f"There is no study {plain(st.query_params['study'][:80])} in this folder: "
+            "choose one at the left.", icon=":material/search_off:",
+        )  # fmt: skip
+    name = st.sidebar.selectbox("Study", names, key="study", on_change=_forget_trials)
+    st.session_state.last_study = name
+    st.query_params["study"] = name
+    return shelf.card(name)
+
+
+def _forget_trials() -> None:
+    st.query_params.pop("trial", None)
+    st.session_state.pop("trials", None)
+
+
+def choose_view() -> StudyView:
+    """The same, where there is something to show; says why and stops where there is not."""
+    card = choose_card()
+    if card.problem and card.view is not None:
+        st.warning(plain(card.problem), icon=":material/warning:")
+    if card.view is None:
+        explain_card(card)
+    if not card.view.snapshot.trials:
+        st.info(
+            "No trial is finished yet. The page Live shows what goes on.",
+            icon=":material/hourglass_top:",
+        )
+        st.page_link("views/live.py", label="Watch it", icon=":material/monitoring:")
+        st.stop()
+    return card.view
+
+
+def explain_nothing(shelf: Library) -> None:
+    """No study at all: what to do."""
+    if shelf.problem:
+        st.error(plain(shelf.problem), icon=":material/folder_off:")
+        st.stop()
+    st.info(
+        "There are no studies here yet. Begin one: the digits need no data and a minute or two.",
+        icon=":material/science:",
+    )
+    st.page_link("views/new.py", label="New search", icon=":material/add:")
+    st.caption(f"Studies are looked for in {plain(str(shelf.results.absolute()))}")
+    st.stop()
+
+
+def explain_card(card: StudyCard) -> None:
+    """A study of which nothing can be shown: why, and what to do."""
+    if card.state == "starting":
+        st.info("The search is starting: it loads its task first.", icon=":material/hourglass_top:")
+        st.page_link("views/live.py", label="Watch it", icon=":material/monitoring:")
+    else:
+        st.error(plain(card.problem or "nothing can be shown of it"), icon=":material/error:")
+    st.stop()
+
+
+def chosen_trials() -> list[int]:
+    """Numbers of the trials that were chosen, from this visit or from the address."""
+    if "trials" not in st.session_state:
+        found = [int(text) for text in st.query_params.get_all("trial") if text.isdigit()]
+        st.session_state.trials = found[:4]
+    return list(st.session_state.trials)
+
+
+def choose_trials(numbers: Sequence[int]) -> None:
+    """Remember trials, in the address too."""
+    st.session_state.trials = list(numbers)
+    st.query_params["trial"] = [str(number) for number in numbers]
+
+
+def pick_trials(view: StudyView, label: str, most: int) -> list[Trial]:
+    """Trials chosen from a list, members of the front first; begins with those chosen before."""
+    advised = [advice.trial.number for advice in view.advice]
+    members = [trial.number for trial in view.front.members]
+    others = [n for n, trial in view.by_number.items() if trial.state == "complete"]
+    offered = list(dict.fromkeys([*advised, *members, *others]))
+    begin = [n for n in chosen_trials() if n in offered] or offered[: max(1, most // 2)]
+    names = {n: name_trial(view.by_number[n], n in members) for n in offered}
+    if most == 1:
+        index = offered.index(begin[0]) if begin else 0
+        number = st.selectbox(label, offered, index, names.get, key=f"pick_{view.snapshot.name}")
+        chosen = [] if number is None else [number]
+    else:
+        chosen = st.multiselect(
+            label, offered, begin[:most], names.get, max_selections=most,
+            key=f"picks_{view.snapshot.name}",
+        )  # fmt: skip
+    if chosen:
+        choose_trials(chosen)
+    return [view.by_number[number] for number in chosen]
+
+
+def name_trial(trial: Trial, is_member: bool) -> str:
+    """A trial in a list."""
+    from autoquant.report import describe_recipe
+
+    star = " ★" if is_member else ""
+    return f"{trial.number}{star}  {describe_recipe(trial.recipe, trial.name)}"
+
+
+def attempt(action, *arguments, **options) -> bool:
+    """Do something that may be refused, and say why if it is."""
+    try:
+        action(*arguments, **options)
+    except (AutoquantError, OSError) as error:
+        st.error(plain(str(error)), icon=":material/error:")
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""What the app in the browser needs below its pages; nothing here draws a widget."""

@@ -1,0 +1,74 @@
+"""Files of trials that are at hand, and what their verification is told."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from autoquant.core.check import VERIFY_STAGES
+from autoquant.core.trial import Trial
+from autoquant.search.storage import Location
+
+__all__ = [
+    "VERIFY_STAGES",
+    "describe_checks",
+    "export_arguments",
+    "find_file",
+    "read_passport_of",
+    "verify_arguments",
+]
+
+
+def find_file(location: Location, trial: Trial) -> Path | None:
+    """A trial's file, kept by the search, by a report, or built here before."""
+    for folder in ("artifacts", "exports", "cells"):
+        path = location.folder / folder / f"{trial.digest}.onnx"
+        if path.is_file():
+            return path
+    return None
+
+
+def verify_arguments(
+    location: Location, trial: Trial, file: str | Path, tasks_from: Path | None
+) -> dict[str, Any]:
+    """What the errand `verify` is told: a trained file is held against what its training left."""
+    return {
+        "file": str(file),
+        "checkpoints": str(location.checkpoints) if trial.recipe.is_trained else None,
+        "tasks_from": None if tasks_from is None else str(tasks_from),
+    }
+
+
+def export_arguments(location: Location, trial: Trial, tasks_from: Path | None) -> dict[str, Any]:
+    """What the errand `export` is told."""
+    return {
+        "results": str(location.results),
+        "study": location.name,
+        "trial": trial.number,
+        "tasks_from": None if tasks_from is None else str(tasks_from),
+    }
+
+
+def describe_checks(checks: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Checks as rows: a mark, what the passport says, what was found."""
+    marks = {True: "✓ agrees", False: "✗ differs", None: "· may differ"}
+    return [
+        {
+            "check": check["name"],
+            "passport": check["stored"],
+            "here": check["measured"],
+            "verdict": marks[check["agrees"]],
+            "why": check.get("note", ""),
+        }
+        for check in checks
+    ]
+
+
+def read_passport_of(path: Path) -> Mapping[str, Any]:
+    """The passport inside a file.
+
+    Raises:
+        ArtifactError: not ONNX, or the passport is damaged.
+    """
+    from autoquant.export.readback import read_artifact
+
+    return read_artifact(path.read_bytes()).passport

@@ -1,0 +1,170 @@
+"""Searches as processes of their own: begun, gone on with and stopped from the app.
+
+They outlive the app. What is known of one lies in its study's folder: `space.yaml`, what was
+asked for; `search.log`, what it said; `process.json`, which process it is.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from autoquant.errors import StorageError, StudyError
+from autoquant.search.storage import Location
+
+__all__ = [
+    "find_process",
+    "is_prepared",
+    "read_log",
+    "resume_search",
+    "start_search",
+    "stop_search",
+]
+
+_SPACE, _LOG, _PROCESS = "space.yaml", "search.log", "process.json"
+_LOG_BYTES = 64 * 1024  # from the end; a log may be long
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f]")
+# A shell's background job ignores Ctrl-C, and hands that on to all that it starts.
+_ENTRY = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from autoquant.__main__ import main; main()"
+)
+
+
+def is_prepared(location: Location) -> bool:
+    """Whether the app was to begin a study here."""
+    return (location.folder / _SPACE).is_file()
+
+
+def start_search(
+    location: Location, space: str, options: Sequence[str] = (), tasks_from: Path | None = None
+) -> int:
+    """Begin a search that outlives this process.
+
+    Args:
+        location: where; nothing may lie there yet, but what a search left that never began.
+        space: the search space as YAML; already found to be valid.
+        options: of the command, `--seed` and its like.
+        tasks_from: file that registers tasks.
+
+    Returns:
+        The number of its process.
+
+    Raises:
+        StudyError: there is such a study.
+        StorageError: the folder cannot be written.
+    """
+    if location.exists() or find_process(location) is not None:
+        raise StudyError(f"there is a study '{location.name}' already; choose another name")
+    location.create_folder()
+    path = location.folder / _SPACE
+    path.write_text(space, encoding="utf-8")
+    (location.folder / _LOG).unlink(missing_ok=True)
+    return _run(location, ["search", str(path), "--study", location.name, *options], tasks_from)
+
+
+def resume_search(
+    location: Location, trials: int | None = None, tasks_from: Path | None = None
+) -> int:
+    """Go on with a study that is not running.
+
+    Args:
+        location: of the study.
+        trials: how far; as it was begun if None.
+        tasks_from: file that registers tasks.
+
+    Raises:
+        StudyError: it is running.
+        StorageError: its folder is gone, or cannot be written.
+    """
+    if find_process(location) is not None:
+        raise StudyError(f"study '{location.name}' is running")
+    if not location.exists():
+        raise StorageError(f"there is no study '{location.name}' any more")
+    more = [] if trials is None else ["--trials", str(trials)]
+    return _run(location, ["resume", location.name, *more], tasks_from)
+
+
+def stop_search(location: Location) -> None:
+    """Interrupt a search as Ctrl-C would; everything finished is kept.
+
+    Raises:
+        StudyError: no process that the app began runs this study.
+    """
+    process = find_process(location)
+    if process is None:
+        raise StudyError(
+            f"study '{location.name}' was not started from here: stop it where it was, by Ctrl-C"
+        )
+    os.killpg(process, signal.SIGINT)
+
+
+def find_process(location: Location) -> int | None:
+    """The process that the app began for this study, if it still runs."""
+    try:
+        known = json.loads((location.folder / _PROCESS).read_text())
+        process, began = int(known["process"]), str(known["began"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return process if began and _began(process) == began else None
+
+
+def read_log(location: Location, lines: int) -> list[str]:
+    """The last lines that a search said, as plain text."""
+    try:
+        with (location.folder / _LOG).open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _LOG_BYTES))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return []
+    cleaned = [_CONTROL.sub("", line).rstrip() for line in text.splitlines()]
+    return [line for line in cleaned if line.strip()][-lines:]
+
+
+def _run(location: Location, arguments: Sequence[str], tasks_from: Path | None) -> int:
+    command = [sys.executable, "-c", _ENTRY, *arguments, "--results", str(location.results)]
+    if tasks_from is not None:
+        command += ["--tasks-from", str(tasks_from)]
+    try:
+        with (location.folder / _LOG).open("ab") as log:
+            child = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+    except OSError as error:
+        raise StorageError(f"cannot start a search: {error.strerror or error}") from error
+    _CHILDREN.append(child)
+    known = {"process": child.pid, "began": _began(child.pid)}
+    (location.folder / _PROCESS).write_text(json.dumps(known))
+    return child.pid
+
+
+# Kept so that they are reaped when they end: nobody else waits for them.
+_CHILDREN: list[subprocess.Popen[bytes]] = []
+
+
+def _began(process: int) -> str | None:
+    """When a process began, as the kernel counts, since numbers are used again; None if it ended.
+
+    Where there is no /proc, only whether it runs.
+    """
+    for child in [*_CHILDREN]:
+        if child.poll() is not None:
+            _CHILDREN.remove(child)
+    try:
+        text = Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return None if Path("/proc/self").exists() else _is_alive(process)
+    state, *fields = text.rpartition(")")[2].split()
+    return None if state == "Z" else fields[18]
+
+
+def _is_alive(process: int) -> str | None:
+    try:
+        os.kill(process, 0)
+    except OSError:
+        return None
+    return "alive"

@@ -1,0 +1,257 @@
+"""Every page of the app in every state that a study can be in."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("streamlit", reason="the extra 'app' is not installed")
+
+from streamlit.testing.v1 import AppTest
+
+from autoquant.search.storage import Location, hold_driver_lock
+from tests.journals import failed, measured_trials, rejected, write_study
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ("studies", "new", "live", "front", "compare", "qat", "export")
+OF_A_STUDY = ("live", "front", "compare", "qat", "export")
+EVIL = "<script>alert(1)</script> **bold** $x$ :red[x]"
+Open = Callable[..., AppTest]
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "results"
+    monkeypatch.setenv("AUTOQUANT_RESULTS", str(folder))
+    monkeypatch.delenv("AUTOQUANT_TASKS_FROM", raising=False)
+    return folder
+
+
+@pytest.fixture
+def open_page(results: Path) -> Open:
+    def open_it(page: str, **query: str) -> AppTest:
+        app = AppTest.from_file(str(ROOT / "app" / "main.py"), default_timeout=30)
+        for name, value in query.items():
+            app.query_params[name] = value
+        if page != "studies":
+            app.switch_page(f"views/{page}.py")
+        return app.run()
+
+    return open_it
+
+
+def words(app: AppTest) -> str:
+    """Everything that a page says."""
+    kinds = (app.title, app.markdown, app.caption, app.info, app.warning, app.error, app.success)
+    return "\n".join(str(element.value) for kind in kinds for element in kind)
+
+
+def is_fine(app: AppTest) -> bool:
+    assert not app.exception, app.exception[0].message
+    return True
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_without_results_every_page_says_how_to_begin(open_page: Open, page: str) -> None:
+    app = open_page(page)
+    assert is_fine(app)
+    if page != "new":
+        assert "There are no studies here yet" in words(app)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_one_trial(results: Path, open_page: Open, page: str) -> None:
+    write_study(results, "one", measured_trials(1), target=20)
+    app = open_page(page, study="one")
+    assert is_fine(app)
+    assert not app.error
+
+
+@pytest.mark.parametrize("page", OF_A_STUDY)
+def test_no_trial_yet_says_where_to_look(results: Path, open_page: Open, page: str) -> None:
+    write_study(results, "young", [], target=20)
+    app = open_page(page, study="young")
+    assert is_fine(app)
+    assert page == "live" or "No trial is finished yet" in words(app)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_normal_study(results: Path, open_page: Open, page: str) -> None:
+    write_study(results, "normal", measured_trials(24))
+    app = open_page(page, study="normal")
+    assert is_fine(app)
+    assert not app.error
+    assert not app.warning
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_failed_and_rejected_trials(results: Path, open_page: Open, page: str) -> None:
+    trials = measured_trials(12)
+    mixed = [*trials[:6], *map(rejected, trials[6:9]), *(failed(t, EVIL) for t in trials[9:])]
+    write_study(results, "mixed", mixed)
+    assert is_fine(open_page(page, study="mixed"))
+
+
+@pytest.mark.parametrize("page", OF_A_STUDY)
+def test_only_failures(results: Path, open_page: Open, page: str) -> None:
+    write_study(results, "bad", [failed(trial) for trial in measured_trials(4)])
+    app = open_page(page, study="bad")
+    assert is_fine(app)
+    if page == "live":
+        assert "the file disagrees" in str(app.dataframe[0].value)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_damaged_record_is_named_and_the_rest_is_shown(
+    results: Path, open_page: Open, page: str
+) -> None:
+    journal = write_study(results, "damaged", measured_trials(12))
+    lines = journal.read_text().splitlines()
+    index = next(i for i, line in enumerate(lines) if '"record"' in line and '"number":7' in line)
+    lines[index] = lines[index].replace('"state":"complete"', '"state":"purple"')
+    journal.write_text("\n".join(lines) + "\n")
+    app = open_page(page, study="damaged")
+    assert is_fine(app)
+    if page != "new":
+        assert "trial 7 is damaged" in words(app)
+
+
+@pytest.mark.parametrize("page", OF_A_STUDY)
+def test_what_is_no_study_says_so(results: Path, open_page: Open, page: str) -> None:
+    (results / "junk").mkdir(parents=True)
+    (results / "junk" / "journal.log").write_text("junk\n")
+    app = open_page(page, study="junk")
+    assert is_fine(app)
+    assert "not written by autoquant" in words(app)
+
+
+@pytest.fixture
+def running(results: Path) -> Iterator[None]:
+    trials = measured_trials(9)
+    write_study(results, "running", trials[:8], target=20, running=[trials[8].recipe])
+    with hold_driver_lock(Location(results, "running")):
+        yield
+
+
+@pytest.mark.usefixtures("running")
+@pytest.mark.parametrize("page", PAGES)
+def test_a_running_study(open_page: Open, page: str) -> None:
+    app = open_page(page, study="running")
+    assert is_fine(app)
+    if page in ("studies", "live"):
+        assert "running" in words(app)
+    if page == "live":
+        assert "Trial 8" in words(app)
+        assert not [button for button in app.button if button.label == "Stop"]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_newer_study_is_only_read(results: Path, open_page: Open, page: str) -> None:
+    write_study(results, "newer", measured_trials(8), version=2)
+    app = open_page(page, study="newer")
+    assert is_fine(app)
+    if page != "new":
+        assert "newer version" in words(app)
+    assert not [button for button in app.button if button.label == "Go on"]
+
+
+@pytest.mark.parametrize("page", OF_A_STUDY)
+def test_a_task_whose_code_is_gone(results: Path, open_page: Open, page: str) -> None:
+    write_study(results, "gone", measured_trials(8), task="was-here-once")
+    app = open_page(page, study="gone")
+    assert is_fine(app)
+    if page == "export":
+        app.button(key="build").click().run()
+        assert is_fine(app)
+        assert "unknown task" in app.get("status")[0].label
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_results_folder_that_vanishes(results: Path, open_page: Open, page: str) -> None:
+    write_study(results, "s", measured_trials(8))
+    app = open_page(page, study="s")
+    shutil.rmtree(results)
+    app.run()
+    assert is_fine(app)
+    assert page == "new" or "There are no studies here yet" in words(app)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_file_where_the_folder_should_be(results: Path, open_page: Open, page: str) -> None:
+    results.write_text("in the way")
+    app = open_page(page)
+    assert is_fine(app)
+    assert page == "new" or "is a file" in words(app)
+
+
+@pytest.mark.parametrize("name", ["../../etc", "/etc/passwd", "a/b", "..", EVIL, "x" * 9999, "\0"])
+@pytest.mark.parametrize("page", OF_A_STUDY)
+def test_names_in_the_address_cannot_leave_the_folder(
+    results: Path, open_page: Open, page: str, name: str
+) -> None:
+    write_study(results, "s", measured_trials(8))
+    write_study(results.parent, "etc", measured_trials(8))
+    app = open_page(page, study=name, trial="../../x")
+    assert is_fine(app)
+    assert app.sidebar.selectbox(key="study").options == ["s"]
+    assert "<script>" not in words(app)
+
+
+def test_text_of_records_is_shown_as_text(results: Path, open_page: Open) -> None:
+    trials = measured_trials(8)
+    notes = {"notes": {"front": EVIL}}
+    write_study(results, "s", trials, attributes=notes)
+    said = words(open_page("front", study="s"))
+    assert "<script>" not in said
+    assert "**bold**" not in said
+    assert "\\<script\\>" in said
+
+
+def test_filters_hide_what_they_are_to_hide(results: Path, open_page: Open) -> None:
+    write_study(results, "s", measured_trials(40))
+    app = open_page("front", study="s")
+    before = points(app)
+    slider = app.slider(key="max_size_s")
+    slider.set_value((slider.min + slider.max) / 3).run()
+    assert 0 < points(app) < before
+    app.selectbox(key="x").select("size").run()
+    app.selectbox(key="size_by").select("latency").run()
+    app.selectbox(key="color_by").select("calibration").run()
+    assert is_fine(app)
+
+
+def points(app: AppTest) -> int:
+    """Dominated trials that are drawn."""
+    figure = json.loads(app.get("plotly_chart")[0].proto.spec)
+    traces = [trace for trace in figure["data"] if trace["name"] == "dominated"]
+    return sum(len(trace["customdata"]) for trace in traces)
+
+
+def test_the_address_restores_what_was_chosen(results: Path, open_page: Open) -> None:
+    write_study(results, "a", measured_trials(12))
+    write_study(results, "b", measured_trials(12, seed=1))
+    app = open_page("compare", study="b", trial=["3", "5"])
+    assert app.sidebar.selectbox(key="study").value == "b"
+    assert app.multiselect(key="picks_b").value == [3, 5]
+    assert app.query_params["trial"] == ["3", "5"]
+
+
+def test_studies_of_one_task_lie_over_each_other(results: Path, open_page: Open) -> None:
+    write_study(results, "a", measured_trials(12))
+    write_study(results, "b", measured_trials(12, seed=1))
+    app = open_page("front", study="a")
+    before = points(app)
+    app.multiselect(key="over").select("b").run()
+    assert points(app) > before
+
+
+def test_a_recommended_trial_can_be_chosen(results: Path, open_page: Open) -> None:
+    write_study(results, "s", measured_trials(24))
+    app = open_page("front", study="s")
+    taken = next(button for button in app.button if button.label == "Choose")
+    number = taken.key.rpartition("_")[2]
+    taken.click().run()
+    assert f"Chosen: {number}" in words(app)
+    assert app.query_params["trial"] in (number, [number])

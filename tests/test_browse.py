@@ -1,0 +1,389 @@
+"""What the app needs below its pages."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from autoquant.browse import draft, process
+from autoquant.browse.draft import Draft, layer_rows, quantizer_choices, read_draft, to_yaml
+from autoquant.browse.errand import follow_errand
+from autoquant.browse.handout import compare_layers, compare_recipes, export_command
+from autoquant.browse.library import Library, StudyView
+from autoquant.browse.pace import find_failures, find_growth, find_pace
+from autoquant.browse.process import find_process, read_log, start_search, stop_search
+from autoquant.browse.table import Filter, build_table, find_ranges, lay_over, shape_rows
+from autoquant.config import load_space, parse_space, shipped_spaces
+from autoquant.core.hypervolume import find_mode_yields
+from autoquant.errors import InputError, SpaceError, StorageError, StudyError
+from autoquant.report.explore_figure import AXES, explore_figure
+from autoquant.report.progress_figure import drift_figure, growth_figure, loss_curves_figure
+from autoquant.report.strip_figure import strip_figure
+from autoquant.search.storage import Location
+from tests.journals import failed, measured_trials, rejected, write_study
+
+
+def view_of(results: Path, name: str = "s", count: int = 40) -> StudyView:
+    write_study(results, name, measured_trials(count))
+    return Library(results).view(name)
+
+
+# Studies
+
+
+def test_a_study_is_read_again_only_when_it_has_changed(tmp_path: Path) -> None:
+    write_study(tmp_path, "s", measured_trials(8))
+    library = Library(tmp_path)
+    first = library.view("s")
+    assert library.view("s") is first
+    write_study(tmp_path, "s", measured_trials(9))
+    assert len(library.view("s").snapshot.trials) == 9
+
+
+def test_cards_say_what_studies_do(tmp_path: Path) -> None:
+    write_study(tmp_path, "done", measured_trials(8))
+    write_study(tmp_path, "stopped", measured_trials(8), target=20)
+    write_study(tmp_path, "newer", measured_trials(8), version=7)
+    (tmp_path / "junk").mkdir()
+    (tmp_path / "junk" / "journal.log").write_text("junk\n")
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "space.yaml").write_text("version: 1\n")
+    (tmp_path / "half" / "search.log").write_text("loading\nerror: unknown task 'x'\n")
+    (tmp_path / "no study").mkdir()
+    cards = {card.name: card for card in Library(tmp_path).cards()}
+    states = {name: card.state for name, card in cards.items()}
+    assert states == {"done": "done", "stopped": "stopped", "newer": "done",
+                      "junk": "unreadable", "half": "not begun"}  # fmt: skip
+    assert "unknown task 'x'" in (cards["half"].problem or "")
+    assert "update autoquant" in (cards["newer"].problem or "")
+    assert cards["done"].age == "now"
+
+
+@pytest.mark.parametrize("name", ["..", "../s", "/etc", "a/b", "", "x" * 65, "a\0b"])
+def test_names_that_could_leave_the_folder_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(StudyError, match="no study name"):
+        Library(tmp_path).view(name)
+
+
+# The table
+
+
+def test_filters_keep_what_is_within_and_baselines(tmp_path: Path) -> None:
+    table = view_of(tmp_path).table
+    kept = table[Filter(max_drop=1.0, max_size=0.06, modes=("ptq",)).mask(table)]
+    others = kept[~kept["is_baseline"]]
+    assert len(kept[kept["is_baseline"]]) == 5
+    assert 0 < len(others) < len(table) - 5
+    assert (others["drop"] <= 1.0).all()
+    assert (others["size"] <= 0.06).all()
+    assert (others["mode"] == "ptq").all()
+
+
+def test_ends_of_the_sliders_leave_nothing_out(tmp_path: Path) -> None:
+    table = view_of(tmp_path).table
+    for column, (low, high) in find_ranges(table).items():
+        assert table[column].between(low, high).all()
+    assert find_ranges(table.head(1)) == {}
+
+
+def test_rows_follow_the_selection(tmp_path: Path) -> None:
+    view = view_of(tmp_path)
+    shown, title = shape_rows(view.table, [])
+    assert len(shown) == len(view.front.members)
+    assert "The front" in title
+    shown, title = shape_rows(view.table, [("s", 7), ("s", 9), ("other", 3)])
+    assert sorted(shown["#"]) == [7, 9]
+    assert title == "2 selected"
+    assert "±" in shown["drop (points)"].iloc[0]
+
+
+def test_an_empty_study_has_an_empty_table() -> None:
+    table = build_table("s", [], [])
+    assert not len(table)
+    assert explore_figure(table).data
+    assert not len(shape_rows(table, [])[0])
+
+
+# Figures
+
+
+@pytest.mark.parametrize("x", AXES)
+@pytest.mark.parametrize("y", AXES)
+def test_any_two_objectives_make_a_figure(tmp_path: Path, x: str, y: str) -> None:
+    views = [view_of(tmp_path), view_of(tmp_path, "t", 20)]
+    table = lay_over(views)
+    figure = explore_figure(table, x, y, size_by="size", color_by="study", selected=[("s", 6)])
+    drawn = sum(len(trace.x) for trace in figure.data if trace.name not in ("chosen", "baseline"))
+    expected = int((table[x].notna() & table[y].notna()).sum())
+    assert drawn == expected
+    assert figure.layout.xaxis.title.text == AXES[x]
+
+
+def test_few_traces_however_many_trials(tmp_path: Path) -> None:
+    figure = explore_figure(view_of(tmp_path, count=200).table, color_by="calibration")
+    assert len(figure.data) < 20
+
+
+def test_far_baselines_do_not_press_the_rest_together(tmp_path: Path) -> None:
+    table = view_of(tmp_path).table.copy()
+    table.loc[table["name"] == "ort-dynamic", "latency"] = 16.0
+    low, high = explore_figure(table, "latency", "accuracy").layout.xaxis.range
+    assert high < 2
+    assert low < table["latency"].min()
+
+
+def test_figures_of_a_running_search(tmp_path: Path) -> None:
+    view = view_of(tmp_path)
+    assert len(growth_figure(find_growth(view.snapshot)).data[0].x) == 40
+    assert drift_figure(view.snapshot.trials).data
+    assert loss_curves_figure(view.snapshot.trials) is not None
+
+
+def test_the_strip_shows_every_layer_in_order(tmp_path: Path) -> None:
+    trials = measured_trials(8)
+    heat = strip_figure([trials[0], trials[3], trials[6]]).data[0]
+    assert list(heat.x) == [f"conv{index}" for index in range(8)]
+    assert [set(row) for row in heat.text[:2]] == [{"f"}, {"8"}]
+    widths = ["f" if bits is None else str(bits) for bits in trials[6].recipe.layers.values()]
+    assert list(heat.text[2]) == widths
+
+
+# How it goes
+
+
+def test_hypervolume_grows_to_what_the_modes_gained(tmp_path: Path) -> None:
+    snapshot = view_of(tmp_path).snapshot
+    growth = [volume for _, volume in find_growth(snapshot)]
+    assert growth == sorted(growth)
+    yields = find_mode_yields(snapshot.trials, snapshot.header.objectives, snapshot.header.bounds)
+    assert growth[-1] == pytest.approx(sum(item.gained for item in yields))
+
+
+def test_failures_are_grouped_by_what_they_share(tmp_path: Path) -> None:
+    trials = measured_trials(10)
+    bad = [failed(trial, f"layer {trial.number} diverged") for trial in trials[7:]]
+    write_study(tmp_path, "s", [*trials[:6], rejected(trials[6]), *bad])
+    groups = find_failures(Library(tmp_path).view("s").snapshot)
+    assert groups[0] == ("failed", "layer N diverged", [7, 8, 9])
+    assert groups[1][0] == "rejected"
+
+
+def test_the_pace_leaves_pauses_out(tmp_path: Path) -> None:
+    snapshot = view_of(tmp_path, count=8).snapshot
+    assert find_pace(snapshot).per_minute is None  # all ended at once
+    ends = np.cumsum([0, 2, 2, 2, 50_000, 2, 2, 2])
+    first = min(snapshot.ended.values())
+    from dataclasses import replace
+    from datetime import timedelta
+
+    ended = {i: first + timedelta(seconds=float(s)) for i, s in enumerate(ends)}
+    pace = find_pace(replace(snapshot, ended=ended))
+    assert pace.per_minute == pytest.approx(30)
+
+
+# Drafts
+
+
+def test_a_shipped_space_goes_through_the_form_unchanged() -> None:
+    for path in shipped_spaces().values():
+        config = load_space(path)
+        chosen = config.quantizer.model_dump()
+        quantizer = {
+            choice.name: [choice.show(value) for value in chosen[choice.name] or ()]
+            for choice in quantizer_choices()
+        }
+        drop = config.constraints.max_accuracy_drop
+        qat = config.quantizer.qat
+        built = Draft(
+            config.task, config.task_options, config.objectives, layer_rows(config), quantizer,
+            None if drop is None else drop * 100, None, None, config.budget.trials,
+            str(config.budget.timeout or ""), qat.model_dump(exclude_none=True) if qat else None,
+        ).to_config()  # fmt: skip
+        again = parse_space(yaml.safe_load(to_yaml(built)), "again")
+        layers = ["conv1", "fc", "a_depthwise_conv", "_conv_stem"]
+        assert again.budget == config.budget
+        assert again.quantizer == config.quantizer
+        assert again.to_space(layers).layers == config.to_space(layers).layers
+
+
+def blank(**changes) -> Draft:
+    rows = [{"pattern": "*", "8 bits": True, "4 bits": True, "float": "may"}]
+    told = {"task": "digits", "task_options": None, "objectives": ["accuracy"], "layers": rows,
+            "quantizer": {}, "max_drop": None, "max_latency_ms": None, "max_size_mb": None,
+            "trials": 9, "timeout": ""}  # fmt: skip
+    return Draft(**{**told, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"objectives": []}, "objectives"),
+        ({"layers": []}, "at least one pattern"),
+        ({"layers": [{"pattern": "*", "float": "never"}]}, "no width"),
+        ({"timeout": "soon"}, "no duration"),
+        ({"quantizer": {"calibration_images": ["many"]}}, "no whole number"),
+        ({"quantizer": {"calibration": ["percentile:9"]}}, "percentile"),
+        ({"trials": 0}, "trials"),
+    ],
+)
+def test_a_form_that_is_filled_in_wrongly_says_where(changes, word: str) -> None:
+    with pytest.raises(SpaceError, match=word):
+        blank(**changes).to_config()
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        (b"x" * 70_000, "larger than 64 kB"),
+        (b"\xff\xfe", "not YAML"),
+        (b"- 1", "mapping"),
+        (b"!!python/object/apply:os.system ['true']", "not YAML"),
+        (b"a: &a [1]\nb: *a\n", "aliases"),
+        (b"version: 1\ntask: t\ntask_options: {data: /etc}\n", "command line"),
+        (b"version: 1\ntask: t\ncolour: red\n", "unknown key 'colour'"),
+    ],
+)
+def test_files_of_visitors_are_data_or_refused(content: bytes, word: str) -> None:
+    with pytest.raises(SpaceError, match=word):
+        read_draft(content)
+
+
+def test_the_last_pattern_that_matches_owns_a_layer() -> None:
+    found = draft.match_patterns(["*", "conv*", "fc"], ["conv1", "fc", "head"])
+    assert found == {"*": ["head"], "conv*": ["conv1"], "fc": ["fc"]}
+
+
+def test_the_size_of_the_space_and_the_time_are_told(tmp_path: Path) -> None:
+    config = blank().to_config()
+    names = ["a", "b"]
+    text = draft.describe_budget(config, [], names)
+    assert text.startswith(f"{config.to_space(names).size:,} recipes over 2 layers; 9 trials")
+    rows = [{"pattern": "zz", "8 bits": True, "float": "may"}]
+    other = blank(layers=rows).to_config()
+    with pytest.raises(SpaceError, match="matches no layer"):
+        draft.describe_budget(other, [], names)
+
+
+# Processes
+
+_SLEEPER = """
+import pathlib, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+print("begun", sys.argv[1:], flush=True)
+try:
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("\\x1b[31minterrupted\\x1b[0m; kept", flush=True)
+"""
+
+
+def wait_for(condition, seconds: float = 30.0) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def test_a_search_is_begun_found_and_interrupted(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(process, "_ENTRY", _SLEEPER)
+    location = Location(tmp_path, "s")
+    start_search(location, "version: 1\n", ["--seed", "3"], Path("tasks.py"))
+    wait_for(lambda: read_log(location, 1))
+    (line,) = read_log(location, 5)
+    assert "'--study', 's', '--seed', '3'" in line
+    assert "'--tasks-from', 'tasks.py'" in line
+    assert find_process(location) is not None
+    assert Library(tmp_path).card("s").state == "starting"
+    with pytest.raises(StudyError, match="already"):
+        start_search(location, "version: 1\n")
+    stop_search(location)
+    wait_for(lambda: find_process(location) is None)
+    assert read_log(location, 1) == ["interrupted; kept"]
+    with pytest.raises(StudyError, match="Ctrl-C"):
+        stop_search(location)
+
+
+def test_a_number_that_belongs_to_another_process_now_is_left_alone(tmp_path: Path) -> None:
+    location = Location(tmp_path, "s")
+    location.create_folder()
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        known = {"process": child.pid, "began": "12345"}
+        (location.folder / "process.json").write_text(json.dumps(known))
+        assert find_process(location) is None
+        with pytest.raises(StudyError):
+            stop_search(location)
+        assert child.poll() is None
+        child.kill()
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"process": "x", "began": "1"}'])
+def test_what_is_no_process_is_none(tmp_path: Path, text: str) -> None:
+    location = Location(tmp_path, "s")
+    location.create_folder()
+    (location.folder / "process.json").write_text(text)
+    assert find_process(location) is None
+
+
+def test_a_search_that_cannot_begin_says_why(tmp_path: Path) -> None:
+    location = Location(tmp_path, "s")
+    start_search(location, "version: 1\ntask: nonsense\n")
+    wait_for(lambda: find_process(location) is None)
+    card = Library(tmp_path).card("s")
+    assert card.state == "not begun"
+    assert "unknown task 'nonsense'" in (card.problem or "")
+
+
+def test_nothing_is_gone_on_with_that_is_gone(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="any more"):
+        process.resume_search(Location(tmp_path, "s"))
+
+
+# Errands and what is handed out
+
+
+def test_an_errand_that_cannot_be_done_says_why() -> None:
+    with pytest.raises(InputError, match="unknown task 'nonsense'"):
+        follow_errand("layers", {"task": "nonsense"})
+
+
+def test_layers_are_read_by_another_process(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import torch\nfrom autoquant import Task, register_task\nprint('hello')\n"
+        "data = [(torch.zeros(3), 0)] * 4\n"
+        "@register_task('mine')\n"
+        "def mine():\n"
+        "    net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2))\n"
+        "    return Task(net, torch.zeros(1, 3), data, data)\n"
+    )
+    told = {"task": "mine", "tasks_from": str(tmp_path / "mine.py")}
+    assert follow_errand("layers", told) == ["0", "1"]
+
+
+def test_what_differs_between_recipes() -> None:
+    trials = measured_trials(30)
+    trained = next(trial for trial in trials if trial.recipe.is_trained)
+    plain = next(t for t in trials if not t.recipe.is_trained and t.name is None)
+    rows = {row["what"]: row for row in compare_recipes([plain, trained])}
+    assert rows["mode"][f"trial {trained.number}"] == "qat"
+    assert rows["mode"][f"trial {plain.number}"] == "ptq"
+    assert not compare_recipes([plain, plain])
+
+
+def test_layers_of_files_stand_beside_each_other() -> None:
+    layer = {"name": "a", "kind": "conv", "kernel": "QLinearConv", "integer_kernel": True,
+             "time_share": 0.5, "sqnr_db": 41.0}  # fmt: skip
+    rows = compare_layers({3: [layer], 4: [{**layer, "name": "b", "sqnr_db": None}]})
+    assert rows[0]["trial 3"] == "50% of the time, QLinearConv (integer), SQNR 41 dB"
+    assert rows[0]["trial 4"] == "-"
+
+
+def test_commands_name_the_folder_where_it_is_not_the_usual_one() -> None:
+    assert export_command("s", 3, Path("results"), "m.onnx") == (
+        "autoquant export s --trial 3 -o m.onnx"
+    )
+    assert "--results night" in export_command("s", 3, Path("night"), "m.onnx")
