@@ -12,12 +12,14 @@ from autoquant.core.front import find_front
 from autoquant.core.gate import Gate
 from autoquant.core.pareto import Bounds
 from autoquant.core.recipe import Recipe
+from autoquant.core.sensitivity import Sensitivity
 from autoquant.core.space import SearchSpace, baselines
 from autoquant.core.training import TrainingProgress, TrainingWatch
 from autoquant.core.trial import Trial
 from autoquant.errors import Rejection, SpaceError
 from autoquant.search.closing import Closing, measure_after_all, read_report
 from autoquant.search.event import Evaluates, Event, EventKind, describe_error
+from autoquant.search.prior import Knowledge
 from autoquant.search.promotion import find_promising, has_time_to_train
 from autoquant.search.record import Asked, Record
 from autoquant.search.sampler import SamplerName, build_sampler
@@ -56,6 +58,7 @@ class Study:
         reject_early: stop evaluating candidates that certainly cannot enter the front.
         is_exact: the processor adds 8-bit products without saturating; see `baselines`.
         on_event: called as the search goes on.
+        sensitivity: what was measured of single layers, for samplers that use it.
     """
 
     def __init__(
@@ -70,7 +73,9 @@ class Study:
         reject_early: bool = True,
         is_exact: bool = True,
         on_event: Callable[[Event], None] | None = None,
+        sensitivity: Sensitivity | None = None,
     ) -> None:
+        self.sensitivity = sensitivity
         self.record = record
         self.space = space
         self.evaluator = evaluator
@@ -203,7 +208,20 @@ class Study:
     def _use_sampler(self, name: SamplerName) -> None:
         # A resumed study goes on with other random numbers than it began with.
         seed = self.record.header.seed + len(self._seen)
-        self.record.study.sampler = build_sampler(name, self._proposed, lambda: self._seen, seed)
+        knowledge = Knowledge(
+            self.evaluator.builder.layers,
+            self.sensitivity,
+            self.record.header.objectives,
+            self.bounds,
+        )
+        self.record.study.sampler = build_sampler(
+            name,
+            self._proposed,
+            lambda: self._seen,
+            seed,
+            knowledge,
+            lambda text: self._emit("note", text),
+        )
 
     def _enqueue_baselines(self) -> None:
         queued = self.record.waiting_digests() | self._seen

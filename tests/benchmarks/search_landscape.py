@@ -1,0 +1,138 @@
+"""Evaluates recipes of a space for real: the table behind the search benchmark.
+
+    AUTOQUANT_DATA=../shared/data python tests/benchmarks/search_landscape.py TASK TABLE.jsonl 280
+
+Works for as many seconds as it is told, and goes on where it was: first every layer alone at each
+of its choices, then random mixtures, then rounds of fifty recipes that a surrogate, fitted to
+everything before, predicts on the front. What it had predicted is kept beside what was measured,
+so that its error near the front is known and not only that of a fit.
+
+Accuracy is that of the exported file on ONNX Runtime, on the whole search split. Nothing is timed
+here, and the file is not compared with the Brevitas model.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from autoquant.build import build_evaluator
+from autoquant.config import find_space, load_space
+from autoquant.core.space import SearchSpace
+from autoquant.evaluate import EvaluationOptions
+from autoquant.search.sampler import build_sampler
+from autoquant.tasks import load_task
+from tests.benchmarks.landscape import Surrogate, find_promising, read_table
+
+RANDOM, ROUND, SUBSET = 200, 50, 1000
+
+
+def main(task: str, table: str, seconds: str) -> None:
+    evaluator, space = load(task)
+    print(collect(evaluator, space, Path(table), float(seconds)), "rows")
+
+
+def load(task: str):
+    torch.set_num_threads(1)  # the runs have to share their cores with others
+    evaluator = build_evaluator(load_task(task), options=EvaluationOptions(latency=None))
+    torch.set_num_threads(1)
+    return evaluator, landscape_space(task, [layer.name for layer in evaluator.layers])
+
+
+def collect(evaluator, space: SearchSpace, path: Path, seconds: float) -> int:
+    end = time.monotonic() + seconds
+    generator = np.random.default_rng()
+    while time.monotonic() < end:
+        rows = read_table(path) if path.exists() else []
+        for parameters, origin, predicted in plan(space, rows, generator):
+            row = evaluate(evaluator, space, parameters)
+            row |= {"origin": origin} | ({} if predicted is None else {"predicted": predicted})
+            with path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            if time.monotonic() > end:
+                break
+    return len(read_table(path))
+
+
+def landscape_space(task: str, layers: list[str]) -> SearchSpace:
+    """The shipped space of a task with 7-bit weights at 8 bits: see the README beside the table."""
+    space = load_space(find_space(task)).to_space(layers, is_exact=True)
+    return SearchSpace(space.layers, {**space.options, "reduce_range": (True,)})
+
+
+def plan(space: SearchSpace, rows: list[dict], generator: np.random.Generator):
+    """What to evaluate next: parameters, why, and the drop that is expected."""
+    known = {row["code"] for row in rows}
+    singles = [item for item in plan_singles(space) if space_code(space, item) not in known]
+    if singles:
+        return [(item, "single", None) for item in singles]
+    if sum(row["origin"] == "random" for row in rows) < RANDOM:
+        drawer = build_sampler("random", space, frozenset, int(generator.integers(2**31)))
+        return [(draw_mixture(space, drawer, generator), "random", None) for _ in range(20)]
+    surrogate = Surrogate(space, rows)
+    origin = f"round {len({row['origin'] for row in rows}) - 1}"
+    found = find_promising(space, rows, surrogate, ROUND, generator)
+    return [(item, origin, predicted) for item, predicted in found]
+
+
+def plan_singles(space: SearchSpace) -> list[dict[str, str]]:
+    """Every layer at 8 bits, at 4, and each alone at each other choice; every option alone."""
+    start = {name: choices[0] for name, choices in space.parameters.items()}
+    layers = [name for name in start if space.is_layer(name)]
+    start |= {"weight_scale": "mse", "calibration_images": "512"}
+    found = [start, {**start, **dict.fromkeys(layers, "4")}]
+    for name, choices in space.parameters.items():
+        found += [{**start, name: choice} for choice in choices if choice != start[name]]
+    fours = found[1]
+    options = [name for name in start if not space.is_layer(name)]
+    found += [{**fours, n: c} for n in options for c in space.parameters[n] if c != start[n]]
+    return found
+
+
+def draw_mixture(space, drawer, generator) -> dict[str, str]:
+    options = {
+        name: str(generator.choice(choices))
+        for name, choices in space.parameters.items()
+        if not space.is_layer(name)
+    }
+    return {**options, **drawer._draw_mixture()}
+
+
+def space_code(space: SearchSpace, parameters: dict[str, str]) -> str:
+    """Indices of the choices, a digit a parameter."""
+    return "".join(str(c.index(parameters[name])) for name, c in space.parameters.items())
+
+
+def evaluate(evaluator, space: SearchSpace, parameters: dict[str, str]) -> dict:
+    start = time.perf_counter()
+    artifact = evaluator.builder.build(space.decode(parameters)).artifact
+    session = evaluator.backend.load(artifact, 1)
+    outputs = evaluator.predict(session, evaluator.search.batches)
+    reference, targets = evaluator.float_outputs, evaluator.search.targets
+    hits, float_hits = outputs.argmax(1) == targets, reference.argmax(1) == targets
+    return {
+        "code": space_code(space, parameters),
+        "drop": round(float(float_hits.mean() - hits.mean()), 6),
+        "size": artifact.size_bytes,
+        "subset_drop": round(float(float_hits[:SUBSET].mean() - hits[:SUBSET].mean()), 6),
+        "subset_kl": float(f"{divergence(reference[:SUBSET], outputs[:SUBSET]):.4g}"),
+        "seconds": round(time.perf_counter() - start, 2),
+    }
+
+
+def divergence(reference: np.ndarray, outputs: np.ndarray) -> float:
+    """Mean Kullback-Leibler divergence of the class probabilities from the float model's."""
+    ours, theirs = log_softmax(outputs.astype(float)), log_softmax(reference.astype(float))
+    return float((np.exp(theirs) * (theirs - ours)).sum(1).mean())
+
+
+def log_softmax(values: np.ndarray) -> np.ndarray:
+    shifted = values - values.max(1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
