@@ -11,16 +11,16 @@ from autoquant.core.recipe import Recipe
 from autoquant.core.space import SearchSpace
 from autoquant.errors import ParityError, StudyError
 from autoquant.evaluate import Evaluator
-from autoquant.search.sampler import SAMPLERS, build_sampler
+from autoquant.search.sampler import build_sampler
 from autoquant.search.storage import Location, load_record
 from autoquant.search.study import Budget, Event
-from tests.fakes import fake_evaluator, fake_record, fake_space, fake_study
+from tests.fakes import QUICK_SAMPLERS, fake_evaluator, fake_record, fake_space, fake_study
 
 OBJECTIVES = ["accuracy", "latency", "size"]
 GOLDEN = Path(__file__).parent / "golden"
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", QUICK_SAMPLERS)
 def test_study_has_exactly_the_trials_asked_for(tmp_path: Path, sampler: str) -> None:
     study = fake_study(tmp_path)
     study.run(Budget(40), sampler)
@@ -204,7 +204,7 @@ class Failing(Evaluator):
         return super().evaluate(recipe, gate, watch)
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", QUICK_SAMPLERS)
 def test_failed_trials_are_recorded_with_their_reason(tmp_path: Path, sampler: str) -> None:
     evaluator = fake_evaluator()
     evaluator.__class__ = Failing
@@ -218,7 +218,7 @@ def test_failed_trials_are_recorded_with_their_reason(tmp_path: Path, sampler: s
     assert all(trial.state == "complete" for trial in members)
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", QUICK_SAMPLERS)
 def test_small_space_is_walked_through_and_then_said_to_be_done(tmp_path, sampler) -> None:
     space = fake_space(layers=2)
     events: list[Event] = []

@@ -1,5 +1,6 @@
 """`Sensitivity`: what each choice of each layer costs and buys, measured one layer at a time."""
 
+import math
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Literal
@@ -101,12 +102,12 @@ class Sensitivity(_Record):
         """
         seen = [cost for cost in self.by_choice.values() if cost.extra_drop is not None]
         proxies = np.array([cost.proxy or 0.0 for cost in seen])
-        drops = np.array([cost.extra_drop for cost in seen])
+        drops = np.array([cost.extra_drop or 0.0 for cost in seen])
         power = float(proxies @ proxies)
         if not power:
             return 0.0
         widths = [high - low for low, high in (cost.extra_drop_ci or (0.0, 0.0) for cost in seen)]
-        error = float(np.median(widths)) / (2 * Z95) / power**0.5
+        error = float(np.median(widths)) / (2 * Z95) / math.sqrt(power)
         return max(float(proxies @ drops) / power, 0.5 * error)
 
     def expected_drop(self, layer: str, choice: str) -> float | None:

@@ -62,7 +62,7 @@ def search(
             that exists with this space goes on.
         trials: finished trials to reach, baselines included.
         timeout: stop after so long: seconds, or text such as `30m`.
-        sampler: `tpe`, `nsga2` or `random`.
+        sampler: `tpe`, `auto` or another one, as the command line has them.
         seed: of every random choice.
         threads: of the timed runs.
         batch: batch size of the timed runs.

@@ -122,7 +122,8 @@ class Features:
         """(n, 1) share of what four bits everywhere would cost, 0..1."""
         costs = np.where(np.isnan(self.drops), 0.0, np.maximum(self.drops, 0.0)) * self.is_narrow
         weights = costs if costs.any() else self.is_narrow.astype(float)
-        return (layers @ weights / max(float(weights.sum()), 1e-12))[:, None]
+        shares = layers @ weights / max(float(weights.sum()), 1e-12)
+        return np.asarray(shares[:, None])
 
     @cached_property
     def weights(self) -> Floats:

@@ -155,7 +155,7 @@ class Outlook:
 
     def _mask(self, known: Floats) -> Floats:
         wanted = self.knowledge.objectives
-        return known * np.array(["latency" in wanted, "size" in wanted], dtype=float)
+        return np.asarray(known * np.array(["latency" in wanted, "size" in wanted], dtype=float))
 
     def _bend(self, drops: Floats) -> Floats:
         """Losses: drops above the floor, by their logarithm far beyond the corner."""
@@ -251,5 +251,5 @@ def _stack(codes: Sequence[tuple[int, ...] | None], width: int) -> Codes:
 
 def _correlate_ranks(one: Floats, other: Floats) -> float:
     """Spearman's rank correlation, ties in the order in which they come."""
-    ranks = [np.argsort(np.argsort(values)) for values in (one, other)]
-    return float(np.corrcoef(*ranks)[0, 1])
+    ranks, others = (np.argsort(np.argsort(item)).astype(np.float64) for item in (one, other))
+    return float(np.corrcoef(ranks, others)[0, 1])
