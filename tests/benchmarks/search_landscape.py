@@ -25,7 +25,7 @@ from autoquant.core.space import SearchSpace
 from autoquant.evaluate import EvaluationOptions
 from autoquant.search.sampler import build_sampler
 from autoquant.tasks import load_task
-from tests.benchmarks.landscape import Surrogate, find_promising, read_table
+from tests.benchmarks.landscape import Surrogate, find_promising, read_table, to_code
 
 RANDOM, ROUND, SUBSET = 200, 50, 1000
 
@@ -66,7 +66,7 @@ def landscape_space(task: str, layers: list[str]) -> SearchSpace:
 def plan(space: SearchSpace, rows: list[dict], generator: np.random.Generator):
     """What to evaluate next: parameters, why, and the drop that is expected."""
     known = {row["code"] for row in rows}
-    singles = [item for item in plan_singles(space) if space_code(space, item) not in known]
+    singles = [item for item in plan_singles(space) if to_code(space, item) not in known]
     if singles:
         return [(item, "single", None) for item in singles]
     if sum(row["origin"] == "random" for row in rows) < RANDOM:
@@ -101,11 +101,6 @@ def draw_mixture(space, drawer, generator) -> dict[str, str]:
     return {**options, **drawer._draw_mixture()}
 
 
-def space_code(space: SearchSpace, parameters: dict[str, str]) -> str:
-    """Indices of the choices, a digit a parameter."""
-    return "".join(str(c.index(parameters[name])) for name, c in space.parameters.items())
-
-
 def evaluate(evaluator, space: SearchSpace, parameters: dict[str, str]) -> dict:
     start = time.perf_counter()
     artifact = evaluator.builder.build(space.decode(parameters)).artifact
@@ -114,7 +109,7 @@ def evaluate(evaluator, space: SearchSpace, parameters: dict[str, str]) -> dict:
     reference, targets = evaluator.float_outputs, evaluator.search.targets
     hits, float_hits = outputs.argmax(1) == targets, reference.argmax(1) == targets
     return {
-        "code": space_code(space, parameters),
+        "code": to_code(space, parameters),
         "drop": round(float(float_hits.mean() - hits.mean()), 6),
         "size": artifact.size_bytes,
         "subset_drop": round(float(float_hits[:SUBSET].mean() - hits[:SUBSET].mean()), 6),
