@@ -61,6 +61,8 @@ class Surrogate:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             self.process.fit(features, drops)
+        spread = float(np.std(drops))  # of the process, which is fitted to normalized drops
+        self.noise = spread * float(np.sqrt(self.process.kernel_.k2.noise_level))
         sizes = np.array([row["size"] for row in rows], dtype=float)
         self.bytes, *_ = np.linalg.lstsq(features, sizes, rcond=None)
 
@@ -86,12 +88,28 @@ class Surrogate:
         return {
             "mixtures": len(mixed),
             "mixtures_near": len(near),
+            "noise": self.noise,
             "rmse": float(np.sqrt(np.mean(errors[mixed] ** 2))),
             "rmse_near": float(np.sqrt(np.mean(errors[near] ** 2))),
             "rank_correlation": float(
                 np.corrcoef(*(np.argsort(np.argsort(v[mixed])) for v in (found, drops)))[0, 1]
             ),
         }
+
+
+def find_roughness(rows: list[dict], base: str) -> float:
+    """What recipes that differ in one float layer from 8 bits lose of their own.
+
+    Their outputs hardly differ (the divergence says so), so what their drops differ by is what no
+    smooth model can know.
+    """
+    differing = [sum(a != b for a, b in zip(row["code"], base, strict=True)) for row in rows]
+    near = [
+        row["drop"]
+        for row, count in zip(rows, differing, strict=True)
+        if count == 1 and row["origin"] == "single" and row["subset_kl"] < 0.006
+    ]
+    return float(np.std(near))
 
 
 class Landscape:
@@ -141,14 +159,19 @@ class Landscape:
 
     def uniform(self, choice: str) -> str:
         """The code of every layer at one choice, options at their defaults."""
-        start = {name: choices[0] for name, choices in self.space.parameters.items()}
+        return self.uniform_of(self.space, choice)
+
+    @staticmethod
+    def uniform_of(space: SearchSpace, choice: str) -> str:
+        """The same for any space."""
+        start = {name: choices[0] for name, choices in space.parameters.items()}
         start |= {
             name: value
             for name, value in {"weight_scale": "mse", "calibration_images": "512"}.items()
             if name in start
         }
-        layers = {name: choice for name in start if self.space.is_layer(name)}
-        return to_code(self.space, {**start, **layers})
+        layers = {name: choice for name in start if space.is_layer(name)}
+        return to_code(space, {**start, **layers})
 
 
 class MeasuredLandscape(Landscape):
@@ -159,7 +182,9 @@ class MeasuredLandscape(Landscape):
         self.surrogate = Surrogate(space, self.rows)
         self.error = self.surrogate.validate(self.rows)
         self.latency = table["latency"]
-        super().__init__(space, layers, self.error["rmse_near"], seed)
+        roughness = find_roughness(self.rows, self.uniform_of(space, "8"))
+        self.error["roughness"] = roughness
+        super().__init__(space, layers, roughness, seed)
 
     def model(self, codes):
         drops, sizes = self.surrogate.predict(codes)
@@ -169,7 +194,7 @@ class MeasuredLandscape(Landscape):
 
     def sensitivity(self) -> Sensitivity:
         """From the same files and samples that `autoquant sensitivity` looks at."""
-        by_code = {row["code"]: row for row in self.rows}
+        by_code = {row["code"]: row for row in self.rows if row["origin"] == "single"}
         base = by_code[self.uniform("8")]
         costs = []
         for place, layer in enumerate(self.layers):

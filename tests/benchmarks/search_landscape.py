@@ -11,6 +11,7 @@ Accuracy is that of the exported file on ONNX Runtime, on the whole search split
 here, and the file is not compared with the Brevitas model.
 """
 
+import dataclasses
 import json
 import sys
 import time
@@ -19,8 +20,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from autoquant.backends.machine import describe_machine, package_versions
 from autoquant.build import build_evaluator
 from autoquant.config import find_space, load_space
+from autoquant.core.proof import is_of_layer
+from autoquant.core.recipe import Percentile, PtqOptions, Recipe
 from autoquant.core.space import SearchSpace
 from autoquant.evaluate import EvaluationOptions
 from autoquant.search.sampler import build_sampler
@@ -129,5 +133,92 @@ def log_softmax(values: np.ndarray) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
 
 
+def publish(task: str, table: str, folder: str, search: str | None = None) -> None:
+    """Write the table that the benchmark reads: rows, layers, what float layers cost in time.
+
+    A search's `trials.json` adds its complete trials, and the latencies that were measured.
+    """
+    evaluator, space = load(task)
+    rows, latency = read_table(Path(table)), profile(evaluator)
+    if search is not None:
+        trials = read_search(space, Path(search))
+        rows += [{**row, "origin": "search"} for row in trials]
+        latency = fit_latency(space, trials, latency)
+    document = {
+        "task": task,
+        "machine": describe_machine(),
+        "versions": package_versions("autoquant", "torch", "brevitas", "onnxruntime", "numpy"),
+        "space": {"layers": space.layers, "options": dump_options(space)},
+        "layers": [dataclasses.asdict(layer) for layer in evaluator.layers],
+        "latency": latency,
+        "rows": rows,
+    }
+    target = Path(folder) / f"landscape-{task.rpartition('-')[2]}.json"
+    target.write_text(json.dumps(document) + "\n")
+
+
+def read_search(space: SearchSpace, path: Path) -> list[dict]:
+    """Complete trials of the same space with all 8 bits in use."""
+    options = {name: values for name, values in space.options.items() if name != "reduce_range"}
+    full, rows = SearchSpace(space.layers, options), []
+    for trial in json.loads(path.read_text())["trials"]:
+        recipe = Recipe.model_validate(trial["recipe"])
+        if trial["state"] == "complete" and recipe.is_quantized:
+            rows.append({
+                "code": to_code(space, full.encode(recipe)),
+                "drop": round(trial["accuracy_drop"], 6),
+                "size": trial["size_bytes"],
+                "ratio": round(trial["latency_ratio"], 4),
+            })  # fmt: skip
+    return rows
+
+
+def fit_latency(space: SearchSpace, trials: list[dict], profiled: dict) -> dict:
+    """What the profiler says of single layers, stretched to the ratios that were timed."""
+    adds = np.array(list(profiled["float_adds"].values()))
+    exact = np.array([[digit == "2" for digit in t["code"][: len(adds)]] for t in trials])
+    ratios = np.array([trial["ratio"] for trial in trials])
+    eight = float(np.median(ratios[~exact.any(1)]))
+    expected = exact @ adds
+    stretch = float(expected @ (ratios - eight) / (expected @ expected))
+    errors = eight + stretch * expected - ratios
+    return {
+        "eight": round(eight, 4),
+        "float_adds": {n: round(stretch * a, 5) for n, a in profiled["float_adds"].items()},
+        "profiled": profiled,
+        "rmse": round(float(np.sqrt(np.mean(errors**2))), 4),
+    }
+
+
+def dump_options(space: SearchSpace) -> dict:
+    return {
+        name: [v.model_dump() if isinstance(v, Percentile) else v for v in values]
+        for name, values in space.options.items()
+    }
+
+
+def profile(evaluator) -> dict:
+    """Ratio of 8 bits everywhere, and what each layer adds in float: medians of five profiles."""
+    names = [layer.name for layer in evaluator.layers]
+    eight = Recipe.uniform(names, 8, PtqOptions(reduce_range=True))
+    files = [evaluator.builder.build(recipe).artifact for recipe in (Recipe(method="fp32"), eight)]
+    times = []
+    for _ in range(5):
+        found = []
+        for file in files:
+            nodes = evaluator.backend.profile_nodes(file, 1, 1)
+            # a float node has the name of what was fused into it, so the order has to tell
+            products = [node.ms for node in nodes if is_of_layer(node.kernel)]
+            own = dict(zip(names, products, strict=True))
+            found.append((sum(node.ms for node in nodes), own))
+        (total, floats), (fast, integers) = found
+        times.append([fast / total, *((floats[n] - integers[n]) / total for n in names)])
+    ratio, *added = np.median(times, axis=0)
+    return {
+        "eight": round(float(ratio), 4),
+        "float_adds": {n: round(max(0.0, float(a)), 5) for n, a in zip(names, added, strict=True)},
+    }
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    (publish if sys.argv[1] == "publish" else main)(*sys.argv[1 + (sys.argv[1] == "publish") :])
