@@ -9,7 +9,7 @@ import pytest
 from autoquant.core.front import find_front
 from autoquant.core.recipe import Recipe
 from autoquant.core.space import SearchSpace
-from autoquant.errors import ParityError, StudyError
+from autoquant.errors import NegativeAnswer, ParityError, StudyError
 from autoquant.evaluate import Evaluator
 from autoquant.search.sampler import build_sampler
 from autoquant.search.storage import Location, load_record
@@ -216,6 +216,29 @@ def test_failed_trials_are_recorded_with_their_reason(tmp_path: Path, sampler: s
     assert errors == {"top-1 agreement 0.5", "RuntimeError: the runtime crashed"}
     assert all(trial.accuracy is None for trial in trials if trial.state == "failed")
     assert all(trial.state == "complete" for trial in members)
+
+
+class Hopeless(Evaluator):
+    """Builds nothing but the baselines."""
+
+    def evaluate(self, recipe, gate=None, watch=None):
+        if recipe.layers and len(set(recipe.layers.values())) > 1:
+            raise RuntimeError("out of memory" if recipe.layers["conv0"] == 4 else "no kernel")
+        return super().evaluate(recipe, gate, watch)
+
+
+@pytest.mark.parametrize("sampler", ["auto", "tpe"])
+def test_search_in_which_everything_fails_is_given_up_with_the_reasons(tmp_path, sampler) -> None:
+    evaluator = fake_evaluator()
+    evaluator.__class__ = Hopeless
+    mixed = {f"conv{index}": ("8", "4") for index in range(8)} | {"conv1": ("float",)}
+    study = fake_study(tmp_path, space=SearchSpace(mixed), evaluator=evaluator)
+    with pytest.raises(NegativeAnswer, match="all of 20 proposed recipes failed") as caught:
+        study.run(Budget(200), sampler)
+    assert "no kernel" in str(caught.value) or "out of memory" in str(caught.value)
+    trials = study.record.trials()
+    assert sum(trial.state == "failed" for trial in trials) == 20
+    assert any(trial.report_accuracy is not None for trial in trials), "it is closed all the same"
 
 
 @pytest.mark.parametrize("sampler", QUICK_SAMPLERS)

@@ -24,9 +24,9 @@ from autoquant.search.walk import GreedySampler, IlpSampler
 
 __all__ = ["INFORMED", "SAMPLERS", "SamplerName", "UniqueSampler", "build_sampler"]
 
-SamplerName = Literal["tpe", "auto", "nsga2", "nsga3", "gp", "random", "greedy", "ilp"]
+SamplerName = Literal["auto", "tpe", "nsga2", "nsga3", "gp", "random", "greedy", "ilp"]
 SAMPLERS: tuple[SamplerName, ...] = (
-    "tpe", "auto", "nsga2", "nsga3", "gp", "random", "greedy", "ilp",
+    "auto", "tpe", "nsga2", "nsga3", "gp", "random", "greedy", "ilp",
 )  # fmt: skip
 INFORMED: frozenset[SamplerName] = frozenset({"auto", "greedy", "ilp"})
 

@@ -16,9 +16,10 @@ from autoquant.core.sensitivity import Sensitivity
 from autoquant.core.space import SearchSpace, baselines
 from autoquant.core.training import TrainingProgress, TrainingWatch
 from autoquant.core.trial import Trial
-from autoquant.errors import Rejection, SpaceError
+from autoquant.errors import NegativeAnswer, Rejection, SpaceError
 from autoquant.search.closing import Closing, measure_after_all, read_report
 from autoquant.search.event import Evaluates, Event, EventKind, describe_error
+from autoquant.search.giving_up import explain_failures
 from autoquant.search.prior import Knowledge
 from autoquant.search.promotion import find_promising, has_time_to_train
 from autoquant.search.record import Asked, Record
@@ -96,6 +97,9 @@ class Study:
         """Search until the budget is spent; returns the front, its report figures read.
 
         Whatever is finished stays in the record, also when this is interrupted.
+
+        Raises:
+            NegativeAnswer: everything that was proposed fails; says why.
         """
         deadline = time.monotonic() + (budget.timeout_s or float("inf"))
         self._begin(sampler)
@@ -164,6 +168,7 @@ class Study:
     def _begin(self, sampler: SamplerName) -> None:
         self.record.recover()
         self._trials = self.record.trials()
+        self._found = len(self._trials)
         self._seen = frozenset(trial.digest for trial in self._trials)
         self._front = self._find_front()
         self._register_machine()
@@ -256,8 +261,16 @@ class Study:
                     self.record.enqueue(twin, None)
                     return
 
+    def _give_up_if_all_fail(self) -> None:
+        reason = explain_failures(self._trials[self._found :])
+        if reason is not None:
+            self._found = len(self._trials)
+            self.close()
+            raise NegativeAnswer(reason)
+
     def _ask(self) -> Asked | None:
         """The next trial; None when there is nothing new to propose."""
+        self._give_up_if_all_fail()
         while True:
             asked = self.record.ask(self._proposed)
             if asked.recipe.digest not in self._seen:
