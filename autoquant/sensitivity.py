@@ -35,6 +35,8 @@ _VERSION = 1  # of what is measured and how
 _SAMPLES = 1000
 _MACS = 40e9  # that the samples of one file may take: 125 of an EfficientNet-Lite0
 _BASE = "8"
+_DIED = "the process ended while it was measured"
+_DIED_TWICE = f"{_DIED}, twice"
 
 Outputs = npt.NDArray[np.float32]
 Choices = Mapping[str, Sequence[str]]
@@ -83,13 +85,19 @@ def measure_sensitivity(
     known, refusal = (None, None) if fresh else _read(path, probe.key)
     found = known or probe.measure_base()
     pairs = [(layer, choice) for layer, own in wanted.items() for choice in own if choice != _BASE]
-    have = {(cost.layer, cost.choice) for cost in found.costs}
-    missing = [pair for pair in pairs if pair not in have]
+    errors = {(cost.layer, cost.choice): cost.error for cost in found.costs}
+    missing = [pair for pair in pairs if errors.get(pair, _DIED) == _DIED]
     end = time.monotonic() + timeout_s
     for index, (layer, choice) in enumerate(missing):
         if time.monotonic() > end:
             break
         announce(f"sensitivity: {layer} at {choice}, {index + 1} of {len(missing)}")
+        # a runtime that crashes on a file must not end every search: it gets two chances
+        error = _DIED_TWICE if (layer, choice) in errors else _DIED
+        others = [cost for cost in found.costs if (cost.layer, cost.choice) != (layer, choice)]
+        found = found.model_copy(update={"costs": tuple(others)})
+        mark = ChoiceCost(layer=layer, choice=choice, error=error)
+        _write(path, found.model_copy(update={"costs": (*others, mark)}))
         found = probe.add(found, layer, choice)
         _write(path, found)
     return _in_order(found, list(wanted)), refusal

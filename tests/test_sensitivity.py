@@ -1,3 +1,4 @@
+import contextlib
 import json
 import subprocess
 import sys
@@ -71,13 +72,31 @@ def test_interrupted_measurement_goes_on(tmp_path: Path) -> None:
     evaluator.builder.build = count
     with pytest.raises(KeyboardInterrupt):
         measure_sensitivity(evaluator, "fake", tmp_path)
-    kept = len(Sensitivity.model_validate_json((tmp_path / "fake-fake.json").read_text()).costs)
+    costs = Sensitivity.model_validate_json((tmp_path / "fake-fake.json").read_text()).costs
+    kept = sum(cost.error is None for cost in costs)
     assert kept > 2
     seen[:] = [None] * 10
     found, _ = measure_sensitivity(evaluator, "fake", tmp_path)
     assert len(found.costs) == 16
     # the rest, and what each sitting needs for itself: float twice, 8 bits
     assert len(seen) - 10 <= 16 - kept + 3
+
+
+def test_choice_on_which_the_process_dies_twice_is_left_out(tmp_path: Path) -> None:
+    for _ in range(3):
+        evaluator = fake_evaluator()
+        build = evaluator.builder.build
+
+        def die(recipe, watch=None, build=build):
+            if recipe.layers.get("conv0") == 4:
+                raise KeyboardInterrupt
+            return build(recipe, watch)
+
+        evaluator.builder.build = die
+        with contextlib.suppress(KeyboardInterrupt):
+            found, _ = measure_sensitivity(evaluator, "fake", tmp_path)
+    assert len(found.costs) == 16
+    assert found.costs[0].error == "the process ended while it was measured, twice"
 
 
 def test_no_file_is_begun_after_the_time_is_up(tmp_path: Path) -> None:
