@@ -259,7 +259,8 @@ def _inform(study: Study, evaluator: Evaluator, budget: Budget, console: Console
         refusal = f"the sampler has no sensitivities: {error}"
     seconds = time.monotonic() - start
     note = f"sensitivities of the layers took {seconds:.0f} s before the first trial"
-    study.record.set_note("sensitivity", note)
+    if seconds >= 1:  # less is what reading them takes
+        study.record.set_note("sensitivity", note)
     if console is not None:
         console.print(note if refusal is None else f"{note} ({refusal})", markup=False)
     if budget.timeout_s is None:

@@ -80,8 +80,12 @@ class AutoSampler(BaseSampler):
         if not self.features.names:
             return {}
         self.history.update(study, trial.number)
-        self.outlook.update(self.history)
         self.asked += 1
+        try:
+            self.outlook.update(self.history)
+        except np.linalg.LinAlgError as error:
+            self.tell(f"the sampler's model failed ({error}): TPE proposes this trial")
+            return self.fallback.sample_relative(study, trial, search_space)
         if self._is_lost() and self.asked % _LOST == 0:
             return self.fallback.sample_relative(study, trial, search_space)
         if self.asked % _EXPLORE == 0:

@@ -132,10 +132,9 @@ class IlpSampler(_WalkSampler):
 
     def build_walk(self) -> Iterator[Code]:
         """One recipe a budget."""
-        saved = -self.features.bytes
-        most = self._most(saved)
+        most = self._most(-self.features.bytes)
         for share in itertools.islice(_van_der_corput(), _BUDGETS):
-            yield self._solve(share * most)
+            yield self._solve(share, most)
 
     def _most(self, saved: Floats) -> float:
         best: dict[int, float] = {}
@@ -143,8 +142,8 @@ class IlpSampler(_WalkSampler):
             best[place] = max(best.get(place, 0.0), float(value))
         return sum(best.values())
 
-    def _solve(self, wanted: float) -> Code:
-        """The choices of least loss that save so many bytes."""
+    def _solve(self, share: float, most: float) -> Code:
+        """The choices of least loss that save a share of the most bytes that can be saved."""
         from scipy.optimize import Bounds, LinearConstraint, milp
 
         pairs, code = self.features.pairs, self.start
@@ -152,12 +151,13 @@ class IlpSampler(_WalkSampler):
             return tuple(code)
         places = sorted({place for place, _ in pairs})
         owners = np.array([[float(p == place) for p, _ in pairs] for place in places])
-        saved = -self.features.bytes
+        # in shares: the solver complains on standard output where coefficients are large
+        saved = -self.features.bytes / max(most, 1e-9)
         result = milp(
-            self.losses,
+            self.losses / max(float(np.abs(self.losses).max()), 1e-12),
             constraints=[
                 LinearConstraint(owners, ub=1.0),
-                LinearConstraint(saved[None, :], lb=wanted * (1 - 1e-9) - 1e-6),
+                LinearConstraint(saved[None, :], lb=share - 1e-9),
             ],
             integrality=np.ones(len(pairs)),
             bounds=Bounds(0, 1),
