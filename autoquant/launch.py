@@ -265,7 +265,7 @@ def _inform(study: Study, evaluator: Evaluator, budget: Budget, console: Console
         console.print(note if refusal is None else f"{note} ({refusal})", markup=False)
     if budget.timeout_s is None:
         return budget
-    return Budget(budget.trials, max(0.0, budget.timeout_s - seconds))
+    return Budget(budget.trials, max(1e-3, budget.timeout_s - seconds))  # none is no limit
 
 
 def run_cells(
