@@ -268,7 +268,9 @@ def test_space_larger_than_memory_is_never_enumerated() -> None:
     assert valley.search("auto", 6) >= 0
 
 
-@pytest.mark.parametrize(("trials", "limit_s"), [(100, 0.1), (5000, 1.0)])
+@pytest.mark.parametrize(
+    ("trials", "limit_s"), [(100, 0.1), pytest.param(5000, 1.0, marks=pytest.mark.slow)]
+)
 def test_proposals_are_quick_also_late_in_a_long_study(trials: int, limit_s: float) -> None:
     """Seconds of processor time, since tests share their cores."""
     valley = Valley(layers=60)
