@@ -2,7 +2,8 @@
 
     python tests/benchmarks/search_summary.py results/published/search-benchmark
 
-Reads every `runs-*.json` of the folder; writes `table.md` (for the README) and `search-LANDSCAPE.png` there.
+Reads every `runs-*.json` of the folder; writes `table.md`, which its README repeats, and
+`search-LANDSCAPE.png` there.
 """
 
 import json
