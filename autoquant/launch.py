@@ -1,6 +1,8 @@
 """A study from its header to its front: what the command line and a notebook have in common."""
 
 import dataclasses
+import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,12 +18,12 @@ from autoquant.core.analysis import Cell
 from autoquant.core.recipe import Recipe
 from autoquant.core.space import baselines
 from autoquant.core.task import Task
-from autoquant.errors import StudyError, TaskError
+from autoquant.errors import StudyError, TaskError, TrialError
 from autoquant.evaluate import EvaluationOptions, Evaluator
 from autoquant.progress import SearchProgress
 from autoquant.search.crash import watch_crashes
 from autoquant.search.record import Record, StudyHeader
-from autoquant.search.sampler import SAMPLERS, SamplerName
+from autoquant.search.sampler import INFORMED, SAMPLERS, SamplerName
 from autoquant.search.storage import (
     Location,
     create_record,
@@ -46,6 +48,9 @@ __all__ = [
 
 # Of a search: 250 samples of a ResNet-20, 27 of an EfficientNet-Lite0; see `EvaluationOptions`.
 PARITY_MACS = 10e9
+# Measuring two choices of each layer takes about as long as a trial for every second layer.
+_WORTH_MEASURING = 20  # trials
+_SENSITIVITY_SHARE = 0.25  # of the time, at most
 _ORIGINS = {"weights_sha256": "weights", "data_sha256": "data"}
 
 
@@ -224,10 +229,43 @@ def run_launch(
         StorageError: its folder cannot be written.
     """
     header = launch.header
+    sampler = next(name for name in SAMPLERS if name == header.sampler)
     budget = Budget(header.trials, header.timeout_s)
     with _open_study(launch, evaluator, budget, console, warn) as study:
-        study.run(budget, next(name for name in SAMPLERS if name == header.sampler))
+        if sampler in INFORMED:
+            budget = _inform(study, evaluator, budget, console)
+        study.run(budget, sampler)
     return study.record
+
+
+def _inform(study: Study, evaluator: Evaluator, budget: Budget, console: Console | None) -> Budget:
+    """Measure sensitivities for the sampler, or read what is kept of them; what time is left."""
+    from autoquant.sensitivity import keep_folder, measure_sensitivity
+
+    if budget.trials < _WORTH_MEASURING:
+        return budget
+    start = time.monotonic()
+    timeout_s = math.inf if budget.timeout_s is None else _SENSITIVITY_SHARE * budget.timeout_s
+    try:
+        study.sensitivity, refusal = measure_sensitivity(
+            evaluator,
+            study.record.header.task,
+            keep_folder(),
+            study.space.layers,
+            reduce_range=study.space.reduces_range,
+            timeout_s=timeout_s,
+        )
+    except TrialError as error:
+        refusal = f"the sampler has no sensitivities: {error}"
+    seconds = time.monotonic() - start
+    note = f"sensitivities of the layers took {seconds:.0f} s before the first trial"
+    if seconds >= 1:  # less is what reading them takes
+        study.record.set_note("sensitivity", note)
+    if console is not None:
+        console.print(note if refusal is None else f"{note} ({refusal})", markup=False)
+    if budget.timeout_s is None:
+        return budget
+    return Budget(budget.trials, max(1e-3, budget.timeout_s - seconds))  # none is no limit
 
 
 def run_cells(

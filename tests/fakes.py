@@ -8,11 +8,14 @@ from autoquant.backends.latency import LatencyProtocol
 from autoquant.core.space import LayerRule, SearchSpace, expand_layers
 from autoquant.evaluate import EvaluationOptions, Evaluator
 from autoquant.search.record import Record, StudyHeader
+from autoquant.search.sampler import SAMPLERS
 from autoquant.search.storage import Location, create_record
 from autoquant.search.study import Event, Study
 
 QUICK = LatencyProtocol(warmup_s=0.0, block_s=0.0, slice_s=0.0, min_slices=3, max_s=0.0)
 DEFINITION = {"version": 1, "task": "fake", "objectives": ["accuracy", "latency", "size"]}
+# Gaussian processes of Optuna take seconds a proposal; `test_samplers` looks at them alone.
+QUICK_SAMPLERS = tuple(name for name in SAMPLERS if name != "gp")
 
 
 def fake_evaluator(layers: int = 8) -> Evaluator:

@@ -252,7 +252,7 @@ def test_progress_goes_to_standard_error_or_nowhere(task, tmp_path: Path, capsys
     [
         ({"trials": 0}, InputError, "trials=0: at least 1"),
         ({"batch": 0}, InputError, "batch=0"),
-        ({"sampler": "magic"}, InputError, "sampler='magic': there are tpe"),
+        ({"sampler": "magic"}, InputError, "sampler='magic': there are auto"),
         ({"keep": "none"}, InputError, "keep='none': there are front, all"),
         ({"timeout": "soon"}, InputError, "write 90s"),
         ({"study": "../x"}, StudyError, "no study name"),

@@ -9,18 +9,18 @@ import pytest
 from autoquant.core.front import find_front
 from autoquant.core.recipe import Recipe
 from autoquant.core.space import SearchSpace
-from autoquant.errors import ParityError, StudyError
+from autoquant.errors import NegativeAnswer, ParityError, StudyError
 from autoquant.evaluate import Evaluator
-from autoquant.search.sampler import SAMPLERS, build_sampler
+from autoquant.search.sampler import build_sampler
 from autoquant.search.storage import Location, load_record
 from autoquant.search.study import Budget, Event
-from tests.fakes import fake_evaluator, fake_record, fake_space, fake_study
+from tests.fakes import QUICK_SAMPLERS, fake_evaluator, fake_record, fake_space, fake_study
 
 OBJECTIVES = ["accuracy", "latency", "size"]
 GOLDEN = Path(__file__).parent / "golden"
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", QUICK_SAMPLERS)
 def test_study_has_exactly_the_trials_asked_for(tmp_path: Path, sampler: str) -> None:
     study = fake_study(tmp_path)
     study.run(Budget(40), sampler)
@@ -204,7 +204,7 @@ class Failing(Evaluator):
         return super().evaluate(recipe, gate, watch)
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", QUICK_SAMPLERS)
 def test_failed_trials_are_recorded_with_their_reason(tmp_path: Path, sampler: str) -> None:
     evaluator = fake_evaluator()
     evaluator.__class__ = Failing
@@ -218,7 +218,30 @@ def test_failed_trials_are_recorded_with_their_reason(tmp_path: Path, sampler: s
     assert all(trial.state == "complete" for trial in members)
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+class Hopeless(Evaluator):
+    """Builds nothing but the baselines."""
+
+    def evaluate(self, recipe, gate=None, watch=None):
+        if recipe.layers and len(set(recipe.layers.values())) > 1:
+            raise RuntimeError("out of memory" if recipe.layers["conv0"] == 4 else "no kernel")
+        return super().evaluate(recipe, gate, watch)
+
+
+@pytest.mark.parametrize("sampler", ["auto", "tpe"])
+def test_search_in_which_everything_fails_is_given_up_with_the_reasons(tmp_path, sampler) -> None:
+    evaluator = fake_evaluator()
+    evaluator.__class__ = Hopeless
+    mixed = {f"conv{index}": ("8", "4") for index in range(8)} | {"conv1": ("float",)}
+    study = fake_study(tmp_path, space=SearchSpace(mixed), evaluator=evaluator)
+    with pytest.raises(NegativeAnswer, match="all of 20 proposed recipes failed") as caught:
+        study.run(Budget(200), sampler)
+    assert "no kernel" in str(caught.value) or "out of memory" in str(caught.value)
+    trials = study.record.trials()
+    assert sum(trial.state == "failed" for trial in trials) == 20
+    assert any(trial.report_accuracy is not None for trial in trials), "it is closed all the same"
+
+
+@pytest.mark.parametrize("sampler", QUICK_SAMPLERS)
 def test_small_space_is_walked_through_and_then_said_to_be_done(tmp_path, sampler) -> None:
     space = fake_space(layers=2)
     events: list[Event] = []

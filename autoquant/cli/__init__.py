@@ -7,7 +7,7 @@ import sys
 import typer
 from typer.exceptions import Abort, TyperException
 
-from autoquant.cli import browser, catalog, models, reports, searches
+from autoquant.cli import browser, catalog, models, reports, searches, sensitivity
 from autoquant.cli.output import STDERR
 from autoquant.errors import InputError, NegativeAnswer, TrialError
 
@@ -37,6 +37,7 @@ for command in (
     searches.front,
     searches.export,
     reports.report,
+    sensitivity.sensitivity,
     models.quantize,
     models.verify,
     models.bench,

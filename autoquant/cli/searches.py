@@ -70,7 +70,7 @@ def search(
     ] = None,
     trials: TrialsOption = None,
     timeout: TimeoutOption = None,
-    sampler: Annotated[SamplerName, typer.Option("--sampler", help="Search strategy.")] = "tpe",
+    sampler: Annotated[SamplerName, typer.Option("--sampler", help="Search strategy.")] = "auto",
     seed: SeedOption = 0,
     threads: ThreadsOption = 1,
     batch: BatchOption = 1,

@@ -29,6 +29,7 @@ __all__ = [
     "baselines",
     "expand_layers",
     "named_recipes",
+    "option_text",
 ]
 
 FLOAT = "float"
@@ -150,7 +151,7 @@ class SearchSpace:
     def parameters(self) -> dict[str, tuple[str, ...]]:
         """Choices as text, for every decision that has more than one."""
         named = {_LAYER_PREFIX + name: choices for name, choices in self.layers.items()}
-        named |= {name: tuple(map(_to_text, values)) for name, values in self.options.items()}
+        named |= {name: tuple(map(option_text, values)) for name, values in self.options.items()}
         return {name: choices for name, choices in named.items() if len(choices) > 1}
 
     @property
@@ -231,7 +232,7 @@ class SearchSpace:
             for name, choices in self.layers.items()
         }
         options = {
-            name: self._pick(name, tuple(map(_to_text, values)), values, parameters)
+            name: self._pick(name, tuple(map(option_text, values)), values, parameters)
             for name, values in self.options.items()
         }
         return Recipe.quantized(
@@ -263,7 +264,7 @@ class SearchSpace:
         else:
             raise SpaceError(f"recipe {recipe.digest} is not of this space")
         named = {_LAYER_PREFIX + name: text for name, text in layers.items()}
-        named |= {name: _to_text(value) for name, value in values.items()}
+        named |= {name: option_text(value) for name, value in values.items()}
         parameters = {name: named[name] for name in self.parameters}
         if self.decode(parameters) != recipe:
             raise SpaceError(f"recipe {recipe.digest} is not of this space")
@@ -358,7 +359,8 @@ def _to_options(values: Mapping[str, Any]) -> PtqOptions:
     return PtqOptions(**plain)
 
 
-def _to_text(value: CalibrationMethod | bool | float) -> str:
+def option_text(value: CalibrationMethod | bool | float) -> str:
+    """A value of an option as the parameters of a space have it."""
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value) if isinstance(value, (int, float)) else method_label(value)

@@ -38,7 +38,7 @@ def search(
     study: str | None = None,
     trials: int | None = None,
     timeout: str | float | None = None,
-    sampler: SamplerName = "tpe",
+    sampler: SamplerName = "auto",
     seed: int = 0,
     threads: int = 1,
     batch: int = 1,
@@ -62,7 +62,7 @@ def search(
             that exists with this space goes on.
         trials: finished trials to reach, baselines included.
         timeout: stop after so long: seconds, or text such as `30m`.
-        sampler: `tpe`, `nsga2` or `random`.
+        sampler: `auto`, `tpe` or another one, as the command line has them.
         seed: of every random choice.
         threads: of the timed runs.
         batch: batch size of the timed runs.

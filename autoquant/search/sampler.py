@@ -6,15 +6,29 @@ from typing import Any, Literal
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers import (
+    BaseSampler,
+    GPSampler,
+    NSGAIIISampler,
+    NSGAIISampler,
+    RandomSampler,
+    TPESampler,
+)
 from optuna.trial import FrozenTrial, TrialState
 
 from autoquant.core.space import SearchSpace
+from autoquant.search.auto import AutoSampler
+from autoquant.search.mirror import MirrorSampler
+from autoquant.search.prior import Knowledge
+from autoquant.search.walk import GreedySampler, IlpSampler
 
-__all__ = ["SAMPLERS", "SamplerName", "UniqueSampler", "build_sampler"]
+__all__ = ["INFORMED", "SAMPLERS", "SamplerName", "UniqueSampler", "build_sampler"]
 
-SamplerName = Literal["tpe", "nsga2", "random"]
-SAMPLERS: tuple[SamplerName, ...] = ("tpe", "nsga2", "random")
+SamplerName = Literal["auto", "tpe", "nsga2", "nsga3", "gp", "random", "greedy", "ilp"]
+SAMPLERS: tuple[SamplerName, ...] = (
+    "auto", "tpe", "nsga2", "nsga3", "gp", "random", "greedy", "ilp",
+)  # fmt: skip
+INFORMED: frozenset[SamplerName] = frozenset({"auto", "greedy", "ilp"})
 
 _STARTUP = 12
 _SAMPLER_TRIES = 5
@@ -28,6 +42,8 @@ def build_sampler(
     space: SearchSpace,
     seen: Callable[[], frozenset[str]],
     seed: int,
+    knowledge: Knowledge | None = None,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> "UniqueSampler":
     """A sampler over a space that skips what was seen.
 
@@ -36,17 +52,44 @@ def build_sampler(
         space: where to look.
         seen: digests of the recipes that are decided already.
         seed: of every random choice.
+        knowledge: what is known beside the trials; Optuna's own samplers make no use of it.
+        tell: called with one line when the strategy has something to say of itself.
     """
-    inner: BaseSampler
+    known = knowledge or Knowledge()
+    inner = _build(name, space, seen, seed, known, tell)
+    return UniqueSampler(inner, space, seen, seed)
+
+
+def _build(
+    name: SamplerName,
+    space: SearchSpace,
+    seen: Callable[[], frozenset[str]],
+    seed: int,
+    known: Knowledge,
+    tell: Callable[[str], None],
+) -> BaseSampler:
     match name:
+        case "auto":
+            return AutoSampler(space, known, seen, seed, _build_tpe(seed), tell)
         case "tpe":
-            inner = TPESampler(seed=seed, multivariate=True, n_startup_trials=_STARTUP)
+            return _build_tpe(seed)
         case "nsga2":
             # Optuna's population of 50 would be most of a small budget.
-            inner = NSGAIISampler(seed=seed, population_size=_STARTUP)
+            return NSGAIISampler(seed=seed, population_size=_STARTUP)
+        case "nsga3":
+            return NSGAIIISampler(seed=seed, population_size=_STARTUP)
+        case "gp":
+            return MirrorSampler(GPSampler(seed=seed, n_startup_trials=_STARTUP))
         case "random":
-            inner = RandomSampler(seed=seed)
-    return UniqueSampler(inner, space, seen, seed)
+            return RandomSampler(seed=seed)
+        case "greedy":
+            return GreedySampler(space, known, seen, RandomSampler(seed=seed))
+        case "ilp":
+            return IlpSampler(space, known, seen, RandomSampler(seed=seed))
+
+
+def _build_tpe(seed: int) -> TPESampler:
+    return TPESampler(seed=seed, multivariate=True, n_startup_trials=_STARTUP)
 
 
 class UniqueSampler(BaseSampler):

@@ -12,12 +12,15 @@ from autoquant.core.front import find_front
 from autoquant.core.gate import Gate
 from autoquant.core.pareto import Bounds
 from autoquant.core.recipe import Recipe
+from autoquant.core.sensitivity import Sensitivity
 from autoquant.core.space import SearchSpace, baselines
 from autoquant.core.training import TrainingProgress, TrainingWatch
 from autoquant.core.trial import Trial
-from autoquant.errors import Rejection, SpaceError
+from autoquant.errors import NegativeAnswer, Rejection, SpaceError
 from autoquant.search.closing import Closing, measure_after_all, read_report
 from autoquant.search.event import Evaluates, Event, EventKind, describe_error
+from autoquant.search.giving_up import explain_failures
+from autoquant.search.prior import Knowledge
 from autoquant.search.promotion import find_promising, has_time_to_train
 from autoquant.search.record import Asked, Record
 from autoquant.search.sampler import SamplerName, build_sampler
@@ -56,6 +59,7 @@ class Study:
         reject_early: stop evaluating candidates that certainly cannot enter the front.
         is_exact: the processor adds 8-bit products without saturating; see `baselines`.
         on_event: called as the search goes on.
+        sensitivity: what was measured of single layers, for samplers that use it.
     """
 
     def __init__(
@@ -70,7 +74,9 @@ class Study:
         reject_early: bool = True,
         is_exact: bool = True,
         on_event: Callable[[Event], None] | None = None,
+        sensitivity: Sensitivity | None = None,
     ) -> None:
+        self.sensitivity = sensitivity
         self.record = record
         self.space = space
         self.evaluator = evaluator
@@ -91,6 +97,9 @@ class Study:
         """Search until the budget is spent; returns the front, its report figures read.
 
         Whatever is finished stays in the record, also when this is interrupted.
+
+        Raises:
+            NegativeAnswer: everything that was proposed fails; says why.
         """
         deadline = time.monotonic() + (budget.timeout_s or float("inf"))
         self._begin(sampler)
@@ -159,6 +168,7 @@ class Study:
     def _begin(self, sampler: SamplerName) -> None:
         self.record.recover()
         self._trials = self.record.trials()
+        self._found = len(self._trials)
         self._seen = frozenset(trial.digest for trial in self._trials)
         self._front = self._find_front()
         self._register_machine()
@@ -203,7 +213,20 @@ class Study:
     def _use_sampler(self, name: SamplerName) -> None:
         # A resumed study goes on with other random numbers than it began with.
         seed = self.record.header.seed + len(self._seen)
-        self.record.study.sampler = build_sampler(name, self._proposed, lambda: self._seen, seed)
+        knowledge = Knowledge(
+            self.evaluator.builder.layers,
+            self.sensitivity,
+            self.record.header.objectives,
+            self.bounds,
+        )
+        self.record.study.sampler = build_sampler(
+            name,
+            self._proposed,
+            lambda: self._seen,
+            seed,
+            knowledge,
+            lambda text: self._emit("note", text),
+        )
 
     def _enqueue_baselines(self) -> None:
         queued = self.record.waiting_digests() | self._seen
@@ -238,8 +261,16 @@ class Study:
                     self.record.enqueue(twin, None)
                     return
 
+    def _give_up_if_all_fail(self) -> None:
+        reason = explain_failures(self._trials[self._found :])
+        if reason is not None:
+            self._found = len(self._trials)
+            self.close()
+            raise NegativeAnswer(reason)
+
     def _ask(self) -> Asked | None:
         """The next trial; None when there is nothing new to propose."""
+        self._give_up_if_all_fail()
         while True:
             asked = self.record.ask(self._proposed)
             if asked.recipe.digest not in self._seen:

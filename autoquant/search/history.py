@@ -1,0 +1,99 @@
+"""What a study's trials tell a sampler, read once from Optuna's storage."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from autoquant.search.features import Features
+
+__all__ = ["History", "Row"]
+
+_DISCORDANT = 0.02  # share of samples on which a file and the float model differ, at least
+
+
+@dataclass(frozen=True)
+class Row:
+    """One finished trial.
+
+    Attributes:
+        number: of the trial.
+        code: its parameters; None if it lies outside the space.
+        state: `complete`, `rejected` or `failed`.
+        name: of a baseline, or None.
+        drop: accuracy drop against float; None where it was not measured.
+        drop_sd: standard error that it has because few samples were looked at.
+        latency: ratio to the float model, or None.
+        reference_ms: the float model beside it, or None.
+        size: bytes, or None.
+    """
+
+    number: int
+    code: tuple[int, ...] | None
+    state: str
+    name: str | None
+    drop: float | None
+    drop_sd: float
+    latency: float | None
+    reference_ms: float | None
+    size: int | None
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it tells something of a recipe of the space."""
+        return self.code is not None and self.drop is not None
+
+
+@dataclass
+class History:
+    """Finished trials by number, and the codes that are under way."""
+
+    features: Features
+    rows: dict[int, Row] = field(default_factory=dict)
+    pending: list[tuple[int, ...]] = field(default_factory=list)
+
+    def update(self, study: optuna.Study, current: int) -> None:
+        """Take in what has finished since, and what other workers are at.
+
+        Args:
+            study: where the trials are.
+            current: number of the trial that is asked for, which is under way too.
+        """
+        self.pending = []
+        for frozen in study.get_trials(deepcopy=False):
+            if frozen.number in self.rows or frozen.number == current:
+                continue
+            if frozen.state.is_finished():
+                self._take(frozen)
+            elif frozen.state is TrialState.RUNNING:
+                code = self.features.encode(frozen.params)
+                self.pending += [] if code is None else [code]
+
+    def _take(self, frozen: FrozenTrial) -> None:
+        record = frozen.user_attrs.get("record")
+        if record is not None:  # without one it was interrupted, and is tried again
+            code = self.features.encode(frozen.params)
+            self.rows[frozen.number] = _read(frozen.number, code, record)
+
+
+def _read(number: int, code: tuple[int, ...] | None, record: Mapping[str, Any]) -> Row:
+    partial = record.get("partial")
+    seen = partial or record
+    timing = record.get("timing") or partial or {}
+    samples = partial["samples"] if partial else 0
+    drop = seen.get("accuracy_drop")
+    spread = max(_DISCORDANT, abs(drop or 0.0)) / samples if samples else 0.0
+    return Row(
+        number=number,
+        code=code,
+        state=record["state"],
+        name=record.get("name"),
+        drop=drop,
+        drop_sd=math.sqrt(spread),
+        latency=seen.get("latency_ratio"),
+        reference_ms=timing.get("reference_ms"),
+        size=record.get("size_bytes"),
+    )

@@ -1,0 +1,255 @@
+"""`Outlook`: what the trials so far say of recipes that were not tried, and which would pay."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from autoquant.core.pareto import is_nondominated
+from autoquant.search.features import Features
+from autoquant.search.history import History, Row
+from autoquant.search.improvement import expected_improvement
+from autoquant.search.prior import Knowledge
+from autoquant.search.surrogate import Additive, LossModel
+
+__all__ = ["Outlook"]
+
+Codes = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+_WORST_DROP = 0.1  # of a study without an allowed drop: ten points, as in core.hypervolume
+_ROWS = 300  # that the models are fitted to, so that a long study stays quick
+_RECENT = 30  # trials by which the model is judged
+_LATENCY_NOISE, _SIZE_NOISE = 0.01, 1e-3
+_BENT = 3.0  # corners of the loss beyond which it counts by its logarithm
+
+
+class Outlook:
+    """Models of one space, fitted anew whenever something has finished.
+
+    Args:
+        features: of the space.
+        knowledge: what is known beside the trials.
+    """
+
+    def __init__(self, features: Features, knowledge: Knowledge) -> None:
+        self.features = features
+        self.knowledge = knowledge
+        drop = knowledge.bounds.max_drop
+        self.worst = _WORST_DROP if drop is None else max(drop, 1e-4)
+        self.floor = 0.0 if drop is None or drop > 0 else drop - 1e-4
+        self.worst -= self.floor
+        self.loss = LossModel(features, self.worst / 2)
+        self.full_size = max(1.0, knowledge.float_bytes(features.space))
+        self.front = np.empty((0, 3))
+        self.corner = np.ones(3)
+        self.inflation = 1.0
+
+    def update(self, history: History) -> None:
+        """Fit every model; trials under way count as if they came out as expected."""
+        rows = list(history.rows.values())
+        known = [row for row in rows if row.is_usable]
+        self._fit_costs(known)
+        chosen = self._choose(known)
+        codes = _stack([row.code for row in chosen], len(self.features.names))
+        losses = self._bend(np.array([row.drop or 0.0 for row in chosen]))
+        # how bad a hopeless recipe is says little about good ones
+        noise = np.array([row.drop_sd for row in chosen]) + 0.3 * np.maximum(
+            losses - 2 * self.worst, 0.0
+        )
+        self.loss.fit(codes, losses, noise)
+        self._judge(chosen)
+        self.corner = self._find_corner(rows)
+        self.front = self._find_front(rows, history.pending)
+        self.fragile = self._find_fragile(rows)
+
+    def score(self, codes: Codes) -> Floats:
+        """(n,) expected gain in hypervolume; where none can be gained, nearness to the bounds."""
+        mean, deviation = self.loss.predict(codes)
+        deviation = deviation * self.inflation
+        known = self._others(codes)
+        if "accuracy" in self.knowledge.objectives:
+            gains = expected_improvement(mean, deviation, known, self.front, self.corner)
+        else:
+            flat, corner = np.full(len(codes), -1.0), np.append(1.0, self.corner[1:])
+            gains = expected_improvement(flat, 1e-6 * deviation, known, self.front, corner)
+            if self.knowledge.bounds.max_drop is not None:
+                z = (self.corner[0] - mean) / np.maximum(deviation, 1e-12)
+                gains = gains / (1 + np.exp(-1.7 * np.clip(z, -20, 20)))
+        gains = gains * self._survival(codes)
+        if gains.max(initial=0.0) > 1e-12:
+            return np.asarray(gains)
+        excess = np.column_stack([mean, known]) / self.corner - 1
+        return np.asarray(-np.maximum(excess, 0.0).sum(axis=1) * 1e-3 + gains)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the model's word on the last trials was worth nothing."""
+        return self.rank_correlation is not None and self.rank_correlation < 0.1
+
+    def members(self, history: History) -> list[tuple[int, ...]]:
+        """Codes of trials that are on the front, by the models' latency, or near the corner."""
+        rows = [row for row in history.rows.values() if row.is_usable and row.state != "failed"]
+        if not rows:
+            return []
+        points = self._locate(rows)
+        keep = is_nondominated(np.maximum(points, 0.0))
+        keep[np.argsort(np.maximum(points / self.corner, 0.0).max(axis=1))[:8]] = True
+        return [row.code for row, is_kept in zip(rows, keep, strict=True) if is_kept and row.code]
+
+    def marginal_costs(self, code: Codes) -> Floats:
+        """(l,) what each column of a layer is expected to cost at this recipe."""
+        pairs = self.features.pairs
+        changed = np.repeat(code[None, :], len(pairs) + 1, axis=0)
+        for index, (place, choice) in enumerate(pairs):
+            changed[index, place] = choice
+        mean, _ = self.loss.predict(changed)
+        return np.asarray(mean[:-1] - mean[-1])
+
+    def _fit_costs(self, rows: Sequence[Row]) -> None:
+        """Latency and size: additive but for a little."""
+        recent = rows[-_ROWS:]
+        sized = [row for row in recent if row.size is not None]
+        timed = [row for row in recent if row.latency is not None]
+        reference = [row.size for row in rows if row.name == "fp32" and row.size]
+        self.full_size = float(reference[0]) if reference else self.full_size
+        expected = self.features.bytes / self.full_size
+        self.size = self._fit(
+            sized, [(row.size or 0) / self.full_size for row in sized], expected, 0.05, _SIZE_NOISE
+        )
+        noise = _LATENCY_NOISE
+        ratios = [row.latency or 0.0 for row in timed]
+        self.latency = self._fit(timed, ratios, self.features.latencies, 0.5, noise)
+
+    def _fit(
+        self,
+        rows: Sequence[Row],
+        values: Sequence[float],
+        expected: Floats,
+        doubt: float,
+        noise: float,
+    ) -> Additive:
+        options = len(self.features.option_columns)
+        typical = float(np.abs(expected).mean()) if len(expected) else 0.0
+        spread = doubt * (np.abs(expected) + 0.2 * typical) + 1e-5
+        start = values[0] if values else 0.4
+        model = Additive(
+            np.concatenate([[start], expected, np.zeros(options)]),
+            np.concatenate([[0.3], spread, np.full(options, noise)]),
+        )
+        codes = _stack([row.code for row in rows], len(self.features.names))
+        return model.fit(self._costs(codes), np.array(values), np.full(len(values), noise))
+
+    def _costs(self, codes: Codes) -> Floats:
+        """Features of latency and size: a constant, layers, options."""
+        layers, options = self.features.expand(codes)
+        half = len(self.features.option_columns)
+        return np.hstack([np.ones((len(codes), 1)), layers, options[:, :half]])
+
+    def _others(self, codes: Codes) -> Floats:
+        """(n, 2) latency ratio and share of the float model's size; zero for no objective."""
+        features = self._costs(codes)
+        return self._mask(
+            np.column_stack([self.latency.predict(features), self.size.predict(features)])
+        )
+
+    def _mask(self, known: Floats) -> Floats:
+        wanted = self.knowledge.objectives
+        return np.asarray(known * np.array(["latency" in wanted, "size" in wanted], dtype=float))
+
+    def _bend(self, drops: Floats) -> Floats:
+        """Losses: drops above the floor, by their logarithm far beyond the corner."""
+        scale = _BENT * self.worst
+        above = drops - self.floor
+        return np.asarray(
+            np.where(above > scale, scale * (1 + np.log(np.maximum(above, scale) / scale)), above)
+        )
+
+    def _choose(self, rows: Sequence[Row]) -> list[Row]:
+        """Rows to learn from: the last ones, and the best of those before."""
+        if len(rows) <= _ROWS:
+            return list(rows)
+        recent, before = rows[-_ROWS // 3 :], rows[: -_ROWS // 3]
+        points = np.maximum(self._locate(before) / self.corner, 0.0)
+        best = np.argsort(points.sum(axis=1) + 10 * np.maximum(points.max(axis=1) - 1, 0))
+        return [before[index] for index in np.sort(best[: _ROWS - len(recent)])] + list(recent)
+
+    def _judge(self, rows: Sequence[Row]) -> None:
+        """How far off the model was on the last trials, each predicted from all others."""
+        self.rank_correlation: float | None = None
+        if len(rows) < _RECENT:
+            return
+        expected, spread = self.loss.leave_one_out()
+        errors = (self.loss.losses - expected) / np.maximum(spread, 1e-12)
+        self.inflation = float(np.clip(np.sqrt(np.mean(errors[-_RECENT:] ** 2)), 1.0, 3.0))
+        found, wanted = expected[-_RECENT:], self.loss.losses[-_RECENT:]
+        if np.ptp(found) > 0 and np.ptp(wanted) > 0:
+            is_telling = np.var(wanted - found) > np.var(wanted)
+            self.rank_correlation = _correlate_ranks(found, wanted) if is_telling else 1.0
+
+    def _find_corner(self, rows: Sequence[Row]) -> Floats:
+        """The worst corner: the allowed drop, float's latency, and the size of 8-bit layers.
+
+        Where 8 bits lose accuracy there is something to gain above their size too.
+        """
+        eights = self.features.references[None, :]
+        latency, size = self._others(eights)[0] if len(eights[0]) else (0.5, 0.25)
+        eight = [row.drop for row in rows if row.name in ("w8a8", "w8a8-reduced") and row.drop]
+        slack = float(np.clip(min(eight, default=0.0) / self.worst, 0.0, 1.0))
+        size = 1.002 * size + slack * max(0.0, 1.0 - size)
+        corner = np.array([self.worst, max(1.0, 1.1 * latency), max(size, 1e-3)])
+        bounds, timed = self.knowledge.bounds, [r.reference_ms for r in rows if r.reference_ms]
+        if bounds.max_latency_ms is not None and timed:
+            corner[1] = min(corner[1], bounds.max_latency_ms / float(np.median(timed)))
+        if bounds.max_size_mb is not None:
+            corner[2] = min(corner[2], 1e6 * bounds.max_size_mb / self.full_size)
+        wanted = self.knowledge.objectives
+        return np.where([True, "latency" in wanted, "size" in wanted], corner, 1.0)
+
+    def _find_front(self, rows: Sequence[Row], pending: Sequence[tuple[int, ...]]) -> Floats:
+        """(f, 3) what is there, trials under way included."""
+        complete = [row for row in rows if row.state == "complete" and row.drop is not None]
+        points = self._locate(complete)
+        if pending:
+            codes = _stack(pending, len(self.features.names))
+            mean, _ = self.loss.predict(codes)
+            points = np.vstack([points, np.column_stack([mean, self._others(codes)])])
+        if "accuracy" not in self.knowledge.objectives:
+            points = points[points[:, 0] <= self.corner[0]]
+            points[:, 0] = 0.0
+        points = np.maximum(points[(points < self.corner).all(axis=1)], 0.0)
+        return points[is_nondominated(points)]
+
+    def _locate(self, rows: Sequence[Row]) -> Floats:
+        """(n, 3) of trials; latency and size by the models, which know less noise."""
+        losses = self._bend(np.array([1.0 if row.drop is None else row.drop for row in rows]))
+        measured = self._mask(np.array([
+            (row.latency or 0.0, (row.size or 0) / self.full_size) for row in rows
+        ]).reshape(-1, 2))  # fmt: skip
+        inside = np.array([row.code is not None for row in rows], dtype=bool)
+        codes = _stack([row.code for row in rows if row.code], len(self.features.names))
+        if inside.any() and codes.shape[1]:
+            measured[inside] = self._others(codes)
+        return np.column_stack([losses, measured])
+
+    def _find_fragile(self, rows: Sequence[Row]) -> Floats:
+        """Share of failures by choice, over all choices of all parameters."""
+        tried = [row for row in rows if row.code is not None]
+        hot = self.features.one_hot(_stack([row.code for row in tried], len(self.features.names)))
+        failed = np.array([row.state == "failed" for row in tried], dtype=float)
+        return np.asarray((failed @ hot) / (hot.sum(axis=0) + 1.0))
+
+    def _survival(self, codes: Codes) -> Floats:
+        """(n,) how likely a recipe has figures at all, by its most fragile choice."""
+        hot = self.features.one_hot(codes)
+        return np.asarray(1.0 - (hot * self.fragile).max(axis=1, initial=0.0))
+
+
+def _stack(codes: Sequence[tuple[int, ...] | None], width: int) -> Codes:
+    return np.array([code for code in codes if code is not None], dtype=np.int64).reshape(-1, width)
+
+
+def _correlate_ranks(one: Floats, other: Floats) -> float:
+    """Spearman's rank correlation, ties in the order in which they come."""
+    ranks, others = (np.argsort(np.argsort(item)).astype(np.float64) for item in (one, other))
+    return float(np.corrcoef(ranks, others)[0, 1])

@@ -1,0 +1,191 @@
+"""Models that learn from every trial: additive ones of latency and size, one of the loss."""
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from autoquant.search.features import Features
+
+__all__ = ["Additive", "LossModel"]
+
+Codes = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+_LENGTH = 0.2  # of the kernel, as a share of all parameters
+_JITTER = 1e-10
+
+
+class Additive:
+    """Linear in the features, each weight normal around what was expected of it.
+
+    Args:
+        means: (d,) expected weights.
+        deviations: (d,) how far from that they may be.
+    """
+
+    def __init__(self, means: Floats, deviations: Floats) -> None:
+        self.weights = means
+        self.deviations = deviations
+
+    def fit(self, features: Floats, values: Floats, noise: Floats) -> "Additive":
+        """Weights given what was measured.
+
+        Args:
+            features: (n, d).
+            values: (n,).
+            noise: (n,) standard errors of the values.
+        """
+        if not len(values):
+            return self
+        scaled = features * self.deviations
+        covariance = scaled @ scaled.T + np.diag(noise**2 + _JITTER)
+        residuals = values - features @ self.weights
+        correction = scaled.T @ np.linalg.solve(covariance, residuals)
+        self.weights = self.weights + self.deviations * correction
+        return self
+
+    def predict(self, features: Floats) -> Floats:
+        """(n,) expected values."""
+        return np.asarray(features @ self.weights)
+
+
+@dataclass(frozen=True)
+class _Scales:
+    """What the likelihood decides on.
+
+    Attributes:
+        layers: how far a layer's cost may be from what is expected, in units of that.
+        kernel: size of what is not additive, in units of the loss.
+        noise: of a measured loss, likewise.
+    """
+
+    layers: float
+    kernel: float
+    noise: float
+
+
+_GRID = [_Scales(*item) for item in itertools.product((0.3, 1, 3), (0.03, 0.15, 0.5), (0.03, 0.12))]
+
+
+class LossModel:
+    """The loss of a recipe: what its layers cost, what its options cost, and a correction.
+
+    A Gaussian process whose mean is the sum of the expected costs. Its covariance adds up an
+    unknown factor of that sum, deviations of single layers and options, and an exponential
+    kernel over the share of the parameters in which two recipes differ, which stands for all
+    that is not additive. How large each is, the likelihood of the trials decides.
+
+    Args:
+        features: of the space.
+        unit: a loss that matters, in whose units deviations are given.
+    """
+
+    def __init__(self, features: Features, unit: float) -> None:
+        self.features = features
+        self.unit = unit
+        self.means, self.deviations = self._expect()
+        self.factor = 2.0 if np.isnan(features.drops).all() else 1.0
+        self.codes: Codes = np.empty((0, len(features.names)), dtype=np.int64)
+        self.scales = _GRID[len(_GRID) // 2]
+        self.fitted_to = 0
+
+    def fit(self, codes: Codes, losses: Floats, noise: Floats) -> None:
+        """Learn from trials.
+
+        Args:
+            codes: (n, p).
+            losses: (n,).
+            noise: (n,) standard errors of the losses, beside those that all have.
+        """
+        self.codes, self.losses, self.noise = codes, losses, noise
+        self.layers, self.options = self.features.expand(codes)
+        self.near = self._nearness(codes, codes)
+        if len(codes) >= max(4, 1.1 * self.fitted_to) or len(codes) < self.fitted_to:
+            self.scales = max(_GRID, key=self._likelihood)
+            self.fitted_to = len(codes)
+        self.inverse = np.linalg.inv(self._covariance(self.scales))
+        self.pull = self.inverse @ self._residuals
+
+    def predict(self, codes: Codes) -> tuple[Floats, Floats]:
+        """Expected loss and its standard deviation, without the noise of a measurement, (n,)."""
+        layers, options = self.features.expand(codes)
+        mean = layers @ self.means
+        own = self._prior_variance(layers, options)
+        if not len(self.codes):
+            return mean, np.sqrt(own)
+        shared = self._linear(layers, options, self.layers, self.options, self.scales)
+        shared = shared + (self.scales.kernel * self.unit) ** 2 * self._nearness(codes, self.codes)
+        variance = own - np.einsum("ij,jk,ik->i", shared, self.inverse, shared, optimize=True)
+        return mean + shared @ self.pull, np.sqrt(np.maximum(variance, 1e-16))
+
+    def leave_one_out(self) -> tuple[Floats, Floats]:
+        """What each trial's loss would have been taken for without it, and how surely, (n,)."""
+        own = np.diag(self.inverse)
+        return self.losses - self.pull / own, 1 / np.sqrt(own)
+
+    def _expect(self) -> tuple[Floats, Floats]:
+        """Of each layer column: what it costs, and how wrong that may be."""
+        features, unit = self.features, self.unit
+        narrow = features.is_narrow.astype(float)
+        guess = narrow * unit / max(1.0, narrow.sum())
+        means = np.where(np.isnan(features.drops), guess, features.drops)
+        typical = float(np.abs(means).mean()) if len(means) else 0.0
+        return means, np.abs(means) + 0.2 * typical + 1e-3 * unit
+
+    @property
+    def _residuals(self) -> Floats:
+        return np.asarray(self.losses - self.layers @ self.means)
+
+    def _likelihood(self, scales: _Scales) -> float:
+        """Logarithm of the likelihood of the losses, but for a constant."""
+        try:
+            root = np.linalg.cholesky(self._covariance(scales))
+        except np.linalg.LinAlgError:
+            return -np.inf
+        white = np.linalg.solve(root, self._residuals)
+        return float(-0.5 * white @ white - np.log(np.diag(root)).sum())
+
+    def _covariance(self, scales: _Scales) -> Floats:
+        """Of the trials, noise included, (n, n)."""
+        linear = self._linear(self.layers, self.options, self.layers, self.options, scales)
+        noise = (scales.noise * self.unit) ** 2 + self.noise**2 + _JITTER
+        return np.asarray(linear + (scales.kernel * self.unit) ** 2 * self.near + np.diag(noise))
+
+    def _linear(
+        self,
+        layers: Floats,
+        options: Floats,
+        others: Floats,
+        other_options: Floats,
+        scales: _Scales,
+    ) -> Floats:
+        """Covariance of what is additive, (n, m)."""
+        sums, other_sums = layers @ self.means, others @ self.means
+        deviations = (scales.layers * self.deviations) ** 2
+        return np.asarray(
+            (0.3 * self.unit) ** 2
+            + self.factor**2 * np.outer(sums, other_sums)
+            + (layers * deviations) @ others.T
+            + (options * self._option_variance) @ other_options.T
+        )
+
+    @property
+    def _option_variance(self) -> Floats:
+        """(o,) of options alone, and of options where four bits are at stake."""
+        half = len(self.features.option_columns)
+        return np.repeat([(0.15 * self.unit) ** 2, (0.6 * self.unit) ** 2], half)
+
+    def _prior_variance(self, layers: Floats, options: Floats) -> Floats:
+        scales = self.scales
+        return np.asarray(
+            (0.3 * self.unit) ** 2
+            + self.factor**2 * (layers @ self.means) ** 2
+            + layers**2 @ (scales.layers * self.deviations) ** 2
+            + options**2 @ self._option_variance
+            + (scales.kernel * self.unit) ** 2
+        )
+
+    def _nearness(self, codes: Codes, others: Codes) -> Floats:
+        return np.asarray(np.exp(-self.features.distances(codes, others) / _LENGTH))

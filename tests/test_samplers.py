@@ -1,0 +1,371 @@
+"""Samplers of our own, and what all samplers are held to beside `test_study`."""
+
+import itertools
+import time
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+from optuna.samplers import RandomSampler
+
+from autoquant.core.hypervolume import hypervolume
+from autoquant.core.layer import Layer
+from autoquant.core.pareto import Bounds
+from autoquant.core.sensitivity import ChoiceCost, Sensitivity, SensitivityBase
+from autoquant.core.space import SearchSpace
+from autoquant.search.features import Features
+from autoquant.search.history import History, Row
+from autoquant.search.improvement import expected_improvement
+from autoquant.search.mirror import MirrorSampler
+from autoquant.search.outlook import Outlook
+from autoquant.search.prior import Knowledge
+from autoquant.search.sampler import build_sampler
+from autoquant.search.study import Budget, Event
+from tests.fakes import fake_evaluator, fake_record, fake_space, fake_study
+
+
+class Valley:
+    """A search in memory: additive losses, sizes and latencies, without files or a runtime."""
+
+    def __init__(self, layers: int = 12, noise: float = 0.0, seed: int = 0) -> None:
+        generator = np.random.default_rng(seed)
+        self.names = [f"layer{index}" for index in range(layers)]
+        self.space = SearchSpace(
+            dict.fromkeys(self.names, ("8", "4", "float")),
+            {"calibration": ("minmax", "mse", "entropy")},
+        )
+        self.parameters = generator.integers(1000, 20_000, layers)
+        losses = np.exp(generator.normal(0, 1.2, layers))
+        self.losses = 0.05 * losses / losses.sum()
+        self.noise = noise
+        self.layers = [
+            Layer(name, "conv", int(count), 1000, order)
+            for order, (name, count) in enumerate(zip(self.names, self.parameters, strict=True))
+        ]
+
+    def measure(self, parameters: dict[str, str]) -> dict[str, object]:
+        chosen = [parameters[f"layer.{name}"] for name in self.names]
+        narrow = np.array([choice == "4" for choice in chosen])
+        exact = np.array([choice == "float" for choice in chosen])
+        drop = float(self.losses @ narrow) + 0.001 * (parameters["calibration"] == "entropy")
+        dice = np.random.default_rng(int(narrow @ 2.0 ** np.arange(len(narrow)) % 2**40))
+        drop += self.noise * dice.normal()
+        size = self.parameters @ np.where(narrow, 0.5, np.where(exact, 4.0, 1.0))
+        return {
+            "state": "complete", "accuracy_drop": drop, "latency_ratio": 0.5 + 0.5 * exact.mean(),
+            "size_bytes": int(size) + 500, "name": None,
+        }  # fmt: skip
+
+    def knowledge(self, **changes) -> Knowledge:
+        return Knowledge(self.layers, bounds=Bounds(0.02), **changes)
+
+    def start(self, name: str, seed: int, knowledge: Knowledge | None = None) -> optuna.Study:
+        study = optuna.create_study(directions=["maximize", "minimize", "minimize"])
+        self.seen: set[str] = set()
+        known = knowledge or self.knowledge()
+        study.sampler = build_sampler(name, self.space, lambda: frozenset(self.seen), seed, known)
+        return study
+
+    def ask(self, study: optuna.Study) -> tuple[optuna.Trial, dict[str, str]]:
+        trial = study.ask()
+        drawn = {
+            name: trial.suggest_categorical(name, choices)
+            for name, choices in self.space.parameters.items()
+        }
+        return trial, drawn
+
+    def tell(self, study: optuna.Study, trial: optuna.Trial, drawn: dict[str, str]) -> dict:
+        record = self.measure(drawn)
+        trial.set_user_attr("record", record)
+        trial.set_constraint("drop", record["accuracy_drop"] - 0.02)
+        values = [-record["accuracy_drop"], record["latency_ratio"], record["size_bytes"]]
+        study.tell(trial, values)
+        self.seen.add(self.space.decode(drawn).digest)
+        return record
+
+    def search(self, name: str, trials: int, seed: int = 0, **options) -> float:
+        """Share of the box that the front of so many trials fills."""
+        study = self.start(name, seed, **options)
+        records = [self.tell(study, *self.ask(study)) for _ in range(trials)]
+        return self.judge(records)
+
+    def judge(self, records: list[dict]) -> float:
+        box = np.array([0.02, 1.0, float(self.parameters.sum() + 500)])
+        points = [
+            (max(0.0, item["accuracy_drop"]), item["latency_ratio"], item["size_bytes"])
+            for item in records
+        ]
+        return hypervolume(np.array(points, dtype=float), box) / float(np.prod(box))
+
+
+def test_expected_improvement_is_the_mean_of_drawn_improvements() -> None:
+    generator = np.random.default_rng(0)
+    corner = np.array([0.8, 0.9, 1.0])
+    for _ in range(2):
+        front, known = generator.random((6, 3)), generator.random((5, 2))
+        mean, deviation = generator.random(5) - 0.1, 0.05 + 0.3 * generator.random(5)
+        found = expected_improvement(mean, deviation, known, front, corner)
+        before = hypervolume(front, corner)
+        for index in range(5):
+            drawn = np.maximum(0.0, generator.normal(mean[index], deviation[index], 600))
+            gains = [
+                hypervolume(np.vstack([front, [loss, *known[index]]]), corner) - before
+                for loss in drawn
+            ]
+            error = np.std(gains) / np.sqrt(600)
+            assert found[index] == pytest.approx(np.mean(gains), abs=5 * error + 1e-4)
+
+
+def test_codes_go_back_to_their_parameters() -> None:
+    space = fake_space(3)
+    features = Features(space, Knowledge())
+    for parameters in space.enumerate():
+        assert features.decode(features.encode(parameters)) == parameters
+    assert features.encode({"layer.conv0": "8"}) is None
+
+
+def test_distance_is_the_weighted_share_of_differing_parameters() -> None:
+    features = Features(fake_space(4), Knowledge())
+    codes = np.array(list(itertools.product(range(2), repeat=len(features.names))))
+    found = features.distances(codes[:20], codes)
+    differs = codes[:20, None, :] != codes[None, :, :]
+    assert found == pytest.approx(differs @ features.weights)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.001])
+def test_auto_finds_more_than_random_and_tpe_in_few_trials(noise: float) -> None:
+    valley = Valley(noise=noise)
+    found = {name: valley.search(name, 30) for name in ("auto", "tpe", "random")}
+    assert found["auto"] > 1.5 * found["tpe"]
+    assert found["auto"] > 1.5 * found["random"]
+
+
+def make_sensitivity(valley: Valley) -> Sensitivity:
+    costs = [
+        ChoiceCost(layer=name, choice="4", proxy=float(loss), extra_drop=float(loss),
+                   extra_drop_ci=(loss - 0.002, loss + 0.002), bytes_saved=int(count) // 2,
+                   latency_change=0.0)
+        for name, loss, count in zip(valley.names, valley.losses, valley.parameters, strict=True)
+    ]  # fmt: skip
+    base = SensitivityBase(accuracy=0.9, accuracy_drop=0.0, proxy=0.01, size_bytes=1000)
+    return Sensitivity(
+        task="x", key={}, samples=1000, reduce_range=False, proxy="kl", base=base, costs=costs
+    )
+
+
+def test_sensitivities_help_from_the_first_trials_on() -> None:
+    valley = Valley(layers=20)
+    told = valley.knowledge(sensitivity=make_sensitivity(valley))
+    informed = valley.search("auto", 10, knowledge=told)
+    assert informed > 1.2 * valley.search("auto", 10)
+
+
+def test_workers_in_parallel_are_given_different_recipes() -> None:
+    valley = Valley()
+    study = valley.start("auto", 0)
+    for _ in range(4):
+        valley.tell(study, *valley.ask(study))
+    asked = [valley.ask(study) for _ in range(8)]
+    digests = {valley.space.decode(drawn).digest for _, drawn in asked}
+    assert len(digests) == 8
+    sizes = [valley.measure(drawn)["size_bytes"] for _, drawn in asked]
+    assert max(sizes) > 1.05 * min(sizes), "they are not all at one end of the front"
+
+
+def test_eight_workers_lose_little() -> None:
+    valley = Valley(noise=0.0005)
+    study, waiting = valley.start("auto", 0), []
+    records = [valley.tell(study, *valley.ask(study)) for _ in range(5)]
+    for _ in range(35):
+        waiting.append(valley.ask(study))
+        if len(waiting) == 8:
+            records.append(valley.tell(study, *waiting.pop(0)))
+    records += [valley.tell(study, *item) for item in waiting]
+    assert valley.judge(records) > 0.9 * valley.search("auto", 40)
+
+
+def test_auto_takes_up_a_study_where_it_is() -> None:
+    valley = Valley()
+    study = valley.start("auto", 0)
+    for _ in range(15):
+        valley.tell(study, *valley.ask(study))
+    seen = frozenset(valley.seen)
+    study.sampler = build_sampler("auto", valley.space, lambda: seen, 15, valley.knowledge())
+    _, drawn = valley.ask(study)
+    known = [item["accuracy_drop"] for item in map(valley.measure, [drawn])]
+    assert known[0] < 0.02
+    assert valley.space.decode(drawn).digest not in seen
+
+
+def test_misjudged_trials_are_told_and_hand_over_to_tpe() -> None:
+    """A landscape of nothing but noise: no model can foresee it."""
+    valley, lines = Valley(), []
+    generator = np.random.default_rng(1)
+    valley.measure = lambda drawn: {
+        "state": "complete", "accuracy_drop": float(generator.random() * 0.05),
+        "latency_ratio": 0.5, "size_bytes": int(generator.integers(1000, 2000)), "name": None,
+    }  # fmt: skip
+    study = valley.start("auto", 0)
+    study.sampler = build_sampler(
+        "auto", valley.space, lambda: frozenset(valley.seen), 0, valley.knowledge(), lines.append
+    )
+    for _ in range(60):
+        valley.tell(study, *valley.ask(study))
+    assert lines
+    assert "misjudged" in lines[0]
+    assert "TPE" in lines[0]
+
+
+def test_constraint_that_nothing_meets_is_approached(tmp_path: Path) -> None:
+    study = fake_study(tmp_path)
+    study.bounds = Bounds(max_size_mb=1e-6)
+    members = study.run(Budget(30), "auto")
+    assert members == []
+    sizes = [trial.size_bytes for trial in study.record.trials() if trial.size_bytes]
+    assert min(sizes) == 18_000, "every layer at 4 bits is nearest"
+
+
+def test_choice_that_always_fails_is_left_alone() -> None:
+    valley = Valley(layers=6)
+    study = valley.start("auto", 0)
+    failed = []
+    for _ in range(40):
+        trial, drawn = valley.ask(study)
+        if drawn["layer.layer0"] != "4":
+            valley.tell(study, trial, drawn)
+            failed.append(False)
+            continue
+        trial.set_user_attr("record", {"state": "failed"})
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        valley.seen.add(valley.space.decode(drawn).digest)
+        failed.append(True)
+    assert sum(failed[20:]) <= 0.5 * 20
+
+
+@pytest.mark.parametrize("objectives", [["accuracy"], ["size"], ["accuracy", "size"], ["latency"]])
+def test_any_objectives_will_do(tmp_path: Path, objectives: list[str]) -> None:
+    from autoquant.search.storage import Location
+
+    record = fake_record(Location(tmp_path, "fake"), objectives=objectives)
+    study = fake_study(tmp_path, record)
+    study.run(Budget(15), "auto")
+    assert len(record.trials()) == 15
+
+
+def test_constant_objectives_end_no_search() -> None:
+    valley = Valley()
+    valley.measure = lambda drawn: {
+        "state": "complete", "accuracy_drop": 0.0, "latency_ratio": 1.0, "size_bytes": 5000,
+        "name": None,
+    }  # fmt: skip
+    assert valley.search("auto", 40) >= 0
+
+
+def test_space_larger_than_memory_is_never_enumerated() -> None:
+    valley = Valley(layers=200)
+    assert valley.space.size > 10**90
+    assert valley.search("auto", 6) >= 0
+
+
+@pytest.mark.parametrize(("trials", "limit_s"), [(100, 0.1), (5000, 1.0)])
+def test_proposals_are_quick_also_late_in_a_long_study(trials: int, limit_s: float) -> None:
+    """Seconds of processor time, since tests share their cores."""
+    valley = Valley(layers=60)
+    study = valley.start("auto", 0)
+    history = study.sampler.inner.history
+    generator = np.random.default_rng(0)
+    for number in range(10_000, 10_000 + trials):
+        code = tuple(generator.integers(history.features.counts).tolist())
+        figures = valley.measure(history.features.decode(code))
+        history.rows[number] = Row(
+            number, code, "complete", None, figures["accuracy_drop"], 0.0,
+            figures["latency_ratio"], 1.0, figures["size_bytes"],
+        )  # fmt: skip
+    start = time.process_time()
+    for _ in range(3):
+        valley.tell(study, *valley.ask(study))
+    assert (time.process_time() - start) / 3 < limit_s
+
+
+def test_greedy_lowers_the_least_sensitive_for_its_bytes_first() -> None:
+    valley = Valley()
+    told = valley.knowledge(sensitivity=make_sensitivity(valley))
+    study = valley.start("greedy", 0, told)
+    narrow = []
+    for _ in range(13):
+        trial, drawn = valley.ask(study)
+        narrow.append({name for name in valley.names if drawn[f"layer.{name}"] == "4"})
+        valley.tell(study, trial, drawn)
+    assert [len(names) for names in narrow] == list(range(13))
+    order = [next(iter(after - before)) for before, after in itertools.pairwise(narrow)]
+    rate = dict(zip(valley.names, valley.losses / valley.parameters, strict=True))
+    assert order == sorted(valley.names, key=rate.__getitem__)
+
+
+def test_ilp_is_as_good_as_trying_everything_under_its_budget() -> None:
+    valley = Valley(layers=7)
+    told = valley.knowledge(sensitivity=make_sensitivity(valley))
+    study = valley.start("ilp", 0, told)
+    saved = np.array([int(count) // 2 for count in valley.parameters])
+    for _ in range(6):
+        trial, drawn = valley.ask(study)
+        valley.tell(study, trial, drawn)
+        chosen = np.array([drawn[f"layer.{name}"] == "4" for name in valley.names])
+        every = np.array(list(itertools.product((0, 1), repeat=7)))
+        enough = every[every @ saved >= chosen @ saved]
+        assert valley.losses @ chosen == pytest.approx((enough @ valley.losses).min())
+
+
+class Recorder(RandomSampler):
+    """Remembers what it was shown."""
+
+    def sample_relative(self, study, trial, search_space):
+        self.shown = study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
+        return {name: item.choices[0] for name, item in search_space.items()}
+
+
+def test_mirror_shows_only_trials_with_every_parameter() -> None:
+    valley = Valley(layers=3)
+    study = valley.start("random", 0)
+    inner = Recorder()
+    study.sampler.inner = MirrorSampler(inner)
+    study.add_trial(optuna.trial.create_trial(values=[0.0, 1.0, 1.0]))
+    for count in range(3):
+        valley.tell(study, *valley.ask(study))
+        assert len(inner.shown) == count
+
+
+@pytest.mark.slow
+def test_gaussian_processes_of_optuna_stand_baselines_outside_the_space(tmp_path: Path) -> None:
+    study = fake_study(tmp_path)
+    study.run(Budget(17), "gp")
+    assert len({trial.digest for trial in study.record.trials()}) == 17
+
+
+def test_rejected_trials_teach_with_less_weight() -> None:
+    valley = Valley(layers=3)
+    features = Features(valley.space, valley.knowledge())
+    study, history = valley.start("random", 0), History(features)
+    trial, _ = valley.ask(study)
+    partial = {"accuracy_drop": 0.01, "samples": 250, "latency_ratio": 0.5}
+    trial.set_user_attr("record", {"state": "rejected", "partial": partial, "size_bytes": 9000})
+    study.tell(trial, [0.0, 0.5, 9000])
+    history.update(study, 99)
+    row = history.rows[0]
+    assert row.drop == 0.01
+    assert 0.005 < row.drop_sd < 0.02
+    outlook = Outlook(features, valley.knowledge())
+    outlook.update(history)
+    assert not len(outlook.front), "what was not fully measured is no member"
+
+
+def test_study_tells_when_the_sampler_is_lost(tmp_path: Path) -> None:
+    events: list[Event] = []
+    study = fake_study(tmp_path, on_event=events.append)
+    study._begin("auto")
+    study.record.study.sampler.inner.tell("lost")
+    assert events[-1].kind == "note"
+    assert (
+        fake_evaluator().builder.layers == study.record.study.sampler.inner.outlook.knowledge.layers
+    )
