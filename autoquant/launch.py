@@ -1,6 +1,8 @@
 """A study from its header to its front: what the command line and a notebook have in common."""
 
 import dataclasses
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +13,9 @@ from rich.console import Console
 
 from autoquant.backends.machine import has_integer_dot_product
 from autoquant.backends.registry import DEFAULT_BACKEND, BackendName
+from autoquant.cluster import open_crew
+from autoquant.cluster.crew import Crew
+from autoquant.cluster.source import TaskSource
 from autoquant.config import SpaceConfig, parse_duration, parse_space
 from autoquant.core.analysis import Cell
 from autoquant.core.recipe import Recipe
@@ -20,6 +25,8 @@ from autoquant.errors import StudyError, TaskError
 from autoquant.evaluate import EvaluationOptions, Evaluator
 from autoquant.progress import SearchProgress
 from autoquant.search.crash import watch_crashes
+from autoquant.search.event import Evaluates
+from autoquant.search.executor import Executor
 from autoquant.search.record import Record, StudyHeader
 from autoquant.search.sampler import SAMPLERS, SamplerName
 from autoquant.search.storage import (
@@ -38,6 +45,7 @@ __all__ = [
     "check_same",
     "check_same_model",
     "extend_header",
+    "find_source",
     "find_study",
     "load_evaluator",
     "run_cells",
@@ -58,12 +66,16 @@ class Launch:
         header: what it is, and how far it is to go.
         keep: which files stay.
         reject_early: stop candidates that certainly cannot enter the front.
+        crew: workers that evaluate its trials; None evaluates them in this process.
+        tasks_from: file that registers the task, for workers that do not have it.
     """
 
     location: Location
     header: StudyHeader
     keep: Keep = "front"
     reject_early: bool = True
+    crew: Crew | None = None
+    tasks_from: Path | None = None
 
 
 def build_header(
@@ -168,8 +180,27 @@ def load_evaluator(header: StudyHeader, task: Task, location: Location) -> Evalu
             f"task '{header.task}' has no training data: drop 'qat' from quantizer.mode in the "
             "search space, or give the task `train`"
         )
-    options = EvaluationOptions(header.threads, header.batch, parity_macs=PARITY_MACS)
-    return build_evaluator(task, header.seed, options, header.backend, location.checkpoints)
+    return build_evaluator(
+        task, header.seed, _options_of(header), header.backend, location.checkpoints
+    )
+
+
+def _options_of(header: StudyHeader) -> EvaluationOptions:
+    return EvaluationOptions(header.threads, header.batch, parity_macs=PARITY_MACS)
+
+
+def find_source(launch: Launch) -> TaskSource:
+    """What a worker makes the study's evaluator of."""
+    header, file = launch.header, launch.tasks_from
+    return TaskSource(
+        header.task,
+        header.task_options,
+        header.seed,
+        _options_of(header),
+        header.backend,
+        launch.location.checkpoints.resolve(),
+        None if file is None else (file.resolve(), file.read_bytes()),
+    )
 
 
 def check_same_model(location: Location, evaluator: Evaluator) -> None:
@@ -225,9 +256,28 @@ def run_launch(
     """
     header = launch.header
     budget = Budget(header.trials, header.timeout_s)
-    with _open_study(launch, evaluator, budget, console, warn) as study:
+    with _open_study(launch, evaluator, budget, console, warn) as study, _draining(study):
         study.run(budget, next(name for name in SAMPLERS if name == header.sampler))
     return study.record
+
+
+@contextmanager
+def _draining(study: Study) -> Iterator[None]:
+    """Ctrl-C lets what runs elsewhere end; a second one stops at once."""
+    is_main = threading.current_thread() is threading.main_thread()
+    if not (is_main and study.executor.is_remote):
+        yield
+        return
+    before = signal.signal(signal.SIGINT, lambda number, frame: drain())
+
+    def drain() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        study.stop()
+
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def run_cells(
@@ -278,6 +328,7 @@ def _open_study(
     with (
         hold_driver_lock(location),
         watch_crashes(location.crash) as crash,
+        _open_crew(launch, evaluator) as (evaluates, executor),
         _progress(budget, console) as show,
     ):
         record = _open_record(launch, warn)
@@ -285,14 +336,25 @@ def _open_study(
         yield Study(
             record,
             space,
-            evaluator,
+            evaluates,
             location.artifacts,
             keep=launch.keep,
             bounds=config.constraints.to_bounds(),
             reject_early=launch.reject_early,
             is_exact=has_integer_dot_product(),
             on_event=show,
+            executor=executor,
         )
+
+
+@contextmanager
+def _open_crew(launch: Launch, evaluator: Evaluator) -> Iterator[tuple[Evaluates, Executor | None]]:
+    """Workers, where the launch asks for some."""
+    if launch.crew is None:
+        yield evaluator, None
+        return
+    with open_crew(launch.crew, find_source(launch), evaluator) as cluster:
+        yield cluster, cluster.executor
 
 
 def _open_record(launch: Launch, warn: Callable[[str], None]) -> Record:
