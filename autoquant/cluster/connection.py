@@ -14,7 +14,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from autoquant.cluster.worker import Worker
 from autoquant.errors import ClusterError
 
-__all__ = ["Connection", "Lost", "Raised", "connect"]
+__all__ = ["Connection", "Demand", "Lost", "Raised", "connect"]
 
 _REACH_S = 5.0
 _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
@@ -109,6 +109,11 @@ class Connection:
             raise Raised(error.cause or error) from None
         except RayError as error:
             raise Lost(_first_sentence(error)) from None
+
+    @property
+    def cpus(self) -> int:
+        """Processors of the whole cluster."""
+        return int(ray.cluster_resources().get("CPU", 0))
 
     def nodes_with(self, resource: str) -> list[str]:
         """Ids of the living nodes that have it."""

@@ -10,7 +10,7 @@ class Crew:
     """The workers of a search.
 
     Attributes:
-        workers: how many evaluate trials at the same time.
+        workers: how many evaluate trials at the same time; None fills the cluster.
         address: of the cluster's head, `HOST:PORT` or `auto`; None begins one on this machine.
         cpus: processors of each worker, and its threads.
         gpus_per_qat_trial: GPUs, or a share of one, for trials that are trained; 0 asks for none.
@@ -18,7 +18,7 @@ class Crew:
         place_s: seconds within which the first worker must have found a place.
     """
 
-    workers: int = 1
+    workers: int | None = 1
     address: str | None = None
     cpus: int = 1
     gpus_per_qat_trial: float = 0.0

@@ -1,12 +1,13 @@
 """`ClusterEvaluator`: a study's evaluator where workers judge and probes time."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from autoquant.backends.machine import available_cores
 from autoquant.cluster.connection import connect
 from autoquant.cluster.crew import Crew
 from autoquant.cluster.executor import RayExecutor
+from autoquant.cluster.pool import Pool
 from autoquant.cluster.worker import Source
 from autoquant.core.artifact import Artifact, Builder
 from autoquant.core.fingerprint import Fingerprint
@@ -89,18 +90,11 @@ def open_crew(crew: Crew, source: Source, local: Evaluator) -> Iterator[ClusterE
         ClusterError: the cluster cannot be reached, or has not what is asked of it.
         InputError: the workers cannot load the task.
     """
-    with connect(crew.address, crew.workers * crew.cpus) as connection:
-        executor = RayExecutor(
-            connection,
-            source,
-            crew,
-            is_timed=local.options.latency is not None,
-            seal=local.builder.seal,
-        )
+    with connect(crew.address, (crew.workers or 1) * crew.cpus) as connection:
+        if crew.workers is None:
+            crew = dataclasses.replace(crew, workers=max(1, connection.cpus // crew.cpus))
+        is_timed = local.options.latency is not None
+        pool = Pool(connection, source, crew, is_timed=is_timed)
+        executor = RayExecutor(pool, local.builder.seal)
         executor.wait_until_ready()
         yield ClusterEvaluator(local, executor)
-
-
-def share_cores(workers: int) -> int:
-    """Cores for each of several workers on this machine."""
-    return max(1, available_cores() // workers)
