@@ -16,6 +16,7 @@ from autoquant.backends.registry import DEFAULT_BACKEND, BackendName
 from autoquant.cluster import open_crew
 from autoquant.cluster.crew import Crew
 from autoquant.cluster.source import TaskSource
+from autoquant.cluster.worker import Source
 from autoquant.config import SpaceConfig, parse_duration, parse_space
 from autoquant.core.analysis import Cell
 from autoquant.core.recipe import Recipe
@@ -240,6 +241,7 @@ def run_launch(
     evaluator: Evaluator,
     console: Console | None,
     warn: Callable[[str], None],
+    source: Source | None = None,
 ) -> Record:
     """Search until the budget is spent; whatever is finished stays if this is interrupted.
 
@@ -248,15 +250,19 @@ def run_launch(
         evaluator: measures recipes.
         console: where progress is shown; None shows none.
         warn: called with one line if a damaged tail of the record was cut off.
+        source: makes the evaluator of each worker, where there are workers; the task that the
+            header names if left out.
 
     Raises:
         SpaceError: the space does not fit the task's layers.
+        ClusterError: the cluster cannot be reached, or has not what is asked of it.
         StudyError: another process runs this study.
         StorageError: its folder cannot be written.
     """
     header = launch.header
     budget = Budget(header.trials, header.timeout_s)
-    with _open_study(launch, evaluator, budget, console, warn) as study, _draining(study):
+    opened = _open_study(launch, evaluator, budget, console, warn, source)
+    with opened as study, _draining(study):
         study.run(budget, next(name for name in SAMPLERS if name == header.sampler))
     return study.record
 
@@ -318,6 +324,7 @@ def _open_study(
     budget: Budget,
     console: Console | None,
     warn: Callable[[str], None],
+    source: Source | None = None,
 ) -> Iterator[Study]:
     header, location = launch.header, launch.location
     config = parse_space(dict(header.definition), f"study '{location.name}'")
@@ -328,7 +335,7 @@ def _open_study(
     with (
         hold_driver_lock(location),
         watch_crashes(location.crash) as crash,
-        _open_crew(launch, evaluator) as (evaluates, executor),
+        _open_crew(launch, evaluator, source) as (evaluates, executor),
         _progress(budget, console) as show,
     ):
         record = _open_record(launch, warn)
@@ -348,12 +355,14 @@ def _open_study(
 
 
 @contextmanager
-def _open_crew(launch: Launch, evaluator: Evaluator) -> Iterator[tuple[Evaluates, Executor | None]]:
+def _open_crew(
+    launch: Launch, evaluator: Evaluator, source: Source | None
+) -> Iterator[tuple[Evaluates, Executor | None]]:
     """Workers, where the launch asks for some."""
     if launch.crew is None:
         yield evaluator, None
         return
-    with open_crew(launch.crew, find_source(launch), evaluator) as cluster:
+    with open_crew(launch.crew, source or find_source(launch), evaluator) as cluster:
         yield cluster, cluster.executor
 
 

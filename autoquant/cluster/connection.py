@@ -165,6 +165,8 @@ def connect(address: str | None, cpus: float) -> Connection:
     if ray.is_initialized():
         raise ClusterError("this process is connected to a cluster already: ray.shutdown() first")
     if address is None:
+        # Ray's workers give way to everything else on a machine, which no timing stands
+        os.environ.setdefault("RAY_worker_niceness", "0")
         ray.init(address="local", num_cpus=int(cpus), include_dashboard=False, **_QUIET)
         return Connection(is_own=True)
     if address != "auto":

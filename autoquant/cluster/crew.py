@@ -28,7 +28,5 @@ class Crew:
     def describe(self) -> str:
         """What is asked of a cluster, in words."""
         gpu = f" and one with {self.gpus_per_qat_trial:g} GPU" if self.gpus_per_qat_trial else ""
-        return (
-            f"{self.workers} worker{'s' * (self.workers != 1)} with {self.cpus} CPU each{gpu}, "
-            "there are"
-        )
+        several = "s" * (self.workers != 1)
+        return f"{self.workers} worker{several} with {self.cpus} CPU each{gpu}"

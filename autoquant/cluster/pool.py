@@ -198,7 +198,8 @@ class Pool:
         waiting = [s for s in self.slots if s.role != "probe" and s.greeting is None]
         if not waiting or now - min(slot.since for slot in waiting) < self.crew.place_s:
             return
-        asked = f"{self.crew.describe()}, {self.connection.describe_resources()}"
+        there = self.connection.describe_resources()
+        asked = f"{self.crew.describe()}; the cluster has {there}"
         if not self._is_manned:
             limit = f"{self.crew.place_s:g} s"
             raise ClusterError(f"no worker found a place within {limit}: asked for {asked}")
