@@ -204,5 +204,6 @@ def _translate(address: str, join: Callable[[], Any]) -> Any:
 
 
 def _first_sentence(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return " ".join(text.split())[:300]
+    """Ray explains itself over many lines; the first one says what happened."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return " ".join(lines[0].split())

@@ -1,7 +1,8 @@
 """`Record`: one study in Optuna's storage, in autoquant's words."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from autoquant.core.recipe import Recipe
 from autoquant.core.space import SearchSpace
 from autoquant.core.trial import LatencyFigures, Measurement, Objective, ReportFigures, Trial
 from autoquant.errors import StudyError
+from autoquant.search.journal import BatchedStorage
 
 __all__ = ["Asked", "Record", "StudyHeader"]
 
@@ -110,6 +112,7 @@ class Record:
 
     def __init__(self, study: optuna.Study) -> None:
         self.study = study
+        self._together = _find_batches(study._storage)
         self.header = _read_header(study)
 
     @classmethod
@@ -178,6 +181,10 @@ class Record:
 
     def ask(self, space: SearchSpace) -> Asked:
         """Begin a trial: a waiting one, or one that the study's sampler proposes."""
+        with self._together(is_durable=False):
+            return self._ask(space)
+
+    def _ask(self, space: SearchSpace) -> Asked:
         handle = self.study.ask()
         attributes = handle.user_attrs
         parameters = {}
@@ -222,6 +229,10 @@ class Record:
             trial: what came of it.
             violations: by constraint, at most zero where it is kept; the sampler reads them.
         """
+        with self._together(is_durable=True):
+            self._finish(asked, trial, violations)
+
+    def _finish(self, asked: Asked, trial: Trial, violations: Mapping[str, float] | None) -> None:
         # what was turned away is nothing that Optuna should call feasible
         rejected = {"rejected": 1.0 if trial.state == "rejected" else 0.0}
         for name, value in {**(violations or {}), **rejected}.items():
@@ -347,6 +358,13 @@ class Record:
             self.study.tell(trial.number, values)
         else:
             self.study.tell(trial.number, state=TrialState.FAIL)
+
+
+def _find_batches(storage: BaseStorage) -> Callable[..., AbstractContextManager[None]]:
+    """How operations are written together; a database takes them one by one."""
+    if isinstance(storage, BatchedStorage):
+        return storage.together
+    return lambda *, is_durable: nullcontext()
 
 
 def _is_finished(frozen: FrozenTrial) -> bool:

@@ -11,15 +11,13 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
 
 import filelock
 import optuna
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import BaseStorage, RDBStorage
 
 from autoquant.errors import StorageError, StudyError
-from autoquant.search.journal import FileLock, find_damage, repair
+from autoquant.search.journal import BatchedStorage, find_damage, repair
 from autoquant.search.record import Record, StudyHeader
 
 __all__ = [
@@ -125,17 +123,13 @@ def open_storage(
     try:
         if location.url is not None:
             return RDBStorage(location.url)
-        return _open_journal(_readable_journal(location.journal, warn, is_driver))
+        return BatchedStorage(_readable_journal(location.journal, warn, is_driver))
     except OSError as error:
         raise StorageError(f"cannot open '{location.journal}': {error.strerror}") from error
     except Exception as error:  # SQLAlchemy and its drivers
         shown = re.sub(r"//([^:/@]+):[^@]*@", r"//\1:***@", str(location.url or location.journal))
         reason = type(error).__name__
         raise StorageError(f"cannot open storage '{shown}': {reason}") from None
-
-
-def _open_journal(path: Path) -> JournalStorage:
-    return JournalStorage(JournalFileBackend(str(path), lock_obj=cast(Any, FileLock(path))))
 
 
 def _readable_journal(journal: Path, warn: Warn | None, is_driver: bool) -> Path:
@@ -213,6 +207,6 @@ def create_record(location: Location, header: StudyHeader) -> Record:
         return Record.create(open_storage(location), location.name, header)
     beginning = location.journal.with_suffix(".new")
     beginning.unlink(missing_ok=True)
-    Record.create(_open_journal(beginning), location.name, header)
+    Record.create(BatchedStorage(beginning), location.name, header)
     beginning.replace(location.journal)
     return load_record(location)

@@ -92,7 +92,7 @@ class Study:
         self._proposed = space.untrained
         self.executor: Executor = executor or SerialExecutor(evaluator, lambda: self._watch)
         self.executor.listen(lambda text: self._emit("note", text))
-        self.is_stopping = self._is_exhausted = False
+        self.is_stopping = self._is_stop_told = self._is_exhausted = False
         self._running: dict[int, Asked] = {}
 
     def run(self, budget: Budget, sampler: SamplerName) -> list[Trial]:
@@ -110,6 +110,7 @@ class Study:
                 self._begin_next()
             if not self._running:
                 break
+            self._announce_stop()
             self._take()
         if self.is_stopping:
             raise KeyboardInterrupt
@@ -120,9 +121,12 @@ class Study:
     def stop(self) -> None:
         """Begin no further trial; `run` ends, interrupted, when those that run are finished."""
         self.is_stopping = True
-        self._emit(
-            "note", f"stopping when {len(self._running)} trials are finished; again stops at once"
-        )
+
+    def _announce_stop(self) -> None:
+        if self.is_stopping and not self._is_stop_told:
+            self._is_stop_told = True
+            count = len(self._running)
+            self._emit("note", f"stopping when the {count} running trials are finished; again: now")
 
     def _may_begin(self, budget: Budget, deadline: float) -> bool:
         return (
