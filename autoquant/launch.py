@@ -34,8 +34,10 @@ from autoquant.search.storage import (
     Location,
     create_record,
     hold_driver_lock,
+    lease_record,
     list_studies,
     load_record,
+    translate_losses,
 )
 from autoquant.search.study import Budget, Event, Keep, Study
 
@@ -334,24 +336,29 @@ def _open_study(
     location.create_folder()
     with (
         hold_driver_lock(location),
+        translate_losses(location),
         watch_crashes(location.crash) as crash,
-        _open_crew(launch, evaluator, source) as (evaluates, executor),
-        _progress(budget, console) as show,
     ):
         record = _open_record(launch, warn)
-        record.recover(crash)
-        yield Study(
-            record,
-            space,
-            evaluates,
-            location.artifacts,
-            keep=launch.keep,
-            bounds=config.constraints.to_bounds(),
-            reject_early=launch.reject_early,
-            is_exact=has_integer_dot_product(),
-            on_event=show,
-            executor=executor,
-        )
+        with (
+            lease_record(location, record),
+            _open_crew(launch, evaluator, source) as (evaluates, executor),
+            _progress(budget, console) as show,
+        ):
+            # with workers, this process evaluates nothing that could have crashed it
+            record.recover(crash if executor is None else None)
+            yield Study(
+                record,
+                space,
+                evaluates,
+                location.artifacts,
+                keep=launch.keep,
+                bounds=config.constraints.to_bounds(),
+                reject_early=launch.reject_early,
+                is_exact=has_integer_dot_product(),
+                on_event=show,
+                executor=executor,
+            )
 
 
 @contextmanager
