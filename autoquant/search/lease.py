@@ -21,6 +21,7 @@ __all__ = ["hold_lease", "is_leased"]
 
 _KEY = "driver"
 _BEAT_S, _STALE_S = 15.0, 60.0
+_held: set[str] = set()  # by this process
 
 
 def is_leased(study: optuna.Study) -> bool:
@@ -42,8 +43,13 @@ def hold_lease(study: optuna.Study) -> Iterator[None]:
             f"study '{study.study_name}' is being run on {holder['host']} (process "
             f"{holder['pid']}, heard of {ago:.0f} s ago); wait for it or stop it"
         )
-    lease = {"token": uuid.uuid4().hex, "host": socket.gethostname(), "pid": os.getpid()}
+    lease: dict[str, Any] = {
+        "token": uuid.uuid4().hex,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+    }
     is_over = threading.Event()
+    _held.add(lease["token"])
     _beat(study, lease)
     thread = threading.Thread(target=_keep, args=(study, lease, is_over), daemon=True)
     thread.start()
@@ -52,6 +58,7 @@ def hold_lease(study: optuna.Study) -> Iterator[None]:
     finally:
         is_over.set()
         thread.join()
+        _held.discard(lease["token"])
         with suppress(Exception):  # the database may be what ended the search
             study.set_user_attr(_KEY, None)
 
@@ -70,9 +77,16 @@ def _find_holder(study: optuna.Study) -> dict[str, Any] | None:
     holder: dict[str, Any] | None = study.user_attrs.get(_KEY)
     if holder is None or time.time() - holder["beat"] > _STALE_S:
         return None
-    if holder["host"] == socket.gethostname() and not _is_alive(holder["pid"]):
+    if holder["host"] == socket.gethostname() and not _is_held_here(holder):
         return None
     return holder
+
+
+def _is_held_here(holder: dict[str, Any]) -> bool:
+    """Whether a process of this machine that said so still does."""
+    if holder["pid"] == os.getpid():
+        return holder["token"] in _held
+    return _is_alive(holder["pid"])
 
 
 def _is_alive(pid: int) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from autoquant.core.artifact import Artifact
-from autoquant.core.front import find_front
+from autoquant.core.front import extend_front, find_front
 from autoquant.core.gate import Gate
 from autoquant.core.pareto import Bounds
 from autoquant.core.recipe import Recipe
@@ -359,7 +359,8 @@ class Study:
         return {"max_accuracy_drop": drop - self.bounds.max_drop}
 
     def _keep(self, trial: Trial, artifact: Artifact) -> None:
-        self._front = self._find_front()
+        objectives = self.record.header.objectives
+        self._front = extend_front(self._front, trial, self._trials, objectives, self.bounds)
         wanted = {member.digest for member in self._front}
         if self.keep == "all" or trial.digest in wanted:
             self._shelf.put(trial.digest, artifact)

@@ -1,0 +1,230 @@
+"""How many workers one driver feeds: rate by workers, and what each trial costs the driver.
+
+`python -m tests.benchmarks.scaling rate` needs Ray; `cost` and `samplers` need nothing. Each
+writes a JSON file to results/published/scaling/, and `plot` draws them.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from autoquant.backends.fake import fake_artifact
+from autoquant.cluster import Crew, open_crew
+from autoquant.core.evidence import Evidence
+from autoquant.core.trial import Measurement
+from autoquant.search.executor import Job, Outcome
+from autoquant.search.sampler import SamplerName
+from autoquant.search.storage import Location
+from autoquant.search.study import Budget, Study
+from tests.crews import FakeSource
+from tests.fakes import fake_evaluator, fake_record, fake_space
+
+OUT = Path(__file__).resolve().parents[2] / "results" / "published" / "scaling"
+LAYERS = 50
+SLEEP_S = 0.5
+OBJECTIVES = ["accuracy", "size"]
+
+
+@dataclasses.dataclass(frozen=True)
+class SleepingSource(FakeSource):
+    """Trials that sleep; nothing is timed, since timings take turns whatever the workers."""
+
+    def __call__(self) -> Any:
+        evaluator = super().__call__()
+        evaluator.options = dataclasses.replace(evaluator.options, latency=None)
+        return evaluator
+
+
+class InstantExecutor:
+    """Every job is finished at once, by arithmetic, so that only the driver's own work counts.
+
+    Args:
+        evaluator: what the figures of the float model come from.
+    """
+
+    is_remote = False
+
+    def __init__(self) -> None:
+        self.waiting: list[Job] = []
+        self.seconds = 0.0
+        self.hits = Evidence.from_hits(fake_hits(0.05))
+
+    @property
+    def has_room(self) -> bool:
+        return not self.waiting
+
+    def submit(self, job: Job) -> None:
+        self.waiting.append(job)
+
+    def take(self, timeout_s: float | None = None) -> tuple[Job, Outcome] | None:
+        start = time.perf_counter()
+        job = self.waiting.pop()
+        outcome = imagine(job)
+        self.seconds += time.perf_counter() - start
+        return job, outcome
+
+    def listen(self, on_note: Callable[[str], None]) -> None:
+        pass
+
+    def seats(self) -> list[Any]:
+        return []
+
+
+def fake_hits(error: float) -> Any:
+    import numpy as np
+
+    return (np.arange(1000) * 7919 % 1000) >= error * 1000
+
+
+def imagine(job: Job) -> Outcome:
+    """Figures of the cost model of `FakeBackend`, without the fake network's predictions."""
+    recipe = job.recipe
+    names = [f"conv{index}" for index in range(LAYERS)]
+    default = None if recipe.method == "fp32" else 8
+    kinds = {None: "float32", 4: "int4", 8: "int8"}
+    precisions = {name: kinds[recipe.layers.get(name, default)] for name in names}
+    loss = sum(
+        {"int4": 0.02, "int8": 0.001, "float32": 0.0}[kind] / (1 + order)
+        for order, kind in enumerate(precisions.values())
+    )
+    hits = fake_hits(0.05 + loss)
+    artifact = fake_artifact(precisions)
+    measurement = Measurement(
+        accuracy=float(hits.mean()),
+        accuracy_drop=0.95 - float(hits.mean()),
+        size_bytes=artifact.size_bytes,
+        evidence=Evidence.from_hits(hits),
+    )
+    return Outcome("complete", measurement, artifact)
+
+
+def measure_rate(workers: int, trials: int) -> dict[str, Any]:
+    """Trials a second, from the moment when every worker is ready."""
+    source = SleepingSource(layers=8, seconds=SLEEP_S, samples=100)
+    with tempfile.TemporaryDirectory() as folder, open_crew(Crew(workers), source, source()) as ev:
+        executor = ev.executor
+        while len(executor.pool.idle("worker")) < workers:
+            executor._tick(0.2)
+        location = Location(Path(folder), "fake")
+        record = fake_record(location, objectives=OBJECTIVES, trials=trials)
+        study = Study(
+            record, fake_space(8), ev, location.artifacts, reject_early=False, executor=executor
+        )
+        study.close = list  # what follows the last trial is not the workers' work
+        start, cpu = time.perf_counter(), time.process_time()
+        study.run(Budget(trials), "random")
+        seconds = time.perf_counter() - start
+        return {
+            "workers": workers,
+            "trials": trials,
+            "seconds": round(seconds, 2),
+            "trials_per_s": round(trials / seconds, 3),
+            "driver_cpu_ms_per_trial": round((time.process_time() - cpu) / trials * 1e3, 2),
+        }
+
+
+def measure_cost(
+    trials: int, sampler: SamplerName, url: str | None = None, every: int | None = None
+) -> list[dict[str, Any]]:
+    """What the driver spends on trials, the sampler apart, in windows of `every` trials."""
+    every = every or max(1, trials // 10)
+    with tempfile.TemporaryDirectory() as folder:
+        location = Location(Path(folder), f"cost-{time.time_ns():x}", url)
+        location.create_folder()
+        record = fake_record(location, sampler=sampler, trials=trials, objectives=OBJECTIVES)
+        executor = InstantExecutor()
+        study = Study(
+            record, fake_space(LAYERS), fake_evaluator(LAYERS), location.artifacts,
+            reject_early=False, executor=executor,
+        )  # fmt: skip
+        study.close = list
+        return run_windows(study, executor, trials, sampler, every)
+
+
+def run_windows(
+    study: Study, executor: InstantExecutor, trials: int, sampler: SamplerName, every: int
+) -> list[dict[str, Any]]:
+    watch = Stopwatch()
+    study._use_sampler = watch.around(study, study._use_sampler)
+    rows = []
+    for done in range(every, trials + 1, every):
+        before = watch.seconds, executor.seconds
+        start, cpu = time.perf_counter(), time.process_time()
+        study.run(Budget(done), sampler)
+        spent, cpu = time.perf_counter() - start, time.process_time() - cpu
+        sampling, taking = watch.seconds - before[0], executor.seconds - before[1]
+        rows.append(
+            {
+                "trials": done,
+                "sampler": sampler,
+                "driver_ms": round((spent - sampling - taking) / every * 1e3, 3),
+                "driver_cpu_ms": round((cpu - sampling - taking) / every * 1e3, 3),
+                "sampler_ms": round(sampling / every * 1e3, 3),
+            }
+        )
+        print(rows[-1], flush=True)
+    return rows
+
+
+class Stopwatch:
+    """Counts the time within a sampler's methods."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def around(self, study: Study, use_sampler: Callable[..., None]) -> Callable[..., None]:
+        def use(name: SamplerName) -> None:
+            use_sampler(name)
+            sampler = study.record.study.sampler
+            for method in ("sample_relative", "after_trial", "before_trial"):
+                setattr(sampler, method, self.timed(getattr(sampler, method)))
+
+        return use
+
+    def timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return function(*arguments, **named)
+            finally:
+                self.seconds += time.perf_counter() - start
+
+        return call
+
+
+def save(name: str, rows: Sequence[dict[str, Any]]) -> None:
+    OUT.mkdir(parents=True, exist_ok=True)
+    (OUT / f"{name}.json").write_text(json.dumps(list(rows), indent=1) + "\n")
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=["rate", "cost", "samplers", "postgres"])
+    parser.add_argument("--trials", type=int, default=1000)
+    parser.add_argument("--workers", type=int, nargs="*", default=[1, 8, 32])
+    parser.add_argument("--url")
+    told = parser.parse_args(arguments)
+    match told.what:
+        case "rate":
+            rows = []
+            for workers in told.workers:
+                rows.append(measure_rate(workers, 20 * workers))
+                print(rows[-1], flush=True)
+            save("rate", rows)
+        case "cost":
+            save(f"cost-{told.trials}", measure_cost(told.trials, "random"))
+        case "postgres":
+            save("cost-postgres", measure_cost(told.trials, "random", told.url))
+        case "samplers":
+            names: list[SamplerName] = ["random", "tpe", "nsga2"]
+            save("samplers", [row for n in names for row in measure_cost(told.trials, n)])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
