@@ -44,10 +44,8 @@ def hold_lease(study: optuna.Study) -> Iterator[None]:
             f"{holder['pid']}, heard of {ago:.0f} s ago); wait for it or stop it"
         )
     lease: dict[str, Any] = {
-        "token": uuid.uuid4().hex,
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-    }
+        "token": uuid.uuid4().hex, "host": socket.gethostname(), "pid": os.getpid()
+    }  # fmt: skip
     is_over = threading.Event()
     _held.add(lease["token"])
     _beat(study, lease)
