@@ -200,7 +200,10 @@ def _translate(address: str, join: Callable[[], Any]) -> Any:
         if "ersion mismatch" in str(error):
             text = " ".join(str(error).split())
             raise ClusterError(f"--ray {address}: {text}; install the same ones here") from None
-        raise ClusterError(f"--ray {address}: Ray does not let us in: {reason}") from None
+        raise ClusterError(
+            f"--ray {address}: Ray does not let us in: {reason}; a cluster that asks for a token "
+            "wants RAY_AUTH_MODE=token and RAY_AUTH_TOKEN here too"
+        ) from None
 
 
 def _first_sentence(error: BaseException) -> str:
