@@ -1,21 +1,28 @@
 """What executors promise, on a stand-in for Ray: workers that answer, fail or die as told."""
 
+import io
+import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 pytest.importorskip("ray", reason="Ray is not installed")
 
+from autoquant.cli.crew import build_crew
 from autoquant.cluster.connection import Demand, Lost, Raised
 from autoquant.cluster.crew import Crew
 from autoquant.cluster.executor import RayExecutor
 from autoquant.cluster.pool import Pool
 from autoquant.cluster.worker import Worker
 from autoquant.core.recipe import QatOptions, Recipe
-from autoquant.errors import ClusterError, TaskError
+from autoquant.errors import ClusterError, InputError, TaskError
+from autoquant.progress import SearchProgress
+from autoquant.search.event import Event, Seat
 from autoquant.search.executor import Job, SerialExecutor
+from autoquant.search.study import Budget
 from tests.crews import FakeSource
 from tests.fakes import fake_evaluator
 
@@ -222,3 +229,36 @@ def test_task_file_travels_with_its_content(tmp_path: Path) -> None:
     copy = _place_file(here, b"x = 2")
     assert copy.read_bytes() == b"x = 2"
     assert copy.name == "mine.py"
+
+
+def test_what_travels_for_a_trial_is_its_file_and_its_record() -> None:
+    executor = make_executor(StubConnection())
+    job = Job(0, Recipe.uniform([f"conv{index}" for index in range(8)], 8))
+    outcome = executor.evaluate(job)
+    assert len(pickle.dumps(job)) < 2_000
+    assert len(pickle.dumps(outcome)) < outcome.artifact.size_bytes + 5_000
+    assert len(pickle.dumps(FakeSource())) < 1_000, "the task goes by name"
+
+
+def test_terminal_shows_what_each_worker_does() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    seats = (Seat("worker 1", "builder:ab12", "building and judging trial 7", 3.2),)
+    with SearchProgress(Budget(10), console) as progress:
+        progress.show(Event("wait", 3, (), None, "", seats))
+    shown = console.file.getvalue()
+    assert "builder:ab12" in shown
+    assert "building and judging trial 7" in shown
+    assert "trials/min" in shown
+
+
+def test_missing_ray_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autoquant.cluster.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"pip install 'autoquant\[ray\]'"):
+        build_crew(2, None, 0.0, None)
+    assert build_crew(1, None, 0.0, None) is None, "one worker is this process"
+
+
+def test_options_of_workers_need_workers() -> None:
+    with pytest.raises(InputError, match="need workers: --workers 2 or --ray"):
+        build_crew(None, None, 0.0, "90s")
+    assert build_crew(None, "auto", 0.5, "90s") == Crew(None, "auto", 1, 0.5, 90.0)
