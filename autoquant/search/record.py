@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
+from optuna.distributions import CategoricalDistribution
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
@@ -189,10 +190,7 @@ class Record:
         attributes = handle.user_attrs
         parameters = {}
         if attributes.get("in_space", True):
-            parameters = {
-                name: str(handle.suggest_categorical(name, choices))
-                for name, choices in space.parameters.items()
-            }
+            parameters = self._write_parameters(handle, space)
         is_queued = "recipe" in attributes
         if is_queued:
             recipe = Recipe.model_validate(attributes["recipe"])
@@ -200,6 +198,20 @@ class Record:
             recipe = space.decode(parameters)
             handle.set_user_attr("recipe", recipe.to_dict())
         return Asked(handle, recipe, attributes.get("name"), is_queued)
+
+    def _write_parameters(self, handle: optuna.Trial, space: SearchSpace) -> dict[str, str]:
+        drawn = handle.relative_params
+        if set(drawn) != set(space.parameters):  # it was queued
+            return {
+                name: str(handle.suggest_categorical(name, choices))
+                for name, choices in space.parameters.items()
+            }
+        # asked for one after the other, Optuna copies all of them for each
+        for name, choices in space.parameters.items():
+            distribution = CategoricalDistribution(choices)
+            value = distribution.to_internal_repr(drawn[name])
+            self.study._storage.set_trial_param(handle._trial_id, name, value, distribution)
+        return {name: str(drawn[name]) for name in space.parameters}
 
     def enqueue(
         self, recipe: Recipe, parameters: Mapping[str, str] | None, name: str | None = None

@@ -42,18 +42,12 @@ class SleepingSource(FakeSource):
 
 
 class InstantExecutor:
-    """Every job is finished at once, by arithmetic, so that only the driver's own work counts.
-
-    Args:
-        evaluator: what the figures of the float model come from.
-    """
+    """Every job is finished at once, by arithmetic, so that only the driver's own work counts."""
 
     is_remote = False
 
     def __init__(self) -> None:
         self.waiting: list[Job] = []
-        self.seconds = 0.0
-        self.hits = Evidence.from_hits(fake_hits(0.05))
 
     @property
     def has_room(self) -> bool:
@@ -63,11 +57,8 @@ class InstantExecutor:
         self.waiting.append(job)
 
     def take(self, timeout_s: float | None = None) -> tuple[Job, Outcome] | None:
-        start = time.perf_counter()
         job = self.waiting.pop()
-        outcome = imagine(job)
-        self.seconds += time.perf_counter() - start
-        return job, outcome
+        return job, imagine(job)
 
     def listen(self, on_note: Callable[[str], None]) -> None:
         pass
@@ -151,21 +142,28 @@ def run_windows(
     study: Study, executor: InstantExecutor, trials: int, sampler: SamplerName, every: int
 ) -> list[dict[str, Any]]:
     watch = Stopwatch()
-    study._use_sampler = watch.around(study, study._use_sampler)
+    use_sampler = study._use_sampler
+
+    def use(name: SamplerName) -> None:
+        use_sampler(name)
+        chosen = study.record.study.sampler
+        for method in ("sample_relative", "after_trial", "before_trial"):
+            setattr(chosen, method, watch.timed(getattr(chosen, method)))
+
+    study._use_sampler = use
+    executor.take = (taking := Stopwatch()).timed(executor.take)
     rows = []
     for done in range(every, trials + 1, every):
-        before = watch.seconds, executor.seconds
-        start, cpu = time.perf_counter(), time.process_time()
-        study.run(Budget(done), sampler)
-        spent, cpu = time.perf_counter() - start, time.process_time() - cpu
-        sampling, taking = watch.seconds - before[0], executor.seconds - before[1]
+        whole = Stopwatch()
+        watch.wall = watch.cpu = taking.wall = taking.cpu = 0.0
+        whole.timed(study.run)(Budget(done), sampler)
         rows.append(
             {
                 "trials": done,
                 "sampler": sampler,
-                "driver_ms": round((spent - sampling - taking) / every * 1e3, 3),
-                "driver_cpu_ms": round((cpu - sampling - taking) / every * 1e3, 3),
-                "sampler_ms": round(sampling / every * 1e3, 3),
+                "driver_ms": round((whole.wall - watch.wall - taking.wall) / every * 1e3, 2),
+                "driver_cpu_ms": round((whole.cpu - watch.cpu - taking.cpu) / every * 1e3, 2),
+                "sampler_cpu_ms": round(watch.cpu / every * 1e3, 2),
             }
         )
         print(rows[-1], flush=True)
@@ -173,27 +171,19 @@ def run_windows(
 
 
 class Stopwatch:
-    """Counts the time within a sampler's methods."""
+    """Counts seconds within a function, by the clock and of this process."""
 
     def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def around(self, study: Study, use_sampler: Callable[..., None]) -> Callable[..., None]:
-        def use(name: SamplerName) -> None:
-            use_sampler(name)
-            sampler = study.record.study.sampler
-            for method in ("sample_relative", "after_trial", "before_trial"):
-                setattr(sampler, method, self.timed(getattr(sampler, method)))
-
-        return use
+        self.wall = self.cpu = 0.0
 
     def timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **named: Any) -> Any:
-            start = time.perf_counter()
+            wall, cpu = time.perf_counter(), time.process_time()
             try:
                 return function(*arguments, **named)
             finally:
-                self.seconds += time.perf_counter() - start
+                self.wall += time.perf_counter() - wall
+                self.cpu += time.process_time() - cpu
 
         return call
 
