@@ -113,11 +113,13 @@ class Rejection(AutoquantError):
 
     Attributes:
         measurement: a `Measurement` of what was seen.
+        artifact: the `Artifact` that was looked at, where there was one already.
     """
 
-    def __init__(self, reason: str, measurement: Any) -> None:
+    def __init__(self, reason: str, measurement: Any, artifact: Any = None) -> None:
         super().__init__(reason)
         self.measurement = measurement
+        self.artifact = artifact
 
 
 class NegativeAnswer(AutoquantError):

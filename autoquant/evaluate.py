@@ -188,7 +188,11 @@ class Evaluator:
         """Measure a built candidate; see `evaluate`."""
         artifact = candidate.artifact
         with self.place.work():
-            measurement = Examination(self, candidate, gate).run()
+            try:
+                measurement = Examination(self, candidate, gate).run()
+            except Rejection as rejection:
+                rejection.artifact = artifact
+                raise
         figures = measurement.model_dump(mode="json")
         return measurement, self.builder.seal(artifact, figures, self.fingerprint)
 
@@ -196,6 +200,9 @@ class Evaluator:
         self, artifact: Artifact, seen: Measurement, gate: Gate | None, evidence: Evidence | None
     ) -> Measurement:
         """Add the latency to what was measured of a file elsewhere.
+
+        One that was turned away there is timed for a moment, so that its record has every
+        objective.
 
         Args:
             artifact: the file.

@@ -95,12 +95,21 @@ class Examination:
         """
         self._begin_race()
         self._time(_SHORT_SLICES)
+        if seen.partial is not None:
+            return self._complete_partial(seen, seen.partial)
         hits = None if seen.evidence is None else seen.evidence.hits
         float_hits = None if float_evidence is None else float_evidence.hits
         if hits is not None and float_hits is not None:
             self._judge(hits, float_hits)
         figures = self._finish_timing()
         return seen.model_copy(update={**figures, "seconds": self._rounded_seconds()})
+
+    def _complete_partial(self, seen: Measurement, partial: Partial) -> Measurement:
+        if self.race is not None:
+            timed = Measurement(**timing_fields(self.race.results()[0], self.evaluator.origin))
+            partial = partial.model_copy(update=_partial_latency(timed))
+        update = {"partial": partial, "seconds": self._rounded_seconds()}
+        return seen.model_copy(update=update)
 
     def _begin_race(self) -> None:
         protocol = self.evaluator.options.latency
@@ -179,11 +188,7 @@ class Examination:
             of_samples=glimpse.total,
             accuracy=accuracy,
             accuracy_drop=base - accuracy,
-            latency_ratio=seen.latency_ratio,
-            latency_ratio_ci=seen.latency_ratio_ci,
-            latency_ms=seen.latency_ms,
-            latency_ms_ci=seen.latency_ms_ci,
-            reference_ms=None if seen.timing is None else seen.timing.reference_ms,
+            **_partial_latency(seen),
         )
         return Measurement(
             partial=partial,
@@ -245,6 +250,16 @@ class Examination:
 
     def _rounded_seconds(self) -> dict[str, float]:
         return {stage: round(value, 4) for stage, value in self.seconds.items()}
+
+
+def _partial_latency(seen: Measurement) -> dict[str, Any]:
+    return {
+        "latency_ratio": seen.latency_ratio,
+        "latency_ratio_ci": seen.latency_ratio_ci,
+        "latency_ms": seen.latency_ms,
+        "latency_ms_ci": seen.latency_ms_ci,
+        "reference_ms": None if seen.timing is None else seen.timing.reference_ms,
+    }
 
 
 def timing_fields(result: Comparison, machine: str, session: str | None = None) -> dict[str, Any]:

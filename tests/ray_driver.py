@@ -12,7 +12,10 @@ from autoquant.search.storage import Location
 from tests.crews import FakeSource
 from tests.fakes import DEFINITION
 
-LAYERS = {"version": 1, "layers": {"*": {"weight_bits": [8, 4], "exclude": [False, True]}}}
+LAYERS = {
+    "constraints": {"max_accuracy_drop": 0.04},
+    "layers": {"*": {"weight_bits": [8, 4], "exclude": [False, True]}},
+}
 
 
 def fake_launch(folder: Path, trials: int, crew: Crew | None, sampler: str = "random") -> Launch:

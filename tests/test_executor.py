@@ -1,6 +1,8 @@
 """What executors promise, on a stand-in for Ray: workers that answer, fail or die as told."""
 
+import errno
 import io
+import os
 import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,19 +14,23 @@ from rich.console import Console
 pytest.importorskip("ray", reason="Ray is not installed")
 
 from autoquant.cli.crew import build_crew
-from autoquant.cluster.connection import Demand, Lost, Raised
+from autoquant.cluster.connection import Demand, Lost, Raised, connect
 from autoquant.cluster.crew import Crew
 from autoquant.cluster.executor import RayExecutor
 from autoquant.cluster.pool import Pool
 from autoquant.cluster.worker import Worker
+from autoquant.core.gate import Gate
+from autoquant.core.pareto import Bounds
 from autoquant.core.recipe import QatOptions, Recipe
 from autoquant.errors import ClusterError, InputError, TaskError
 from autoquant.progress import SearchProgress
 from autoquant.search.event import Event, Seat
 from autoquant.search.executor import Job, SerialExecutor
+from autoquant.search.journal import BatchedFile
+from autoquant.search.storage import Location, load_record
 from autoquant.search.study import Budget
 from tests.crews import FakeSource
-from tests.fakes import fake_evaluator
+from tests.fakes import fake_evaluator, fake_study
 
 FP32 = Recipe(method="fp32")
 
@@ -68,6 +74,7 @@ class StubConnection:
         self.here = "here"
         self.nodes: dict[str, dict[str, float]] = {"here": {"CPU": 2}}
         self.hired: list[Demand] = []
+        self.gpus = 1.0
         self.is_full = False
 
     def hire(self, demand: Demand) -> StubActor:
@@ -262,3 +269,71 @@ def test_options_of_workers_need_workers() -> None:
     with pytest.raises(InputError, match="need workers: --workers 2 or --ray"):
         build_crew(None, None, 0.0, "90s")
     assert build_crew(None, "auto", 0.5, "90s") == Crew(None, "auto", 1, 0.5, 90.0)
+
+
+def test_trial_that_a_worker_turns_away_has_every_objective() -> None:
+    gate = Gate([], ["accuracy", "latency", "size"], Bounds(max_drop=0.001))
+    recipe = Recipe.uniform([f"conv{index}" for index in range(8)], 4)
+    outcome = make_executor(StubConnection()).evaluate(Job(0, recipe, gate))
+    assert outcome.state == "rejected"
+    assert "accuracy drop exceeds" in outcome.measurement.partial.reason
+    assert outcome.measurement.partial.latency_ratio == pytest.approx(0.5)
+    assert outcome.measurement.partial.reference_ms is not None
+
+
+def test_without_a_gpu_trials_train_on_workers() -> None:
+    connection = StubConnection()
+    connection.gpus = 0.0
+    executor = make_executor(connection, gpus_per_qat_trial=0.5)
+    notes: list[str] = []
+    executor.listen(notes.append)
+    assert notes == ["no node has a GPU: trials that train do so on processors"]
+    trained = Recipe.uniform([f"conv{index}" for index in range(8)], 4).trained(QatOptions())
+    assert executor.evaluate(Job(0, trained)).state == "complete"
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (RuntimeError("Version mismatch: The cluster was started with:\n Ray: 2.9.0\n Python: 3.9"),
+         r"--ray auto: Version mismatch.*Ray: 2.9.0 Python: 3.9; install the same ones here"),
+        (ConnectionError("Could not find any running Ray instance.\nDetails"),
+         r"--ray auto: Ray does not let us in: Could not find any running Ray instance\.; a"),
+    ],
+)  # fmt: skip
+def test_cluster_that_refuses_is_told_in_one_line(
+    error: Exception, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**options: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("autoquant.cluster.connection.ray.init", refuse)
+    with pytest.raises(ClusterError, match=expected) as caught:
+        connect("auto", 1)
+    assert "\n" not in str(caught.value)
+
+
+def test_address_that_is_none_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ClusterError, match="write HOST:PORT of the cluster's head"):
+        connect("somewhere", 1)
+
+
+def test_full_disk_ends_a_search_in_one_line_and_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = fake_study(tmp_path)
+    study.run(Budget(5), "random")
+    write = BatchedFile._write
+
+    def fill(self: BatchedFile, logs: list[Any], *, is_durable: bool) -> None:
+        if is_durable:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(self, logs, is_durable=is_durable)
+
+    monkeypatch.setattr(BatchedFile, "_write", fill)
+    with pytest.raises(OSError, match="No space left"):
+        fake_study(tmp_path, load_record(Location(tmp_path, "fake"))).run(Budget(8), "random")
+    monkeypatch.setattr(BatchedFile, "_write", write)
+    fake_study(tmp_path, load_record(Location(tmp_path, "fake"))).run(Budget(8), "random")
+    trials = load_record(Location(tmp_path, "fake")).trials()
+    assert len(trials) == len({trial.digest for trial in trials}) == 8

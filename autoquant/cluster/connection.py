@@ -115,6 +115,11 @@ class Connection:
         """Processors of the whole cluster."""
         return int(ray.cluster_resources().get("CPU", 0))
 
+    @property
+    def gpus(self) -> float:
+        """Likewise, GPUs."""
+        return float(ray.cluster_resources().get("GPU", 0))
+
     def nodes_with(self, resource: str) -> list[str]:
         """Ids of the living nodes that have it."""
         return [

@@ -21,6 +21,8 @@ from autoquant.search.executor import Job
 
 __all__ = ["ClusterEvaluator", "open_crew"]
 
+_AGAIN = -1  # a trial that has its number, and is looked at once more
+
 
 class ClusterEvaluator:
     """Closes a study: files are rebuilt and reported on here, timed and judged there.
@@ -53,10 +55,10 @@ class ClusterEvaluator:
             Rejection: it cannot get past the gate.
             TrialError: it failed.
         """
-        outcome = self.executor.evaluate(Job(-1, recipe, gate))
+        outcome = self.executor.evaluate(Job(_AGAIN, recipe, gate))
         if outcome.state == "rejected":
             raise Rejection("rejected by a worker", outcome.measurement)
-        if outcome.artifact is None:
+        if outcome.state == "failed" or outcome.artifact is None:
             raise TrialError(outcome.error or "it failed")
         return outcome.measurement, outcome.artifact
 

@@ -70,6 +70,8 @@ class RayExecutor:
     def listen(self, on_note: Callable[[str], None]) -> None:
         """Tell this listener who died and what is tried again."""
         self.pool.on_note = on_note
+        while self.pool.early_notes:
+            on_note(self.pool.early_notes.pop(0))
 
     def seats(self) -> list[Seat]:
         """What each worker does."""
@@ -145,7 +147,7 @@ class RayExecutor:
             self._fail(flight, " ".join(f"{type(cause).__name__}: {cause}".split()), slot.node)
         elif slot.role == "probe":
             self._finish(flight, self._join(flight, answer))
-        elif answer.state == "complete" and self.pool.is_timed:
+        elif answer.artifact is not None and self.pool.is_timed:
             flight.outcome, flight.promise = answer, promise
             self._untimed.append(flight)
         else:
@@ -186,7 +188,7 @@ class RayExecutor:
         self.pool.expect(slot, slot.actor.evaluate.remote(flight.job))
 
     def _suits(self, slot: Slot, flight: Flight) -> bool:
-        if not self.pool.crew.gpus_per_qat_trial:
+        if not self.pool.of_role("trainer"):
             return True
         return flight.job.recipe.is_trained == (slot.role == "trainer")
 

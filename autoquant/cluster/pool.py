@@ -38,7 +38,8 @@ class Pool:
         self.connection = connection
         self.crew = crew
         self.is_timed = is_timed
-        self.on_note: Callable[[str], None] = lambda text: None
+        self.early_notes: list[str] = []  # from before somebody listens
+        self.on_note: Callable[[str], None] = self.early_notes.append
         self.slots: list[Slot] = []
         self._source = connection.share(source)
         self._promises: dict[Any, Slot] = {}
@@ -109,7 +110,9 @@ class Pool:
         crew = self.crew
         plain = Demand(cpus=crew.cpus)
         slots = [Slot(f"worker {n + 1}", "worker", plain) for n in range(crew.workers or 1)]
-        if crew.gpus_per_qat_trial:
+        if crew.gpus_per_qat_trial and self.connection.gpus < crew.gpus_per_qat_trial:
+            self._tell("no node has a GPU: trials that train do so on processors")
+        elif crew.gpus_per_qat_trial:
             slots.append(Slot("trainer", "trainer", Demand(crew.cpus, crew.gpus_per_qat_trial)))
         if self.is_timed:
             slots += [self._plan_probe(node) for node in self._find_probe_nodes()]

@@ -77,7 +77,8 @@ class Slot:
                 self.state, "idle"
             )
         verb = "timing" if self.role == "probe" else "building and judging"
-        return f"{verb} trial {self.flight.job.number}"
+        number = self.flight.job.number
+        return f"{verb} trial {number}" if number >= 0 else f"{verb} a trial again"
 
     def seat(self) -> Seat:
         """The same for whoever shows progress."""

@@ -119,7 +119,7 @@ class Worker:
                 return dataclasses.replace(
                     self._timed(seen, "failed", Measurement()), error=describe_error(error)
                 )
-        return self._timed(seen, "complete", whole)
+        return self._timed(seen, seen.state, whole)
 
     def _timed(self, seen: Outcome, state: Any, measurement: Measurement) -> Outcome:
         prints = (*seen.fingerprints, self.evaluator.fingerprint)

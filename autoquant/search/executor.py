@@ -22,7 +22,7 @@ class Job:
     """What is to be evaluated.
 
     Attributes:
-        number: of the trial in the study's storage.
+        number: of the trial in the study's storage; negative for one that is looked at again.
         recipe: what to build.
         gate: what the candidate must get past; None measures it in full.
         reference: the float model's trial, once there is one.
@@ -41,7 +41,7 @@ class Outcome:
     Attributes:
         state: of the trial.
         measurement: what was seen; empty of a failed trial.
-        artifact: the file of a complete one.
+        artifact: the file; a rejected trial has one if there was one already.
         error: why it failed, in one line.
         node: where it was built and judged, if that is known by a name.
         probe: where it was timed, likewise.
@@ -159,7 +159,7 @@ def evaluate_job(
     except Rejection as rejection:
         seen: Measurement = rejection.measurement
         whole = seen.model_copy(update={"seconds": seen.seconds or find_wasted()})
-        return Outcome("rejected", whole, node=node)
+        return Outcome("rejected", whole, rejection.artifact, node=node)
     except Exception as error:  # a backend may raise anything: this trial fails, no other
         nothing = Measurement(seconds=find_wasted())
         return Outcome("failed", nothing, error=describe_error(error), node=node)

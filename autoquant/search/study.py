@@ -328,7 +328,7 @@ class Study:
         for fingerprint in outcome.fingerprints:
             self.record.add_fingerprint(fingerprint)
         self._trials.append(trial)
-        if outcome.artifact is not None:
+        if outcome.state == "complete" and outcome.artifact is not None:
             self._keep(trial, outcome.artifact)
             if asked.recipe.digest in self._wanted:
                 self._report(trial, outcome.artifact)

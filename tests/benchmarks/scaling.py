@@ -193,9 +193,45 @@ def save(name: str, rows: Sequence[dict[str, Any]]) -> None:
     (OUT / f"{name}.json").write_text(json.dumps(list(rows), indent=1) + "\n")
 
 
+def plot() -> None:
+    """What was measured so far, as a picture."""
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
+    figure = make_subplots(
+        1, 2, subplot_titles=["trials a second, by workers", "CPU of the driver a trial, ms"]
+    )
+    rates = load("rate")
+    workers = [row["workers"] for row in rates]
+    measured = [row["trials_per_s"] for row in rates]
+    ideal = [count / SLEEP_S for count in workers]
+    figure.add_trace(go.Scatter(x=workers, y=measured, name="measured"), 1, 1)
+    figure.add_trace(go.Scatter(x=workers, y=ideal, name="sleep alone", line_dash="dot"), 1, 1)
+    for path in sorted(OUT.glob("cost-*.json")):
+        rows = json.loads(path.read_text())
+        counts, costs = zip(*[(row["trials"], row["driver_cpu_ms"]) for row in rows], strict=True)
+        figure.add_trace(go.Scatter(x=counts, y=costs, name=path.stem), 1, 2)
+    samplers = load("samplers")
+    for name in dict.fromkeys(row["sampler"] for row in samplers):
+        rows = [row for row in samplers if row["sampler"] == name]
+        counts = [row["trials"] for row in rows]
+        costs = [row["sampler_cpu_ms"] for row in rows]
+        figure.add_trace(go.Scatter(x=counts, y=costs, name=f"sampler {name}"), 1, 2)
+    figure.update_xaxes(title_text="workers", row=1, col=1)
+    figure.update_xaxes(title_text="finished trials", row=1, col=2)
+    figure.update_layout(template="plotly_white")
+    figure.write_image(OUT / "scaling.png", width=1100, height=460, scale=2)
+
+
+def load(name: str) -> list[dict[str, Any]]:
+    path = OUT / f"{name}.json"
+    found: list[dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else []
+    return found
+
+
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["rate", "cost", "samplers", "postgres"])
+    parser.add_argument("what", choices=["rate", "cost", "samplers", "postgres", "plot"])
     parser.add_argument("--trials", type=int, default=1000)
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 8, 32])
     parser.add_argument("--url")
@@ -211,6 +247,8 @@ def main(arguments: Sequence[str]) -> None:
             save(f"cost-{told.trials}", measure_cost(told.trials, "random"))
         case "postgres":
             save("cost-postgres", measure_cost(told.trials, "random", told.url))
+        case "plot":
+            plot()
         case "samplers":
             names: list[SamplerName] = ["random", "tpe", "nsga2"]
             save("samplers", [row for n in names for row in measure_cost(told.trials, n)])
