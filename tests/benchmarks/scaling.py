@@ -18,6 +18,7 @@ from autoquant.backends.fake import fake_artifact
 from autoquant.cluster import Crew, open_crew
 from autoquant.core.evidence import Evidence
 from autoquant.core.trial import Measurement
+from autoquant.search.event import Event
 from autoquant.search.executor import Job, Outcome
 from autoquant.search.sampler import SamplerName
 from autoquant.search.storage import Location
@@ -152,21 +153,28 @@ def run_windows(
 
     study._use_sampler = use
     executor.take = (taking := Stopwatch()).timed(executor.take)
-    rows = []
-    for done in range(every, trials + 1, every):
-        whole = Stopwatch()
-        watch.wall = watch.cpu = taking.wall = taking.cpu = 0.0
-        whole.timed(study.run)(Budget(done), sampler)
+    rows: list[dict[str, Any]] = []
+    laps = Stopwatch()
+    laps.lap()
+
+    def note(event: Event) -> None:
+        if event.kind != "end" or event.done % every:
+            return
+        wall, cpu = laps.lap()
         rows.append(
             {
-                "trials": done,
+                "trials": event.done,
                 "sampler": sampler,
-                "driver_ms": round((whole.wall - watch.wall - taking.wall) / every * 1e3, 2),
-                "driver_cpu_ms": round((whole.cpu - watch.cpu - taking.cpu) / every * 1e3, 2),
+                "driver_ms": round((wall - watch.wall - taking.wall) / every * 1e3, 2),
+                "driver_cpu_ms": round((cpu - watch.cpu - taking.cpu) / every * 1e3, 2),
                 "sampler_cpu_ms": round(watch.cpu / every * 1e3, 2),
             }
         )
+        watch.wall = watch.cpu = taking.wall = taking.cpu = 0.0
         print(rows[-1], flush=True)
+
+    study.on_event = note
+    study.run(Budget(trials), sampler)
     return rows
 
 
@@ -175,6 +183,12 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self.wall = self.cpu = 0.0
+
+    def lap(self) -> tuple[float, float]:
+        """Seconds since the lap before."""
+        before = self.wall, self.cpu
+        self.wall, self.cpu = time.perf_counter(), time.process_time()
+        return self.wall - before[0], self.cpu - before[1]
 
     def timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **named: Any) -> Any:
