@@ -245,6 +245,8 @@ class Record:
             self._finish(asked, trial, violations)
 
     def _finish(self, asked: Asked, trial: Trial, violations: Mapping[str, float] | None) -> None:
+        if trial.state != "failed":
+            self._values_of(trial)  # before anything is written that could not be closed
         # what was turned away is nothing that Optuna should call feasible
         rejected = {"rejected": 1.0 if trial.state == "rejected" else 0.0}
         for name, value in {**(violations or {}), **rejected}.items():
@@ -361,15 +363,18 @@ class Record:
 
     def _close(self, trial: Trial) -> None:
         if trial.state != "failed":
-            values = [trial.objective(objective) for objective in self.header.objectives]
-            # objectives count down; Optuna is told accuracy as it is
-            values = [
-                -value if objective == "accuracy" else value
-                for objective, value in zip(self.header.objectives, values, strict=True)
-            ]
-            self.study.tell(trial.number, values)
+            self.study.tell(trial.number, self._values_of(trial))
         else:
             self.study.tell(trial.number, state=TrialState.FAIL)
+
+    def _values_of(self, trial: Trial) -> list[float]:
+        """What Optuna is told of each objective: objectives count down, accuracy as it is.
+
+        Raises:
+            ValueError: the trial did not measure one of them.
+        """
+        values = {name: trial.objective(name) for name in self.header.objectives}
+        return [-value if name == "accuracy" else value for name, value in values.items()]
 
 
 def _find_batches(storage: BaseStorage) -> Callable[..., AbstractContextManager[None]]:
