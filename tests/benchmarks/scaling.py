@@ -252,11 +252,11 @@ def main(arguments: Sequence[str]) -> None:
     told = parser.parse_args(arguments)
     match told.what:
         case "rate":
-            rows = []
+            known = {row["workers"]: row for row in load("rate")}
             for workers in told.workers:
-                rows.append(measure_rate(workers, 20 * workers))
-                print(rows[-1], flush=True)
-            save("rate", rows)
+                known[workers] = measure_rate(workers, 20 * workers)
+                print(known[workers], flush=True)
+            save("rate", [known[workers] for workers in sorted(known)])
         case "cost":
             save(f"cost-{told.trials}", measure_cost(told.trials, "random"))
         case "postgres":
