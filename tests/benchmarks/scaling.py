@@ -233,6 +233,7 @@ def plot() -> None:
         figure.add_trace(go.Scatter(x=counts, y=costs, name=f"sampler {name}"), 1, 2)
     figure.update_xaxes(title_text="workers", row=1, col=1)
     figure.update_xaxes(title_text="finished trials", row=1, col=2)
+    figure.update_yaxes(type="log", row=1, col=2)
     figure.update_layout(template="plotly_white")
     figure.write_image(OUT / "scaling.png", width=1100, height=460, scale=2)
 
