@@ -6,6 +6,7 @@ import typer
 
 from autoquant.backends.machine import available_cores
 from autoquant.cluster import Crew, check_ray
+from autoquant.cluster.address import check_address
 from autoquant.config import parse_duration
 from autoquant.errors import InputError
 
@@ -49,7 +50,8 @@ def build_crew(
     """The workers that are asked for; None for a search in this process.
 
     Raises:
-        InputError: Ray is not installed, or an option needs workers that are not asked for.
+        InputError: Ray is not installed, nobody listens at the address, or an option needs
+            workers that are not asked for.
     """
     if address is None and workers in (None, 1):
         if gpus_per_qat_trial or trial_timeout:
@@ -58,6 +60,8 @@ def build_crew(
             )
         return None
     check_ray()
+    if address not in (None, "auto"):
+        check_address(address)
     return Crew(
         workers,
         address,

@@ -1,7 +1,6 @@
 """`Connection`: the door to Ray. What goes wrong with a cluster is said here in our words."""
 
 import os
-import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -11,12 +10,12 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from autoquant.cluster.address import check_address
 from autoquant.cluster.worker import Worker
 from autoquant.errors import ClusterError
 
 __all__ = ["Connection", "Demand", "Lost", "Raised", "connect"]
 
-_REACH_S = 5.0
 _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
 
 
@@ -175,26 +174,9 @@ def connect(address: str | None, cpus: float) -> Connection:
         ray.init(address="local", num_cpus=int(cpus), include_dashboard=False, **_QUIET)
         return Connection(is_own=True)
     if address != "auto":
-        _reach(address)
+        check_address(address)
     context = _translate(address, lambda: ray.init(address=address, **_QUIET))
     return Connection(is_own=False, dashboard=context.dashboard_url or None)
-
-
-def _reach(address: str) -> None:
-    """Ray itself tries for a minute before it says that nobody is there."""
-    host, _, port = address.rpartition(":")
-    if not (host and port.isdigit()):
-        raise ClusterError(
-            f"--ray '{address}': write HOST:PORT of the cluster's head, as `ray start` prints it, "
-            "or auto"
-        )
-    try:
-        socket.create_connection((host, int(port)), timeout=_REACH_S).close()
-    except OSError as error:
-        raise ClusterError(
-            f"--ray {address}: nobody answers there ({error.strerror or error}); begin a cluster "
-            "with `ray start --head`"
-        ) from None
 
 
 def _translate(address: str, join: Callable[[], Any]) -> Any:
