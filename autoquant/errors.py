@@ -10,7 +10,8 @@ AutoquantError
 │   ├── StudyError        a study: missing, existing with another space, in use
 │   ├── ArtifactError     a file that is no ONNX model, or none of ours
 │   ├── CheckpointError   what a training left behind is missing, damaged, or of another one
-│   └── StorageError      a results folder or a storage that cannot be used
+│   ├── StorageError      a results folder or a storage that cannot be used
+│   └── ClusterError      no Ray, another version of it, or too little of what is asked
 ├── TrialError            one candidate failed; recorded, the search goes on
 │   ├── ParityError       the exported file disagrees with the quantized model
 │   ├── NumericError      a scale or a weight that is not finite
@@ -21,7 +22,7 @@ AutoquantError
 
 An exception of a dependency is translated at its one door: torch.export in
 `quantize.trace`, Brevitas in `quantize`, ONNX in `export`, ONNX Runtime and
-OpenVINO in `backends`, Optuna in `search.storage`.
+OpenVINO in `backends`, Optuna in `search.storage`, Ray in `cluster`.
 """
 
 from typing import Any
@@ -30,6 +31,7 @@ __all__ = [
     "ArtifactError",
     "AutoquantError",
     "CheckpointError",
+    "ClusterError",
     "InputError",
     "NegativeAnswer",
     "NumericError",
@@ -86,6 +88,10 @@ class StorageError(InputError):
     """A results folder or a storage URL that cannot be read or written."""
 
 
+class ClusterError(InputError):
+    """A cluster that cannot be reached, runs other versions, or has not what is asked of it."""
+
+
 class TrialError(AutoquantError):
     """One candidate failed. The reason goes into the record and the search goes on."""
 
@@ -107,11 +113,13 @@ class Rejection(AutoquantError):
 
     Attributes:
         measurement: a `Measurement` of what was seen.
+        artifact: the `Artifact` that was looked at, where there was one already.
     """
 
-    def __init__(self, reason: str, measurement: Any) -> None:
+    def __init__(self, reason: str, measurement: Any, artifact: Any = None) -> None:
         super().__init__(reason)
         self.measurement = measurement
+        self.artifact = artifact
 
 
 class NegativeAnswer(AutoquantError):

@@ -45,7 +45,7 @@ from autoquant.core.trial import (
     Measurement,
     ReportFigures,
 )
-from autoquant.errors import TrialError
+from autoquant.errors import Rejection, TrialError
 from autoquant.examine import Examination, timing_fields
 
 __all__ = ["FRONT_PROTOCOL", "EvaluationOptions", "Evaluator"]
@@ -188,9 +188,39 @@ class Evaluator:
         """Measure a built candidate; see `evaluate`."""
         artifact = candidate.artifact
         with self.place.work():
-            measurement = Examination(self, candidate, gate).run()
+            try:
+                measurement = Examination(self, candidate, gate).run()
+            except Rejection as rejection:
+                rejection.artifact = artifact
+                raise
         figures = measurement.model_dump(mode="json")
         return measurement, self.builder.seal(artifact, figures, self.fingerprint)
+
+    def time(
+        self, artifact: Artifact, seen: Measurement, gate: Gate | None, evidence: Evidence | None
+    ) -> Measurement:
+        """Add the latency to what was measured of a file elsewhere.
+
+        One that was turned away there is timed for a moment, so that its record has every
+        objective.
+
+        Args:
+            artifact: the file.
+            seen: everything but the latency.
+            gate: what the candidate must get past; None times it in full.
+            evidence: of the float model on the search split; None asks no gate.
+
+        Raises:
+            Rejection: it certainly cannot get past the gate; carries what was seen.
+            TrialError: the clock failed.
+        """
+        candidate = Candidate(artifact, None, seen.seconds, seen.training)
+        try:
+            return Examination(self, candidate, gate).time(seen, evidence)
+        except Rejection as rejection:  # the accuracy that was seen is another machine's
+            where = {"measured_on": seen.measured_on}
+            rejection.measurement = rejection.measurement.model_copy(update=where)
+            raise
 
     def report(self, artifact: Artifact) -> ReportFigures | None:
         """Accuracy on the report split; None where the task has none."""

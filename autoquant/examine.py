@@ -12,7 +12,7 @@ from autoquant.backends.latency import Comparison, Race
 from autoquant.backends.machine import SATURATES, available_cores, has_integer_dot_product
 from autoquant.core.artifact import Candidate
 from autoquant.core.evidence import Evidence
-from autoquant.core.gate import Gate, Glimpse
+from autoquant.core.gate import Gate, Glimpse, Hits
 from autoquant.core.metric import find_hits
 from autoquant.core.noise import log_sd
 from autoquant.core.parity import MIN_SQNR_DB, check_parity
@@ -82,6 +82,35 @@ class Examination:
             training=self.candidate.training,
         )
 
+    def time(self, seen: Measurement, float_evidence: Evidence | None) -> Measurement:
+        """Add the latency to what was measured of the file on another machine.
+
+        Args:
+            seen: everything but the latency.
+            float_evidence: what the float model did on the same samples; None asks no gate.
+
+        Raises:
+            Rejection: after a short timing, the candidate cannot get past the gate.
+            TrialError: the clock failed.
+        """
+        self._begin_race()
+        self._time(_SHORT_SLICES)
+        if seen.partial is not None:
+            return self._complete_partial(seen, seen.partial)
+        hits = None if seen.evidence is None else seen.evidence.hits
+        float_hits = None if float_evidence is None else float_evidence.hits
+        if hits is not None and float_hits is not None:
+            self._judge(hits, float_hits)
+        figures = self._finish_timing()
+        return seen.model_copy(update={**figures, "seconds": self._rounded_seconds()})
+
+    def _complete_partial(self, seen: Measurement, partial: Partial) -> Measurement:
+        if self.race is not None:
+            timed = Measurement(**timing_fields(self.race.results()[0], self.evaluator.origin))
+            partial = partial.model_copy(update=_partial_latency(timed))
+        update = {"partial": partial, "seconds": self._rounded_seconds()}
+        return seen.model_copy(update=update)
+
     def _begin_race(self) -> None:
         protocol = self.evaluator.options.latency
         self.race: Race | None = None
@@ -125,13 +154,17 @@ class Examination:
         assert self.outputs is not None
         if self.gate is None:
             return
-        evaluator, total = self.evaluator, len(self.evaluator.search)
-        targets = evaluator.search.targets
+        evaluator, targets = self.evaluator, self.evaluator.search.targets
         hits = find_hits(evaluator.metric, self.outputs, targets, reference)
         float_hits = find_hits(evaluator.metric, reference, targets, reference)
-        if hits is None or float_hits is None:
+        if hits is not None and float_hits is not None:
+            self._judge(hits, float_hits[: len(hits)])
+
+    def _judge(self, hits: Hits, float_hits: Hits) -> None:
+        """Raises `Rejection` if the candidate is hopeless by what was seen so far."""
+        if self.gate is None:
             return
-        float_hits = float_hits[: len(hits)]
+        evaluator, total = self.evaluator, len(self.evaluator.search)
         so_far = None if self.race is None else self.race.results()[0]
         seen = (
             Measurement()
@@ -155,11 +188,7 @@ class Examination:
             of_samples=glimpse.total,
             accuracy=accuracy,
             accuracy_drop=base - accuracy,
-            latency_ratio=seen.latency_ratio,
-            latency_ratio_ci=seen.latency_ratio_ci,
-            latency_ms=seen.latency_ms,
-            latency_ms_ci=seen.latency_ms_ci,
-            reference_ms=None if seen.timing is None else seen.timing.reference_ms,
+            **_partial_latency(seen),
         )
         return Measurement(
             partial=partial,
@@ -221,6 +250,16 @@ class Examination:
 
     def _rounded_seconds(self) -> dict[str, float]:
         return {stage: round(value, 4) for stage, value in self.seconds.items()}
+
+
+def _partial_latency(seen: Measurement) -> dict[str, Any]:
+    return {
+        "latency_ratio": seen.latency_ratio,
+        "latency_ratio_ci": seen.latency_ratio_ci,
+        "latency_ms": seen.latency_ms,
+        "latency_ms_ci": seen.latency_ms_ci,
+        "reference_ms": None if seen.timing is None else seen.timing.reference_ms,
+    }
 
 
 def timing_fields(result: Comparison, machine: str, session: str | None = None) -> dict[str, Any]:

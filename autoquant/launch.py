@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +15,10 @@ from rich.console import Console
 
 from autoquant.backends.machine import has_integer_dot_product
 from autoquant.backends.registry import DEFAULT_BACKEND, BackendName
+from autoquant.cluster import open_crew
+from autoquant.cluster.crew import Crew
+from autoquant.cluster.source import TaskSource
+from autoquant.cluster.worker import Source
 from autoquant.config import SpaceConfig, parse_duration, parse_space
 from autoquant.core.analysis import Cell
 from autoquant.core.recipe import Recipe
@@ -22,14 +28,18 @@ from autoquant.errors import StudyError, TaskError, TrialError
 from autoquant.evaluate import EvaluationOptions, Evaluator
 from autoquant.progress import SearchProgress
 from autoquant.search.crash import watch_crashes
+from autoquant.search.event import Evaluates
+from autoquant.search.executor import Executor
 from autoquant.search.record import Record, StudyHeader
 from autoquant.search.sampler import INFORMED, SAMPLERS, SamplerName
 from autoquant.search.storage import (
     Location,
     create_record,
     hold_driver_lock,
+    lease_record,
     list_studies,
     load_record,
+    translate_losses,
 )
 from autoquant.search.study import Budget, Event, Keep, Study
 
@@ -40,6 +50,7 @@ __all__ = [
     "check_same",
     "check_same_model",
     "extend_header",
+    "find_source",
     "find_study",
     "load_evaluator",
     "run_cells",
@@ -63,12 +74,16 @@ class Launch:
         header: what it is, and how far it is to go.
         keep: which files stay.
         reject_early: stop candidates that certainly cannot enter the front.
+        crew: workers that evaluate its trials; None evaluates them in this process.
+        tasks_from: file that registers the task, for workers that do not have it.
     """
 
     location: Location
     header: StudyHeader
     keep: Keep = "front"
     reject_early: bool = True
+    crew: Crew | None = None
+    tasks_from: Path | None = None
 
 
 def build_header(
@@ -173,8 +188,27 @@ def load_evaluator(header: StudyHeader, task: Task, location: Location) -> Evalu
             f"task '{header.task}' has no training data: drop 'qat' from quantizer.mode in the "
             "search space, or give the task `train`"
         )
-    options = EvaluationOptions(header.threads, header.batch, parity_macs=PARITY_MACS)
-    return build_evaluator(task, header.seed, options, header.backend, location.checkpoints)
+    return build_evaluator(
+        task, header.seed, _options_of(header), header.backend, location.checkpoints
+    )
+
+
+def _options_of(header: StudyHeader) -> EvaluationOptions:
+    return EvaluationOptions(header.threads, header.batch, parity_macs=PARITY_MACS)
+
+
+def find_source(launch: Launch) -> TaskSource:
+    """What a worker makes the study's evaluator of."""
+    header, file = launch.header, launch.tasks_from
+    return TaskSource(
+        header.task,
+        header.task_options,
+        header.seed,
+        _options_of(header),
+        header.backend,
+        launch.location.checkpoints.resolve(),
+        None if file is None else (file.resolve(), file.read_bytes()),
+    )
 
 
 def check_same_model(location: Location, evaluator: Evaluator) -> None:
@@ -214,6 +248,7 @@ def run_launch(
     evaluator: Evaluator,
     console: Console | None,
     warn: Callable[[str], None],
+    source: Source | None = None,
 ) -> Record:
     """Search until the budget is spent; whatever is finished stays if this is interrupted.
 
@@ -222,20 +257,43 @@ def run_launch(
         evaluator: measures recipes.
         console: where progress is shown; None shows none.
         warn: called with one line if a damaged tail of the record was cut off.
+        source: makes the evaluator of each worker, where there are workers; the task that the
+            header names if left out.
 
     Raises:
         SpaceError: the space does not fit the task's layers.
+        ClusterError: the cluster cannot be reached, or has not what is asked of it.
         StudyError: another process runs this study.
         StorageError: its folder cannot be written.
     """
     header = launch.header
     sampler = next(name for name in SAMPLERS if name == header.sampler)
     budget = Budget(header.trials, header.timeout_s)
-    with _open_study(launch, evaluator, budget, console, warn) as study:
+    opened = _open_study(launch, evaluator, budget, console, warn, source)
+    with opened as study, _draining(study):
         if sampler in INFORMED:
             budget = _inform(study, evaluator, budget, console)
         study.run(budget, sampler)
     return study.record
+
+
+@contextmanager
+def _draining(study: Study) -> Iterator[None]:
+    """Ctrl-C lets what runs elsewhere end; a second one stops at once."""
+    is_main = threading.current_thread() is threading.main_thread()
+    if not (is_main and study.executor.is_remote):
+        yield
+        return
+    before = signal.signal(signal.SIGINT, lambda number, frame: drain())
+
+    def drain() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        study.stop()
+
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _inform(study: Study, evaluator: Evaluator, budget: Budget, console: Console | None) -> Budget:
@@ -306,6 +364,7 @@ def _open_study(
     budget: Budget,
     console: Console | None,
     warn: Callable[[str], None],
+    source: Source | None = None,
 ) -> Iterator[Study]:
     header, location = launch.header, launch.location
     config = parse_space(dict(header.definition), f"study '{location.name}'")
@@ -315,22 +374,41 @@ def _open_study(
     location.create_folder()
     with (
         hold_driver_lock(location),
+        translate_losses(location),
         watch_crashes(location.crash) as crash,
-        _progress(budget, console) as show,
     ):
         record = _open_record(launch, warn)
-        record.recover(crash)
-        yield Study(
-            record,
-            space,
-            evaluator,
-            location.artifacts,
-            keep=launch.keep,
-            bounds=config.constraints.to_bounds(),
-            reject_early=launch.reject_early,
-            is_exact=has_integer_dot_product(),
-            on_event=show,
-        )
+        with (
+            lease_record(location, record),
+            _open_crew(launch, evaluator, source) as (evaluates, executor),
+            _progress(budget, console) as show,
+        ):
+            # with workers, this process evaluates nothing that could have crashed it
+            record.recover(crash if executor is None else None)
+            yield Study(
+                record,
+                space,
+                evaluates,
+                location.artifacts,
+                keep=launch.keep,
+                bounds=config.constraints.to_bounds(),
+                reject_early=launch.reject_early,
+                is_exact=has_integer_dot_product(),
+                on_event=show,
+                executor=executor,
+            )
+
+
+@contextmanager
+def _open_crew(
+    launch: Launch, evaluator: Evaluator, source: Source | None
+) -> Iterator[tuple[Evaluates, Executor | None]]:
+    """Workers, where the launch asks for some."""
+    if launch.crew is None:
+        yield evaluator, None
+        return
+    with open_crew(launch.crew, source or find_source(launch), evaluator) as cluster:
+        yield cluster, cluster.executor
 
 
 def _open_record(launch: Launch, warn: Callable[[str], None]) -> Record:

@@ -1,18 +1,21 @@
 """Progress of searches and trainings: a bar on a terminal and in a notebook, lines elsewhere."""
 
 import time
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+from rich.table import Table
 
 from autoquant.core.activity import listening
 from autoquant.core.training import Predict, TrainingProgress, TrainingWatch
 from autoquant.core.trial import Trial
 from autoquant.report import trial_row
+from autoquant.search.event import Seat
 from autoquant.search.study import Budget, Event
 
 __all__ = ["SearchProgress", "TrainingShow"]
@@ -41,6 +44,18 @@ class _Show:
         self.listening.__exit__(kind, error, trail)
 
 
+class _SeatProgress(Progress):
+    """A bar, and below it what each worker does, where there are several."""
+
+    seats: tuple[Seat, ...] = ()
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """The bar first."""
+        yield from super().get_renderables()
+        if self.seats:
+            yield _tabulate_seats(self.seats)
+
+
 class SearchProgress(_Show):
     """Shows events of a study as they come.
 
@@ -55,7 +70,7 @@ class SearchProgress(_Show):
         self.has_bar = _has_bar(console)
         self.started = time.monotonic()
         self.first_done: int | None = None
-        self.progress = Progress(
+        self.progress = self._seating = _SeatProgress(
             SpinnerColumn(),
             BarColumn(),
             MofNCompleteColumn(),
@@ -74,6 +89,7 @@ class SearchProgress(_Show):
         if self.first_done is None:
             self.first_done = event.done
         status = self._status(event)
+        self._seating.seats = event.seats
         self.progress.update(self.bar, completed=event.done, status=status)
         if event.kind in ("exhausted", "left", "note"):
             self.console.print(event.message, markup=False)
@@ -87,7 +103,10 @@ class SearchProgress(_Show):
         left = self._seconds_left(event.done)
         if left is not None:
             parts.append(f"about {left // 60:.0f}:{left % 60:02.0f} left")
-        if event.kind in ("begin", "train", "again", "report", "timing"):
+        if event.seats:
+            minutes = (time.monotonic() - self.started) / 60
+            parts.append(f"{(event.done - (self.first_done or 0)) / minutes:.1f} trials/min")
+        elif event.kind in ("begin", "train", "again", "report", "timing"):
             parts.append(event.message)
         return " | ".join(parts)
 
@@ -147,6 +166,13 @@ class TrainingShow(_Show, TrainingWatch):
     def on_note(self, text: str) -> None:
         """A line."""
         self.console.print(text, markup=False)
+
+
+def _tabulate_seats(seats: Sequence[Seat]) -> Table:
+    table = Table("worker", "node", "doing", "for", box=None, pad_edge=False)
+    for seat in seats:
+        table.add_row(seat.name, seat.node, seat.doing, f"{seat.seconds:.0f} s")
+    return table
 
 
 def _has_bar(console: Console) -> bool:

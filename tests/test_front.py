@@ -11,6 +11,7 @@ from autoquant.core.front import (
     _find_kernel,
     comparable_log_ratios,
     decide,
+    extend_front,
     find_front,
     find_plain_front,
     front_probabilities,
@@ -150,6 +151,25 @@ def test_front_does_not_depend_on_the_order_of_trials(values, random) -> None:
     losses = {tuple(trial.objective(name) for name in ALL) for trial in trials}
     if len(losses) == len(trials):
         assert set(numbers(find_front(trials, ALL))) == set(numbers(find_front(shuffled, ALL)))
+
+
+@settings(deadline=None)
+@given(trial_lists)
+def test_front_that_grows_is_the_one_that_is_found_anew(values) -> None:
+    trials = build(values)
+    front: list[Trial] = []
+    for end, trial in enumerate(trials, start=1):
+        front = extend_front(front, trial, trials[:end], ALL)
+        if _has_circles(full_table(trials[:end])):
+            return  # where the best by point estimates breaks them, by all that there are
+        assert set(numbers(front)) == set(numbers(find_front(trials[:end], ALL)))
+
+
+def _has_circles(dominance: np.ndarray) -> bool:
+    reach = dominance.astype(float)
+    for _ in range(len(dominance)):
+        reach = np.minimum(1.0, reach + reach @ reach)
+    return bool(reach.diagonal().any())
 
 
 def test_without_noise_the_front_is_the_plain_one() -> None:

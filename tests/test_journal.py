@@ -1,12 +1,15 @@
 import json
 from pathlib import Path
 
+import optuna
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 
 from autoquant.errors import StorageError, StudyError
-from autoquant.search.journal import find_damage, repair
+from autoquant.search.journal import BatchedStorage, find_damage, repair
 from autoquant.search.storage import Location, hold_driver_lock, load_record
 from autoquant.search.study import Budget
 from tests.fakes import fake_evaluator, fake_record, fake_study
@@ -107,3 +110,34 @@ def test_sqlite_holds_a_study_as_the_journal_does(tmp_path: Path) -> None:
     study.run(Budget(9), "nsga2")
     assert len(load_record(location).trials()) == 9
     assert location.exists()
+
+
+def test_batches_read_like_single_operations_and_the_next_one_begins_at_their_end(
+    tmp_path: Path,
+) -> None:
+    study = fake_study(tmp_path)
+    study.run(Budget(9), "random")
+    journal = Location(tmp_path, "fake").journal
+    plain = JournalStorage(JournalFileBackend(str(journal)))
+    expected = optuna.load_study(study_name="fake", storage=plain).trials
+    assert study.record.study.trials == expected
+    storage = study.record.study._storage
+    assert isinstance(storage, BatchedStorage)
+    read = storage._replay_result.log_number_read
+    assert storage._file._log_number_offset[read] == journal.stat().st_size
+
+
+def test_batch_that_breaks_off_keeps_what_was_in_it(tmp_path: Path) -> None:
+    study = fake_study(tmp_path)
+    storage = study.record.study._storage
+
+    def break_off() -> None:
+        with storage.together(is_durable=False):
+            study.record.study.set_user_attr("one", 1)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        break_off()
+    assert load_record(Location(tmp_path, "fake")).study.user_attrs["one"] == 1
+    study.record.study.set_user_attr("two", 2)
+    assert set(study.record.study.user_attrs) >= {"one", "two"}

@@ -197,3 +197,38 @@ def test_processes_with_other_temporary_folders_share_the_locks(monkeypatch) -> 
     assert len(found) == 1
     monkeypatch.setenv("AUTOQUANT_LOCKS", "/somewhere")
     assert QuietPlace(1)._timing == Path("/somewhere/autoquant-timing.lock")
+
+
+@several
+def test_workers_of_a_search_keep_off_the_timing_cores_for_each_turn_alone(tmp_path: Path) -> None:
+    worker = run_beside(tmp_path, 'print("ready", flush=True)\nsys.stdin.readline()')
+    place = QuietPlace(1, tmp_path)
+    with place.keeping_away([worker.pid, 2**30]):
+        assert os.sched_getaffinity(worker.pid) == set(CORES)
+        with place.turn():
+            assert os.sched_getaffinity(worker.pid) == set(place.other_cores)
+        assert os.sched_getaffinity(worker.pid) == set(CORES)
+    with place.turn():
+        assert os.sched_getaffinity(worker.pid) == set(CORES), "it works for another search now"
+    finish(worker)
+
+
+@several
+def test_worker_that_is_guided_is_seen_and_stays_where_it_was_put(tmp_path: Path) -> None:
+    other = run_beside(
+        tmp_path,
+        """
+        from autoquant.backends.quiet import GuidedPlace
+        import os
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+        place = GuidedPlace(1, place._timing.parent)
+        with place.work(), place.work():
+            print("ready", flush=True)
+            sys.stdin.readline()
+            print(len(os.sched_getaffinity(0)))
+        """,
+    )
+    place = QuietPlace(1, tmp_path)
+    with place.work() as is_shared:
+        assert is_shared
+    assert finish(other) == "1\n"

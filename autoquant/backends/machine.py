@@ -14,6 +14,7 @@ __all__ = [
     "available_cores",
     "describe_machine",
     "explain_oversubscription",
+    "grant_cores",
     "has_integer_dot_product",
     "package_versions",
     "usable_cores",
@@ -26,9 +27,19 @@ _CGROUP = Path("/sys/fs/cgroup")
 _CPU = Path("/sys/devices/system/cpu")
 
 
+_granted: int | None = None
+
+
+def grant_cores(count: int) -> None:
+    """Let this process keep so many cores busy at most: others work beside it."""
+    global _granted
+    _granted = max(1, count)
+
+
 def available_cores() -> int:
-    """Cores that this process may use: its affinity, or a smaller quota of its cgroup."""
-    return _within_quota(_affinity())
+    """Cores that this process may use: its affinity, a smaller quota of its cgroup, its grant."""
+    allowed = _within_quota(_affinity())
+    return allowed if _granted is None else min(allowed, _granted)
 
 
 def _within_quota(cores: int) -> int:

@@ -7,7 +7,7 @@ that every evaluating process shares, by which each can see whether it is the on
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -19,7 +19,7 @@ try:
 except ImportError:  # no such locks on Windows: timings there may overlap
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["QuietPlace"]
+__all__ = ["GuidedPlace", "QuietPlace"]
 
 _COMMON = Path("/tmp")
 
@@ -40,6 +40,7 @@ class QuietPlace:
         self._working = folder / "autoquant-working.lock"
         self._descriptor: int | None = None  # of the working lock, while this process works
         self._is_shared = False
+        self._neighbours: tuple[int, ...] = ()
         self._every = frozenset(machine.usable_cores())
         self.cores = frozenset(sorted(self._every)[-threads:])
         self.other_cores = self._every - self.cores
@@ -54,11 +55,33 @@ class QuietPlace:
         descriptor = _open(self._timing)
         try:
             _lock(descriptor)
-            with _pinned(self.cores):
+            with self._others_away(), _pinned(self.cores):
                 yield
         finally:
             os.close(descriptor)  # and with it the lock
             self.look_around()
+
+    @contextmanager
+    def keeping_away(self, neighbours: Sequence[int]) -> Iterator[None]:
+        """Let these processes, by id, keep off the timing cores during each turn within."""
+        self._neighbours = tuple(neighbours)
+        try:
+            yield
+        finally:
+            self._neighbours = ()
+
+    @contextmanager
+    def _others_away(self) -> Iterator[None]:
+        if not (self._neighbours and self.other_cores):
+            yield
+            return
+        for process in self._neighbours:
+            _pin(self.other_cores, process)
+        try:
+            yield
+        finally:
+            for process in self._neighbours:
+                _pin(self._every, process)
 
     @contextmanager
     def work(self) -> Iterator[bool]:
@@ -98,6 +121,32 @@ class QuietPlace:
         elif was_shared:
             _pin(self._every)
         return self._is_shared
+
+
+class GuidedPlace(QuietPlace):
+    """The place of a process that a timing process of the same search keeps out of its way.
+
+    Others on the machine see that it works; it uses every core that it is granted until a
+    timing begins, which moves it (`QuietPlace.keeping_away`).
+    """
+
+    @contextmanager
+    def work(self) -> Iterator[bool]:
+        """Let others see that this process works; it stays on the cores where it was put."""
+        if self._descriptor is not None:
+            yield False
+            return
+        self._descriptor = _open(self._working)
+        try:
+            _is_alone(self._descriptor)  # shares the lock from here on
+            yield False
+        finally:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def look_around(self) -> bool:
+        """Stay there."""
+        return False
 
 
 def _lock_folder() -> Path:
@@ -182,17 +231,20 @@ def _affinities() -> _Affinities:
     return found
 
 
-def _pin(cores: frozenset[int]) -> None:
-    for thread in _threads():
+def _pin(cores: frozenset[int], process: int | None = None) -> None:
+    for thread in _threads(process):
         _set_affinity(thread, set(cores))
 
 
-def _threads() -> list[int]:
-    """Every thread of this process; none where the system knows no affinity."""
-    folder = Path("/proc/self/task")
-    if not hasattr(os, "sched_setaffinity") or not folder.is_dir():
+def _threads(process: int | None = None) -> list[int]:
+    """Every thread of a process, by default this one; none where the system knows no affinity."""
+    folder = Path(f"/proc/{process or 'self'}/task")
+    if not hasattr(os, "sched_setaffinity"):
         return []
-    return [int(path.name) for path in folder.iterdir()]
+    try:
+        return [int(path.name) for path in folder.iterdir()]
+    except OSError:  # no such process any more, or no such folder on this system
+        return []
 
 
 def _set_affinity(thread: int, cores: set[int]) -> None:

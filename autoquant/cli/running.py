@@ -24,13 +24,13 @@ __all__ = ["run_study", "show_front"]
 _STATES = ("complete", "rejected", "failed")
 
 
-def run_study(launch: Launch, tasks_from: Path | None, kind: str) -> None:
+def run_study(launch: Launch, kind: str) -> None:
     """Search until the budget is spent, then print the front."""
     header, location = launch.header, launch.location
     load_backend(header.backend)  # if it is missing, say so before the task is loaded
     warn_of_oversubscription(header.threads)
-    if tasks_from is not None:
-        load_task_file(tasks_from)
+    if launch.tasks_from is not None:
+        load_task_file(launch.tasks_from)
     with STDERR.status(f"loading task {header.task} (a first use may take half a minute)"):
         task = load_task(header.task, header.task_options)
         evaluator = load_evaluator(header, task, location)

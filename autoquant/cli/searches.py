@@ -6,6 +6,13 @@ from typing import Annotated
 import typer
 
 from autoquant.backends.registry import DEFAULT_BACKEND
+from autoquant.cli.crew import (
+    GpusOption,
+    RayOption,
+    TrialTimeoutOption,
+    WorkersOption,
+    build_crew,
+)
 from autoquant.cli.options import (
     BackendOption,
     BatchOption,
@@ -77,6 +84,10 @@ def search(
     backend: BackendOption = DEFAULT_BACKEND,
     keep: KeepOption = "front",
     full: FullOption = False,
+    workers: WorkersOption = None,
+    ray: RayOption = None,
+    gpus_per_qat_trial: GpusOption = 0.0,
+    trial_timeout: TrialTimeoutOption = None,
     results: ResultsOption = RESULTS,
     storage: StorageOption = None,
     tasks_from: TasksFromOption = None,
@@ -94,7 +105,10 @@ def search(
       autoquant search my.yaml --tasks-from my_tasks.py --study night-run --sampler nsga2
       autoquant search imagefolder --task-option data=photos --task-option model=timm:resnet18
       autoquant search digits --study digits-openvino --backend openvino
+      autoquant search cifar10-resnet20 --workers 2
+      autoquant search cifar10-resnet20 --ray 10.0.0.5:6379 --storage postgresql://USER@HOST/aq
     """
+    crew = build_crew(workers, ray, gpus_per_qat_trial, trial_timeout)
     path = find_space(space)
     config = load_space(path)
     told = collect_task_options(
@@ -115,7 +129,7 @@ def search(
         ways = {"resume": f"autoquant resume {location.name}", "rename": "--study NAME"}
         check_same(load_record(location), header, location.name, **ways)
         STDERR.print(f"study '{location.name}' exists with this space: going on with it")
-    run_study(Launch(location, header, keep, not full), tasks_from, format_)
+    run_study(Launch(location, header, keep, not full, crew, tasks_from), format_)
 
 
 def resume(
@@ -124,6 +138,10 @@ def resume(
     timeout: TimeoutOption = None,
     keep: KeepOption = "front",
     full: FullOption = False,
+    workers: WorkersOption = None,
+    ray: RayOption = None,
+    gpus_per_qat_trial: GpusOption = 0.0,
+    trial_timeout: TrialTimeoutOption = None,
     results: ResultsOption = RESULTS,
     storage: StorageOption = None,
     tasks_from: TasksFromOption = None,
@@ -136,11 +154,13 @@ def resume(
     Examples:
       autoquant resume digits
       autoquant resume cifar10-resnet20 --trials 200
+      autoquant resume cifar10-resnet20 --workers 2 --trial-timeout 10m
     """
+    crew = build_crew(workers, ray, gpus_per_qat_trial, trial_timeout)
     location = find_study(results, study, storage)
     known = load_record(location, warn=None).header
     header = extend_header(known, trials, timeout)
-    run_study(Launch(location, header, keep, not full), tasks_from, format_)
+    run_study(Launch(location, header, keep, not full, crew, tasks_from), format_)
 
 
 def studies(

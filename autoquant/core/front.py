@@ -28,6 +28,7 @@ __all__ = [
     "comparable_log_ratios",
     "decide",
     "exact_z",
+    "extend_front",
     "find_front",
     "find_plain_front",
     "front_probabilities",
@@ -60,6 +61,39 @@ def find_front(
         return []
     chosen = _find_kernel(_Dominance(candidates, objectives), _losses(candidates, objectives))
     return _by_first_objective([candidates[index] for index in chosen], objectives)
+
+
+def extend_front(
+    front: Sequence[Trial],
+    trial: Trial,
+    trials: Sequence[Trial],
+    objectives: Sequence[Objective],
+    bounds: Bounds | None = None,
+) -> list[Trial]:
+    """The front with one trial more, mostly without comparing all of them again.
+
+    What a member dominates changes nothing, and what neither dominates a member nor is dominated
+    by one joins them: in a relation without circles there is one kernel alone.
+
+    Args:
+        front: of the trials before.
+        trial: the new one.
+        trials: all of them, the new one included.
+        objectives: what counts.
+        bounds: constraints.
+    """
+    if not _candidates([trial], bounds):
+        return list(front)
+    both = [*front, trial]
+    if any(item.timing_session for item in both):  # what all have changed by counts then
+        return find_front(trials, objectives, bounds)
+    every = np.arange(len(both))
+    dominance = _Dominance(both, objectives)(every, every)
+    if dominance[:-1, -1].any():
+        return list(front)
+    if dominance[-1, :-1].any():
+        return find_front(trials, objectives, bounds)
+    return _by_first_objective(both, objectives)
 
 
 def find_plain_front(

@@ -26,6 +26,10 @@ Mode = Literal["ptq", "qat"]
 TrialState = Literal["complete", "rejected", "failed"]
 Objective = Literal["accuracy", "latency", "size"]
 
+_WHERE_THERE_IS_ONE = (
+    "knee", "left_front", "report_error", "front_probability", "training", "node", "probe"
+)  # fmt: skip
+
 
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -164,6 +168,8 @@ class Trial(Measurement):
             interrupted and tried again under another number.
         name: the baseline that this is (`w8a8`, `ort-static`), or None.
         error: why a failed trial failed.
+        node: where it was built and judged, in a search on several workers.
+        probe: where it was timed, likewise.
         left_front: why it is no member any more, though it was one until the front was timed
             anew.
         report_error: why a member has no report figures, though there is a report split.
@@ -178,15 +184,17 @@ class Trial(Measurement):
     name: str | None = None
     error: str | None = None
     seed: int = 0
+    node: str | None = None
+    probe: str | None = None
     left_front: str | None = None
     report_error: str | None = None
     front_probability: float | None = None
     knee: bool = Field(default=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready values; a place on the front and a training appear where there is one."""
+        """JSON-ready values; a place on the front, a training, a node appear where there is one."""
         values = self.model_dump(mode="json")
-        for name in ("knee", "left_front", "report_error", "front_probability", "training"):
+        for name in _WHERE_THERE_IS_ONE:
             if values[name] is None or values[name] is False:  # a probability of 0.0 stays
                 del values[name]
         return values

@@ -12,10 +12,10 @@ from autoquant.core.training import TrainingWatch
 from autoquant.core.trial import LatencyFigures, Measurement, ReportFigures, Trial
 from autoquant.errors import AutoquantError
 
-__all__ = ["Evaluates", "Event", "EventKind", "describe_error"]
+__all__ = ["Evaluates", "Event", "EventKind", "Seat", "describe_error"]
 
 EventKind = Literal[
-    "begin", "train", "end", "again", "timing", "left", "report", "note", "exhausted"
+    "begin", "train", "end", "again", "timing", "left", "report", "note", "exhausted", "wait"
 ]
 
 
@@ -54,17 +54,36 @@ class Evaluates(Protocol):
 
 
 @dataclass(frozen=True)
+class Seat:
+    """One worker, for whoever shows progress.
+
+    Attributes:
+        name: of the worker.
+        node: where it is; empty while that is not decided.
+        doing: what it is busy with, in words.
+        seconds: for how long.
+    """
+
+    name: str
+    node: str
+    doing: str
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Event:
     """Something happened, for whoever shows progress.
 
     Attributes:
         kind: `begin` and `end` of a trial, `train` while it is trained, a rejected one looked
             at `again`, `timing` of the front, `left` by a member, `report` of a member, a `note`
-            on what went wrong or is not as usual, `exhausted` space.
+            on what went wrong or is not as usual, `exhausted` space, `wait` while trials run
+            elsewhere.
         done: finished trials so far.
         trial: the trial, at its end.
         front: the front so far.
         message: what is being done, in words.
+        seats: what each worker does, where there are several.
     """
 
     kind: EventKind
@@ -72,6 +91,7 @@ class Event:
     front: tuple[Trial, ...]
     trial: Trial | None = None
     message: str = ""
+    seats: tuple[Seat, ...] = ()
 
 
 def describe_error(error: Exception) -> str:

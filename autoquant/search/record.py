@@ -1,11 +1,13 @@
 """`Record`: one study in Optuna's storage, in autoquant's words."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
+from optuna.distributions import CategoricalDistribution
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
@@ -18,6 +20,7 @@ from autoquant.core.recipe import Recipe
 from autoquant.core.space import SearchSpace
 from autoquant.core.trial import LatencyFigures, Measurement, Objective, ReportFigures, Trial
 from autoquant.errors import StudyError
+from autoquant.search.journal import BatchedStorage
 
 __all__ = ["FORMAT", "Asked", "Record", "StudyHeader", "amend_trial", "check_header"]
 
@@ -110,6 +113,7 @@ class Record:
 
     def __init__(self, study: optuna.Study) -> None:
         self.study = study
+        self._together = _find_batches(study._storage)
         self.header = _read_header(study)
 
     @classmethod
@@ -177,14 +181,15 @@ class Record:
 
     def ask(self, space: SearchSpace) -> Asked:
         """Begin a trial: a waiting one, or one that the study's sampler proposes."""
+        with self._together(is_durable=False):
+            return self._ask(space)
+
+    def _ask(self, space: SearchSpace) -> Asked:
         handle = self.study.ask()
         attributes = handle.user_attrs
         parameters = {}
         if attributes.get("in_space", True):
-            parameters = {
-                name: str(handle.suggest_categorical(name, choices))
-                for name, choices in space.parameters.items()
-            }
+            parameters = self._write_parameters(handle, space)
         is_queued = "recipe" in attributes
         if is_queued:
             recipe = Recipe.model_validate(attributes["recipe"])
@@ -192,6 +197,20 @@ class Record:
             recipe = space.decode(parameters)
             handle.set_user_attr("recipe", recipe.to_dict())
         return Asked(handle, recipe, attributes.get("name"), is_queued)
+
+    def _write_parameters(self, handle: optuna.Trial, space: SearchSpace) -> dict[str, str]:
+        drawn = handle.relative_params
+        if set(drawn) != set(space.parameters):  # it was queued
+            return {
+                name: str(handle.suggest_categorical(name, choices))
+                for name, choices in space.parameters.items()
+            }
+        # asked for one after the other, Optuna copies all of them for each
+        for name, choices in space.parameters.items():
+            distribution = CategoricalDistribution(choices)
+            value = distribution.to_internal_repr(drawn[name])
+            self.study._storage.set_trial_param(handle._trial_id, name, value, distribution)
+        return {name: str(drawn[name]) for name in space.parameters}
 
     def enqueue(
         self, recipe: Recipe, parameters: Mapping[str, str] | None, name: str | None = None
@@ -221,6 +240,12 @@ class Record:
             trial: what came of it.
             violations: by constraint, at most zero where it is kept; the sampler reads them.
         """
+        with self._together(is_durable=True):
+            self._finish(asked, trial, violations)
+
+    def _finish(self, asked: Asked, trial: Trial, violations: Mapping[str, float] | None) -> None:
+        if trial.state != "failed":
+            self._values_of(trial)  # before anything is written that could not be closed
         # what was turned away is nothing that Optuna should call feasible
         rejected = {"rejected": 1.0 if trial.state == "rejected" else 0.0}
         for name, value in {**(violations or {}), **rejected}.items():
@@ -337,15 +362,25 @@ class Record:
 
     def _close(self, trial: Trial) -> None:
         if trial.state != "failed":
-            values = [trial.objective(objective) for objective in self.header.objectives]
-            # objectives count down; Optuna is told accuracy as it is
-            values = [
-                -value if objective == "accuracy" else value
-                for objective, value in zip(self.header.objectives, values, strict=True)
-            ]
-            self.study.tell(trial.number, values)
+            self.study.tell(trial.number, self._values_of(trial))
         else:
             self.study.tell(trial.number, state=TrialState.FAIL)
+
+    def _values_of(self, trial: Trial) -> list[float]:
+        """What Optuna is told of each objective: objectives count down, accuracy as it is.
+
+        Raises:
+            ValueError: the trial did not measure one of them.
+        """
+        values = {name: trial.objective(name) for name in self.header.objectives}
+        return [-value if name == "accuracy" else value for name, value in values.items()]
+
+
+def _find_batches(storage: BaseStorage) -> Callable[..., AbstractContextManager[None]]:
+    """How operations are written together; a database takes them one by one."""
+    if isinstance(storage, BatchedStorage):
+        return storage.together
+    return lambda *, is_durable: nullcontext()
 
 
 def _is_finished(frozen: FrozenTrial) -> bool:

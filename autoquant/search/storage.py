@@ -10,16 +10,16 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
 
 import filelock
 import optuna
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import BaseStorage, RDBStorage
 
 from autoquant.errors import StorageError, StudyError
-from autoquant.search.journal import FileLock, find_damage, repair
+from autoquant.search.journal import BatchedStorage, find_damage, repair
+from autoquant.search.lease import hold_lease, is_leased
 from autoquant.search.record import Record, StudyHeader
 
 __all__ = [
@@ -27,9 +27,11 @@ __all__ = [
     "create_record",
     "hold_driver_lock",
     "is_running",
+    "lease_record",
     "list_studies",
     "load_record",
     "open_storage",
+    "translate_losses",
 ]
 
 Warn = Callable[[str], None]
@@ -124,18 +126,62 @@ def open_storage(
     """
     try:
         if location.url is not None:
-            return RDBStorage(location.url)
-        return _open_journal(_readable_journal(location.journal, warn, is_driver))
+            return _open_database(location.url)
+        return BatchedStorage(_readable_journal(location.journal, warn, is_driver))
     except OSError as error:
         raise StorageError(f"cannot open '{location.journal}': {error.strerror}") from error
+    except ModuleNotFoundError as error:
+        raise StorageError(
+            f"storage '{_hide_password(location)}' needs {error.name}: "
+            "pip install 'autoquant[postgres]'"
+        ) from None
     except Exception as error:  # SQLAlchemy and its drivers
-        shown = re.sub(r"//([^:/@]+):[^@]*@", r"//\1:***@", str(location.url or location.journal))
-        reason = type(error).__name__
+        shown, reason = _hide_password(location), _explain(location, error)
         raise StorageError(f"cannot open storage '{shown}': {reason}") from None
 
 
-def _open_journal(path: Path) -> JournalStorage:
-    return JournalStorage(JournalFileBackend(str(path), lock_obj=cast(Any, FileLock(path))))
+@lru_cache(maxsize=8)  # each keeps connections
+def _open_database(url: str) -> RDBStorage:
+    url = re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url)
+    # a connection that the server has dropped meanwhile is made again
+    return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+
+
+def _hide_password(location: Location) -> str:
+    """The storage as it may be shown: a password may hold an @ itself, and a query another."""
+    url, *_ = str(location.url or location.journal).split("?")
+    return re.sub(r"//([^:/@]*):.*@", r"//\1:***@", url)
+
+
+def _explain(location: Location, error: Exception) -> str:
+    """The last line of what a database says, without the password that it may repeat."""
+    lines = str(getattr(error, "orig", None) or error).strip().splitlines()
+    text = f"{type(error).__name__}: {lines[-1].strip() if lines else ''}"
+    found = re.search(r"//[^:/@]*:(.*)@", str(location.url))
+    return text if found is None or not found[1] else text.replace(found[1], "***")
+
+
+@contextmanager
+def translate_losses(location: Location) -> Iterator[None]:
+    """Say it in one line if the storage goes away within.
+
+    Raises:
+        StorageError: it does not answer any more.
+    """
+    if location.url is None:
+        yield
+        return
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
+        cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+        raise StorageError(
+            f"storage '{_hide_password(location)}' does not answer any more "
+            f"({_explain(location, cause)}); everything finished is kept: autoquant resume "
+            f"{location.name} goes on"
+        ) from None
 
 
 def _readable_journal(journal: Path, warn: Warn | None, is_driver: bool) -> Path:
@@ -187,8 +233,20 @@ def hold_driver_lock(location: Location) -> Iterator[None]:
         lock.release()
 
 
+@contextmanager
+def lease_record(location: Location, record: Record) -> Iterator[None]:
+    """Be the only process on any machine that runs a study of a database; see `hold_lease`."""
+    if location.url is None:
+        yield
+        return
+    with hold_lease(record.study):
+        yield
+
+
 def is_running(location: Location) -> bool:
-    """Whether a process holds the driver lock."""
+    """Whether a process runs the study, on this machine or with its record in a database."""
+    if location.url is not None:
+        return is_leased(load_record(location).study)
     if not (location.folder / "driver.lock").exists():
         return False
     try:
@@ -213,6 +271,6 @@ def create_record(location: Location, header: StudyHeader) -> Record:
         return Record.create(open_storage(location), location.name, header)
     beginning = location.journal.with_suffix(".new")
     beginning.unlink(missing_ok=True)
-    Record.create(_open_journal(beginning), location.name, header)
+    Record.create(BatchedStorage(beginning), location.name, header)
     beginning.replace(location.journal)
     return load_record(location)

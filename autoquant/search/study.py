@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from autoquant.core.artifact import Artifact
-from autoquant.core.front import find_front
+from autoquant.core.front import extend_front, find_front
 from autoquant.core.gate import Gate
 from autoquant.core.pareto import Bounds
 from autoquant.core.recipe import Recipe
@@ -16,9 +16,10 @@ from autoquant.core.sensitivity import Sensitivity
 from autoquant.core.space import SearchSpace, baselines
 from autoquant.core.training import TrainingProgress, TrainingWatch
 from autoquant.core.trial import Trial
-from autoquant.errors import NegativeAnswer, Rejection, SpaceError
+from autoquant.errors import NegativeAnswer, SpaceError
 from autoquant.search.closing import Closing, measure_after_all, read_report
 from autoquant.search.event import Evaluates, Event, EventKind, describe_error
+from autoquant.search.executor import Executor, Job, Outcome, SerialExecutor
 from autoquant.search.giving_up import explain_failures
 from autoquant.search.prior import Knowledge
 from autoquant.search.promotion import find_promising, has_time_to_train
@@ -30,6 +31,7 @@ __all__ = ["Budget", "Evaluates", "Event", "Keep", "Study"]
 
 Keep = Literal["front", "all"]
 
+_PATIENCE_S = 0.5  # between two looks at what else happens
 _STARTUP = 12  # untrained trials before the first training, or a third of a small budget
 
 
@@ -60,6 +62,7 @@ class Study:
         is_exact: the processor adds 8-bit products without saturating; see `baselines`.
         on_event: called as the search goes on.
         sensitivity: what was measured of single layers, for samplers that use it.
+        executor: where trials are evaluated; in this process, one by one, if left out.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class Study:
         is_exact: bool = True,
         on_event: Callable[[Event], None] | None = None,
         sensitivity: Sensitivity | None = None,
+        executor: Executor | None = None,
     ) -> None:
         self.sensitivity = sensitivity
         self.record = record
@@ -92,6 +96,10 @@ class Study:
         self._wanted: frozenset[str] = frozenset()
         # trained recipes are promoted from others, not proposed by the sampler
         self._proposed = space.untrained
+        self.executor: Executor = executor or SerialExecutor(evaluator, lambda: self._watch)
+        self.executor.listen(lambda text: self._emit("note", text))
+        self.is_stopping = self._is_stop_told = self._is_exhausted = False
+        self._running: dict[int, Asked] = {}
 
     def run(self, budget: Budget, sampler: SamplerName) -> list[Trial]:
         """Search until the budget is spent; returns the front, its report figures read.
@@ -104,16 +112,70 @@ class Study:
         deadline = time.monotonic() + (budget.timeout_s or float("inf"))
         self._begin(sampler)
         self._enqueue_baselines()
-        while len(self._seen) < budget.trials and time.monotonic() < deadline:
-            self._promote(budget, deadline - time.monotonic())
-            asked = self._ask()
-            if asked is None:
-                self._emit("exhausted", "every recipe of the space has been evaluated")
+        self._is_exhausted = False
+        while True:
+            while self._may_begin(budget, deadline):
+                self._promote(budget, deadline - time.monotonic())
+                self._begin_next()
+            if not self._running:
                 break
-            self._emit("begin", asked.name or asked.recipe.digest)
-            trial = self._evaluate(asked)
-            self._emit("end", trial=trial)
+            self._announce_stop()
+            self._take()
+        if self.is_stopping:
+            raise KeyboardInterrupt
+        if self._is_exhausted:
+            self._emit("exhausted", "every recipe of the space has been evaluated")
         return self.close()
+
+    def stop(self) -> None:
+        """Begin no further trial; `run` ends, interrupted, when those that run are finished."""
+        self.is_stopping = True
+
+    def _announce_stop(self) -> None:
+        if self.is_stopping and not self._is_stop_told:
+            self._is_stop_told = True
+            count = len(self._running)
+            self._emit("note", f"stopping when the {count} running trials are finished; again: now")
+
+    def _may_begin(self, budget: Budget, deadline: float) -> bool:
+        return (
+            not (self._is_exhausted or self.is_stopping)
+            and len(self._seen) + len(self._running) < budget.trials
+            and time.monotonic() < deadline
+            and self.executor.has_room
+        )
+
+    @property
+    def _decided(self) -> frozenset[str]:
+        """Digests of what is finished or runs."""
+        if not self._running:
+            return self._seen
+        return self._seen | {asked.recipe.digest for asked in self._running.values()}
+
+    def _begin_next(self) -> None:
+        asked = self._ask()
+        if asked is None:
+            self._is_exhausted = True
+            return
+        self._emit("begin", asked.name or asked.recipe.digest)
+        self._submit(asked)
+
+    def _submit(self, asked: Asked) -> None:
+        is_wanted = asked.recipe.digest in self._wanted
+        gate = None if asked.name is not None or is_wanted else self._gate(asked.recipe)
+        reference = next((trial for trial in self._trials if trial.name == "fp32"), None)
+        self._running[asked.number] = asked
+        self.executor.submit(Job(asked.number, asked.recipe, gate, reference))
+
+    def _take(self) -> None:
+        """Wait a moment for a trial to be finished, and write it down."""
+        taken = self.executor.take(_PATIENCE_S)
+        if taken is None:
+            self._emit("wait")
+            return
+        job, outcome = taken
+        trial = self._finish(self._running.pop(job.number), outcome)
+        self._emit("end", trial=trial)
 
     def measure(self, recipes: Sequence[Recipe]) -> None:
         """Evaluate these recipes in full and read the report split for each.
@@ -130,11 +192,9 @@ class Study:
             if recipe.digest not in known:
                 self.record.enqueue(recipe, self._parameters_of(recipe))
         while self.record.waiting_digests():
-            asked = self._ask()
-            assert asked is not None  # one is waiting
-            self._emit("begin", asked.name or asked.recipe.digest)
-            trial = self._evaluate(asked)
-            self._emit("end", trial=trial)
+            self._begin_next()  # one is waiting
+            while self._running:
+                self._take()
         self._measure_rejected()
         self._report_known()
 
@@ -222,7 +282,7 @@ class Study:
         self.record.study.sampler = build_sampler(
             name,
             self._proposed,
-            lambda: self._seen,
+            lambda: self._decided,
             seed,
             knowledge,
             lambda text: self._emit("note", text),
@@ -252,12 +312,14 @@ class Study:
         untrained = [trial for trial in self._trials if not trial.recipe.is_trained]
         if len(untrained) < min(_STARTUP, budget.trials // 3):
             return
+        if any(asked.recipe.is_trained for asked in self._running.values()):
+            return  # what it costs is not known yet
         if not has_time_to_train(self._trials, budget.timeout_s, seconds_left):
             return
         objectives = self.record.header.objectives
         for trial in find_promising(self._trials, objectives, self.bounds):
             for twin in self.space.trained_twins(trial.recipe):
-                if twin.digest not in self._seen:
+                if twin.digest not in self._decided:
                     self.record.enqueue(twin, None)
                     return
 
@@ -273,48 +335,37 @@ class Study:
         self._give_up_if_all_fail()
         while True:
             asked = self.record.ask(self._proposed)
-            if asked.recipe.digest not in self._seen:
+            if asked.recipe.digest not in self._decided:
                 return asked
             self.record.discard(asked.number)
             if not asked.is_queued:
                 return None
 
-    def _evaluate(self, asked: Asked) -> Trial:
-        common = {
-            "number": asked.number,
-            "digest": asked.recipe.digest,
-            "recipe": asked.recipe,
-            "name": asked.name,
-            "seed": self.record.header.seed,
-        }
-        is_wanted = asked.recipe.digest in self._wanted
-        gate = None if asked.name is not None or is_wanted else self._gate(asked.recipe)
-        start = time.perf_counter()
-        try:
-            measurement, artifact = self.evaluator.evaluate(asked.recipe, gate, self._watch)
-        except Rejection as rejection:
-            seen = rejection.measurement.model_dump()
-            seen["seconds"] = seen["seconds"] or self._wasted(asked.recipe, start)
-            evidence = rejection.measurement.evidence
-            trial = Trial(**common, state="rejected", **seen, evidence=evidence)
-            self._trials.append(trial)
-        except Exception as error:  # a backend may raise anything: this trial fails, no other
-            seconds = self._wasted(asked.recipe, start)
-            trial = Trial(**common, state="failed", error=describe_error(error), seconds=seconds)
-            self._trials.append(trial)
-        else:
-            figures = {**measurement.model_dump(), "evidence": measurement.evidence}
-            trial = Trial(**common, state="complete", **figures)
-            self._keep(trial, artifact)
-            if is_wanted:
-                self._report(trial, artifact)
+    def _finish(self, asked: Asked, outcome: Outcome) -> Trial:
+        """Write down what came of a trial; its file is kept if it is on the front."""
+        figures = outcome.measurement.model_dump()
+        trial = Trial(
+            **{**figures, "evidence": outcome.measurement.evidence},
+            number=asked.number,
+            digest=asked.recipe.digest,
+            recipe=asked.recipe,
+            name=asked.name,
+            seed=self.record.header.seed,
+            state=outcome.state,
+            error=outcome.error,
+            node=outcome.node,
+            probe=outcome.probe,
+        )
+        for fingerprint in outcome.fingerprints:
+            self.record.add_fingerprint(fingerprint)
+        self._trials.append(trial)
+        if outcome.state == "complete" and outcome.artifact is not None:
+            self._keep(trial, outcome.artifact)
+            if asked.recipe.digest in self._wanted:
+                self._report(trial, outcome.artifact)
         self.record.finish(asked, trial, self._violations(trial))
         self._seen |= {trial.digest}
         return trial
-
-    def _wasted(self, recipe: Recipe, start: float) -> dict[str, float]:
-        """What a training cost that came to nothing; it counts towards the share of the time."""
-        return {"train": time.perf_counter() - start} if recipe.is_trained else {}
 
     def _gate(self, recipe: Recipe) -> Gate | None:
         if not self.reject_early:
@@ -339,8 +390,8 @@ class Study:
         return {"max_accuracy_drop": drop - self.bounds.max_drop}
 
     def _keep(self, trial: Trial, artifact: Artifact) -> None:
-        self._trials.append(trial)
-        self._front = self._find_front()
+        objectives = self.record.header.objectives
+        self._front = extend_front(self._front, trial, self._trials, objectives, self.bounds)
         wanted = {member.digest for member in self._front}
         if self.keep == "all" or trial.digest in wanted:
             self._shelf.put(trial.digest, artifact)
@@ -356,7 +407,8 @@ class Study:
         message: str = "",
         trial: Trial | None = None,
     ) -> None:
-        event = Event(kind, len(self._seen), tuple(self._front), trial, message)
+        seats = tuple(self.executor.seats())
+        event = Event(kind, len(self._seen), tuple(self._front), trial, message, seats)
         self.on_event(event)
 
 

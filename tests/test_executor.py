@@ -1,0 +1,339 @@
+"""What executors promise, on a stand-in for Ray: workers that answer, fail or die as told."""
+
+import errno
+import io
+import os
+import pickle
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+pytest.importorskip("ray", reason="Ray is not installed")
+
+from autoquant.cli.crew import build_crew
+from autoquant.cluster.connection import Demand, Lost, Raised, connect
+from autoquant.cluster.crew import Crew
+from autoquant.cluster.executor import RayExecutor
+from autoquant.cluster.pool import Pool
+from autoquant.cluster.worker import Worker
+from autoquant.core.gate import Gate
+from autoquant.core.pareto import Bounds
+from autoquant.core.recipe import QatOptions, Recipe
+from autoquant.errors import ClusterError, InputError, TaskError
+from autoquant.progress import SearchProgress
+from autoquant.search.event import Event, Seat
+from autoquant.search.executor import Job, SerialExecutor
+from autoquant.search.journal import BatchedFile
+from autoquant.search.storage import Location, load_record
+from autoquant.search.study import Budget
+from tests.crews import FakeSource
+from tests.fakes import fake_evaluator, fake_study
+
+FP32 = Recipe(method="fp32")
+
+
+class StubActor:
+    """A worker whose methods run when they are called; `plan` may break one of them."""
+
+    def __init__(self, worker: Worker, plan: Callable[[str], BaseException | None]) -> None:
+        self.worker = worker
+        self.plan = plan
+        self.is_dead = False
+
+    def __getattr__(self, name: str) -> Any:
+        actor = self
+
+        class Method:
+            def remote(self, *arguments: Any, **named: Any) -> list[Any]:
+                failure = Lost("it was dead already") if actor.is_dead else actor.plan(name)
+                if failure is not None:
+                    actor.is_dead |= isinstance(failure, Lost)
+                    return Promise(failure)
+                values = [item.value if isinstance(item, Promise) else item for item in arguments]
+                try:
+                    return Promise(getattr(actor.worker, name)(*values, **named))
+                except Exception as error:
+                    return Promise(Raised(error))
+
+        return Method()
+
+
+class Promise:
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+class StubConnection:
+    """Nodes as a dict from id to resources."""
+
+    def __init__(self, plan: Callable[[str], BaseException | None] = lambda name: None) -> None:
+        self.plan = plan
+        self.here = "here"
+        self.nodes: dict[str, dict[str, float]] = {"here": {"CPU": 2}}
+        self.hired: list[Demand] = []
+        self.gpus = 1.0
+        self.is_full = False
+
+    def hire(self, demand: Demand) -> StubActor:
+        self.hired.append(demand)
+        node = demand.node or "here"
+        return StubActor(Worker(node, 1), self.plan)
+
+    def dismiss(self, actor: StubActor) -> None:
+        actor.is_dead = True
+
+    def share(self, value: Any) -> Promise:
+        return Promise(value)
+
+    def listen(self, promises: Sequence[Promise], timeout_s: float) -> list[Promise]:
+        return [] if self.is_full else list(promises)
+
+    def fetch(self, promise: Promise) -> Any:
+        if isinstance(promise.value, BaseException):
+            raise promise.value
+        return promise.value
+
+    def nodes_with(self, resource: str) -> list[str]:
+        return [name for name, resources in self.nodes.items() if resource in resources]
+
+    def lives(self, node: str) -> bool:
+        return node in self.nodes
+
+    def describe_resources(self) -> str:
+        return "1 node with 0 of 2 CPU free"
+
+
+def make_executor(
+    connection: StubConnection, source: Any = None, *, is_timed: bool = True, **crew: Any
+) -> RayExecutor:
+    pool = Pool(
+        connection, source or FakeSource(), Crew(**{"workers": 2, **crew}), is_timed=is_timed
+    )
+    executor = RayExecutor(pool, lambda artifact, figures, fingerprint: artifact)
+    executor.wait_until_ready()
+    return executor
+
+
+@pytest.fixture(autouse=True)
+def all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stub workers live in this process: what they are granted is forgotten afterwards."""
+    monkeypatch.setattr("autoquant.backends.machine._granted", None)
+
+
+def failing(name: str, failures: Sequence[BaseException]) -> Callable[[str], BaseException | None]:
+    """A plan by which the first calls of one method fail."""
+    left = list(failures)
+    return lambda called: left.pop(0) if called == name and left else None
+
+
+def test_figures_are_those_of_one_process() -> None:
+    recipe = Recipe.uniform([f"conv{index}" for index in range(8)], 4)
+    alone = SerialExecutor(fake_evaluator(), lambda: None)
+    alone.submit(Job(0, recipe))
+    _, expected = alone.take()
+    outcome = make_executor(StubConnection()).evaluate(Job(0, recipe))
+    ours = outcome.measurement.model_dump(exclude={"seconds"})
+    assert ours == expected.measurement.model_dump(exclude={"seconds"})
+    assert (outcome.node, outcome.probe) == ("here", "here")
+    assert outcome.artifact == expected.artifact
+
+
+def test_no_worker_waits_for_another() -> None:
+    executor = make_executor(StubConnection(), workers=3)
+    for number in range(3):
+        assert executor.has_room
+        executor.submit(Job(number, FP32))
+    assert not executor.has_room
+    assert {executor.take()[0].number for _ in range(3)} == {0, 1, 2}
+    assert executor.has_room
+
+
+@pytest.mark.parametrize("stage", ["evaluate", "time"])
+def test_trial_of_a_dead_worker_is_tried_again(stage: str) -> None:
+    connection = StubConnection(failing(stage, [Lost("killed")] * 3))
+    executor = make_executor(connection)
+    notes: list[str] = []
+    executor.listen(notes.append)
+    outcome = executor.evaluate(Job(7, FP32))
+    assert outcome.state == "complete"
+    assert len(notes) == 3
+    assert notes[0] == "trial 7 is tried again (1 of 3): killed"
+    assert len(connection.hired) == 3 + 3, "each of the dead is replaced"
+
+
+def test_trial_that_kills_every_worker_fails_with_the_reason() -> None:
+    executor = make_executor(StubConnection(failing("evaluate", [Lost("killed")] * 4)))
+    outcome = executor.evaluate(Job(7, FP32))
+    assert outcome.state == "failed"
+    assert outcome.error == "its worker died 4 times, at last: killed"
+    assert executor.evaluate(Job(8, FP32)).state == "complete", "the others go on"
+
+
+def test_workers_that_never_begin_end_the_search() -> None:
+    with pytest.raises(ClusterError, match="does not stay alive: killed"):
+        make_executor(StubConnection(failing("load", [Lost("killed")] * 99)))
+
+
+def test_task_that_workers_lack_is_told_as_it_is() -> None:
+    def source() -> None:
+        raise TaskError("set AUTOQUANT_DATA")
+
+    with pytest.raises(TaskError, match="set AUTOQUANT_DATA"):
+        make_executor(StubConnection(), source)
+
+
+def test_workers_without_a_place_are_told_with_what_there_is() -> None:
+    connection = StubConnection()
+    connection.is_full = True
+    expected = "asked for 2 workers with 1 CPU each; the cluster has 1 node with 0 of 2 CPU free"
+    with pytest.raises(ClusterError, match=expected):
+        make_executor(connection, place_s=0.01)
+
+
+def test_probes_time_where_they_are_and_wait_for_a_node_that_is_gone() -> None:
+    connection = StubConnection(failing("time", [Lost("the node died")]))
+    connection.nodes["edge"] = {"latency_probe": 1}
+    executor = make_executor(connection)
+    notes: list[str] = []
+    executor.listen(notes.append)
+    edge = connection.nodes.pop("edge")
+    executor.submit(Job(0, FP32))
+    assert executor.take(0.3) is None, "nobody else times"
+    assert "the last probe node is gone" in notes[-1]
+    connection.nodes["edge"] = edge
+    executor.pool._scanned = 0.0
+    _, outcome = executor.take(5.0)
+    assert (outcome.state, outcome.probe) == ("complete", "edge")
+
+
+def test_untimed_studies_have_no_probe() -> None:
+    executor = make_executor(StubConnection(), is_timed=False)
+    outcome = executor.evaluate(Job(0, FP32))
+    assert outcome.state == "complete"
+    assert outcome.measurement.latency_ratio is None
+    assert outcome.probe is None
+
+
+def test_trained_recipes_go_to_the_trainer_alone() -> None:
+    connection = StubConnection()
+    executor = make_executor(connection, gpus_per_qat_trial=0.5)
+    assert [demand.gpus for demand in connection.hired] == [0, 0, 0.5, 0]
+    trained = Recipe.uniform([f"conv{index}" for index in range(8)], 4).trained(QatOptions())
+    executor.submit(Job(0, trained))
+    (busy,) = [seat for seat in executor.seats() if seat.doing != "idle"]
+    assert (busy.name, busy.doing) == ("trainer", "building and judging trial 0")
+
+
+def test_task_file_travels_with_its_content(tmp_path: Path) -> None:
+    from autoquant.cluster.source import _place_file
+
+    here = tmp_path / "mine.py"
+    here.write_bytes(b"x = 1")
+    assert _place_file(here, b"x = 1") == here
+    copy = _place_file(here, b"x = 2")
+    assert copy.read_bytes() == b"x = 2"
+    assert copy.name == "mine.py"
+
+
+def test_what_travels_for_a_trial_is_its_file_and_its_record() -> None:
+    executor = make_executor(StubConnection())
+    job = Job(0, Recipe.uniform([f"conv{index}" for index in range(8)], 8))
+    outcome = executor.evaluate(job)
+    assert len(pickle.dumps(job)) < 2_000
+    assert len(pickle.dumps(outcome)) < outcome.artifact.size_bytes + 5_000
+    assert len(pickle.dumps(FakeSource())) < 1_000, "the task goes by name"
+
+
+def test_terminal_shows_what_each_worker_does() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    seats = (Seat("worker 1", "builder:ab12", "building and judging trial 7", 3.2),)
+    with SearchProgress(Budget(10), console) as progress:
+        progress.show(Event("wait", 3, (), None, "", seats))
+    shown = console.file.getvalue()
+    assert "builder:ab12" in shown
+    assert "building and judging trial 7" in shown
+    assert "trials/min" in shown
+
+
+def test_missing_ray_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autoquant.cluster.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"pip install 'autoquant\[ray\]'"):
+        build_crew(2, None, 0.0, None)
+    assert build_crew(1, None, 0.0, None) is None, "one worker is this process"
+
+
+def test_options_of_workers_need_workers() -> None:
+    with pytest.raises(InputError, match="need workers: --workers 2 or --ray"):
+        build_crew(None, None, 0.0, "90s")
+    assert build_crew(None, "auto", 0.5, "90s") == Crew(None, "auto", 1, 0.5, 90.0)
+
+
+def test_trial_that_a_worker_turns_away_has_every_objective() -> None:
+    gate = Gate([], ["accuracy", "latency", "size"], Bounds(max_drop=0.001))
+    recipe = Recipe.uniform([f"conv{index}" for index in range(8)], 4)
+    outcome = make_executor(StubConnection()).evaluate(Job(0, recipe, gate))
+    assert outcome.state == "rejected"
+    assert "accuracy drop exceeds" in outcome.measurement.partial.reason
+    assert outcome.measurement.partial.latency_ratio == pytest.approx(0.5)
+    assert outcome.measurement.partial.reference_ms is not None
+
+
+def test_without_a_gpu_trials_train_on_workers() -> None:
+    connection = StubConnection()
+    connection.gpus = 0.0
+    executor = make_executor(connection, gpus_per_qat_trial=0.5)
+    notes: list[str] = []
+    executor.listen(notes.append)
+    assert notes == ["no node has a GPU: trials that train do so on processors"]
+    trained = Recipe.uniform([f"conv{index}" for index in range(8)], 4).trained(QatOptions())
+    assert executor.evaluate(Job(0, trained)).state == "complete"
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (RuntimeError("Version mismatch: The cluster was started with:\n Ray: 2.9.0\n Python: 3.9"),
+         r"--ray auto: Version mismatch.*Ray: 2.9.0 Python: 3.9; install the same ones here"),
+        (ConnectionError("Could not find any running Ray instance.\nDetails"),
+         r"--ray auto: Ray does not let us in: Could not find any running Ray instance\.; a"),
+    ],
+)  # fmt: skip
+def test_cluster_that_refuses_is_told_in_one_line(
+    error: Exception, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**options: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("autoquant.cluster.connection.ray.init", refuse)
+    with pytest.raises(ClusterError, match=expected) as caught:
+        connect("auto", 1)
+    assert "\n" not in str(caught.value)
+
+
+def test_address_that_is_none_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ClusterError, match="write HOST:PORT of the cluster's head"):
+        connect("somewhere", 1)
+
+
+def test_full_disk_ends_a_search_in_one_line_and_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = fake_study(tmp_path)
+    study.run(Budget(5), "random")
+    write = BatchedFile._write
+
+    def fill(self: BatchedFile, logs: list[Any], *, is_durable: bool) -> None:
+        if is_durable:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(self, logs, is_durable=is_durable)
+
+    monkeypatch.setattr(BatchedFile, "_write", fill)
+    with pytest.raises(OSError, match="No space left"):
+        fake_study(tmp_path, load_record(Location(tmp_path, "fake"))).run(Budget(8), "random")
+    monkeypatch.setattr(BatchedFile, "_write", write)
+    fake_study(tmp_path, load_record(Location(tmp_path, "fake"))).run(Budget(8), "random")
+    trials = load_record(Location(tmp_path, "fake")).trials()
+    assert len(trials) == len({trial.digest for trial in trials}) == 8
