@@ -59,8 +59,10 @@ __all__ = [
 
 # Of a search: 250 samples of a ResNet-20, 27 of an EfficientNet-Lite0; see `EvaluationOptions`.
 PARITY_MACS = 10e9
-# Measuring two choices of each layer takes about as long as a trial for every second layer.
+# A choice of a layer takes a file, which costs about half a trial. Where there are more than this
+# to make, the sampler finds out in the course of the search.
 _WORTH_MEASURING = 20  # trials
+_FILES_A_TRIAL = 0.5
 _SENSITIVITY_SHARE = 0.25  # of the time, at most
 _ORIGINS = {"weights_sha256": "weights", "data_sha256": "data"}
 
@@ -298,19 +300,24 @@ def _draining(study: Study) -> Iterator[None]:
 
 def _inform(study: Study, evaluator: Evaluator, budget: Budget, console: Console | None) -> Budget:
     """Measure sensitivities for the sampler, or read what is kept of them; what time is left."""
-    from autoquant.sensitivity import keep_folder, measure_sensitivity
+    from autoquant.sensitivity import keep_folder, measure_sensitivity, read_sensitivity
 
     if budget.trials < _WORTH_MEASURING:
+        return budget
+    task, reduced = study.record.header.task, study.space.reduces_range
+    files = sum(len(choices) - 1 for choices in study.space.layers.values())
+    if files > _FILES_A_TRIAL * budget.trials:
+        study.sensitivity = read_sensitivity(evaluator, task, keep_folder(), reduce_range=reduced)
         return budget
     start = time.monotonic()
     timeout_s = math.inf if budget.timeout_s is None else _SENSITIVITY_SHARE * budget.timeout_s
     try:
         study.sensitivity, refusal = measure_sensitivity(
             evaluator,
-            study.record.header.task,
+            task,
             keep_folder(),
             study.space.layers,
-            reduce_range=study.space.reduces_range,
+            reduce_range=reduced,
             timeout_s=timeout_s,
         )
     except TrialError as error:

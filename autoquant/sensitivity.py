@@ -29,7 +29,7 @@ from autoquant.errors import TrialError
 from autoquant.evaluate import Evaluator
 from autoquant.tasks.data import cache_folder
 
-__all__ = ["default_choices", "keep_folder", "measure_sensitivity"]
+__all__ = ["default_choices", "keep_folder", "measure_sensitivity", "read_sensitivity"]
 
 _VERSION = 1  # of what is measured and how
 _SAMPLES = 1000
@@ -81,7 +81,7 @@ def measure_sensitivity(
     """
     wanted = choices or default_choices([layer.name for layer in evaluator.layers])
     probe = _Probe(evaluator, task, reduce_range)
-    path = folder / f"{task}-{evaluator.backend.name}{'-reduced' if reduce_range else ''}.json"
+    path = _path(folder, task, evaluator, reduce_range)
     known, refusal = (None, None) if fresh else _read(path, probe.key)
     found = known or probe.measure_base()
     pairs = [(layer, choice) for layer, own in wanted.items() for choice in own if choice != _BASE]
@@ -101,6 +101,25 @@ def measure_sensitivity(
         found = probe.add(found, layer, choice)
         _write(path, found)
     return _in_order(found, list(wanted)), refusal
+
+
+def read_sensitivity(
+    evaluator: Evaluator, task: str, folder: Path, *, reduce_range: bool = False
+) -> Sensitivity | None:
+    """What is known without measuring anything; None if nothing is, or of something else.
+
+    Args:
+        evaluator: as for `measure_sensitivity`, and so are the others.
+        task: its name.
+        folder: where it is kept.
+        reduce_range: 8-bit weights use 7 bits.
+    """
+    probe = _Probe(evaluator, task, reduce_range)
+    return _read(_path(folder, task, evaluator, reduce_range), probe.key)[0]
+
+
+def _path(folder: Path, task: str, evaluator: Evaluator, reduce_range: bool) -> Path:
+    return folder / f"{task}-{evaluator.backend.name}{'-reduced' if reduce_range else ''}.json"
 
 
 class _Probe:

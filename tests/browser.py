@@ -44,12 +44,13 @@ def free_port() -> int:
 
 
 @contextmanager
-def running_app(results: Path, *options: str) -> Iterator[str]:
-    """The app as `autoquant app` starts it; its address."""
+def running_app(results: Path, *options: str, folder: Path = ROOT) -> Iterator[str]:
+    """The app as `autoquant app` starts it in a folder; its address."""
     port = free_port()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "autoquant", "app", "--port", str(port),
                "--results", str(results), *options]  # fmt: skip
-    with subprocess.Popen(command, cwd=ROOT, env=os.environ, start_new_session=True) as process:
+    with subprocess.Popen(command, cwd=folder, env=environment, start_new_session=True) as process:
         try:
             address = f"http://127.0.0.1:{port}"
             _wait_for(f"{address}/_stcore/health", process)

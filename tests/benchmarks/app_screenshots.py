@@ -66,7 +66,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder) / "results"
         prepare(results)
-        with running_app(results) as address:
+        # by a relative name, so that no picture shows where this ran
+        with running_app(Path("results"), folder=Path(folder)) as address:
             for theme in arguments.themes:
                 with open_page(chromium, dark=theme == "dark") as page:
                     shoot(address, page, arguments.output, theme, arguments.pages)
