@@ -30,7 +30,18 @@ _SEARCH_MS = 480_000
 def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("app") / "results"
     yield folder
-    for study in folder.glob("*"):  # of a test that failed half way
+    end_searches(folder)
+
+
+@pytest.fixture
+def other_results(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path / "results"
+    end_searches(tmp_path / "results")
+
+
+def end_searches(folder: Path) -> None:
+    """Those of a test that failed half way."""
+    for study in folder.glob("*"):
         process = find_process(Location(folder, study.name))
         if process is not None:
             os.killpg(process, signal.SIGKILL)
@@ -46,6 +57,37 @@ def page(results: Path) -> Iterator[Any]:
 
 def see(page: Any, text: str, timeout_ms: int = 60_000) -> None:
     page.get_by_text(text).first.wait_for(timeout=timeout_ms)
+
+
+def test_a_search_outlives_the_app_and_can_be_stopped(other_results: Path) -> None:
+    """Started by one app, stopped without it; what is finished stays.
+
+    It comes first: Playwright drives one browser at a time, and the others share theirs.
+    """
+    chromium = require_chromium()
+    with running_app(other_results) as address, open_page(chromium) as page:
+        page.address = address
+        page.goto(f"{address}/new")
+        wait_until_still(page)
+        page.get_by_label("Name of the study").fill("long")
+        page.get_by_label("Name of the study").press("Enter")
+        page.get_by_label("Trials", exact=True).fill("5000")
+        page.get_by_label("Trials", exact=True).press("Enter")
+        see(page, "5000 trials")
+        page.get_by_role("button", name="Start the search").click()
+        see(page, "of 5000 trials", _SEARCH_MS)
+    location = Location(other_results, "long")
+    process = find_process(location)
+    assert process is not None
+    stop_search(location)
+    for _ in range(600):
+        if find_process(location) is None:
+            break
+        time.sleep(0.1)
+    else:
+        os.killpg(process, signal.SIGKILL)
+        pytest.fail("the search did not stop")
+    assert "interrupted" in (location.folder / "search.log").read_text()
 
 
 def test_from_a_form_to_a_file_that_runs(page: Any, results: Path, tmp_path: Path) -> None:
@@ -174,31 +216,3 @@ def test_scripts_in_records_and_addresses_do_not_run(page: Any, results: Path) -
     page.goto(f"{page.address}/front?study=%3Cscript%3Edocument.title%3D%27owned%27%3C/script%3E")
     wait_until_still(page)
     assert page.title() != "owned"
-
-
-def test_a_search_outlives_the_app_and_can_be_stopped(results: Path) -> None:
-    """Started by one app, stopped through another; what is finished stays."""
-    chromium = require_chromium()
-    with running_app(results) as address, open_page(chromium) as page:
-        page.address = address
-        page.goto(f"{address}/new")
-        wait_until_still(page)
-        page.get_by_label("Name of the study").fill("long")
-        page.get_by_label("Name of the study").press("Enter")
-        page.get_by_label("Trials", exact=True).fill("5000")
-        page.get_by_label("Trials", exact=True).press("Enter")
-        see(page, "5000 trials")
-        page.get_by_role("button", name="Start the search").click()
-        see(page, "of 5000 trials", _SEARCH_MS)
-    location = Location(results, "long")
-    process = find_process(location)
-    assert process is not None
-    stop_search(location)
-    for _ in range(600):
-        if find_process(location) is None:
-            break
-        time.sleep(0.1)
-    else:
-        os.killpg(process, signal.SIGKILL)
-        pytest.fail("the search did not stop")
-    assert "interrupted" in (location.folder / "search.log").read_text()

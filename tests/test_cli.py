@@ -232,7 +232,7 @@ def test_every_command_has_help_with_an_example(tmp_path: Path) -> None:
     from autoquant.cli import app
 
     names = [command.callback.__name__ for command in app.registered_commands]
-    assert len(names) == 13
+    assert len(names) == 14
     for name in names:
         text = autoquant(name, "--help", cwd=tmp_path).stdout
         assert "Example" in text

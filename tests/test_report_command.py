@@ -106,7 +106,8 @@ def test_measuring_fills_the_grid_once(searched: Path) -> None:
     assert all(cell["report_accuracy_drop"] is not None for cell in document["cells"])
     trained = [cell for cell in document["cells"] if cell["method"] == "qat"]
     assert all(cell["train_seconds"] > 0 and cell["epochs"] == 1 for cell in trained)
-    assert len(document["noise"]) == 14, "trained files come back from their checkpoints"
+    assert len(document["cells"]) >= 14
+    assert len(document["noise"]) == len(document["cells"]), "trained files come from checkpoints"
     assert {point["calibration_images"] for point in document["calibration"]} == {10}
     assert sum(mode["trials"] for mode in document["modes"]) == len(
         json.loads(autoquant("trials", "small", "--format", "json", cwd=searched).stdout)["trials"]

