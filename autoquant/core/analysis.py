@@ -87,7 +87,7 @@ def plan_cells(
         calibration_images: how many the task has.
         training: how to train; None where there is no training data.
         is_exact: the processor adds 8-bit products without saturating; where it does not,
-            8-bit weights use 7 bits, and one cell of all 8 shows what saturation costs.
+            8-bit weights use 7 bits.
 
     Returns:
         Each width and granularity by each method that means something there (8-bit weights
