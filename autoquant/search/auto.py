@@ -8,9 +8,10 @@ import numpy.typing as npt
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from autoquant.core.space import SearchSpace
+from autoquant.search.delegate import DelegatingSampler
 from autoquant.search.features import Features
 from autoquant.search.history import History
 from autoquant.search.outlook import Outlook
@@ -29,7 +30,7 @@ _EXPLORE = 8  # one in so many proposals takes the model for three times as unsu
 _LOST = 2  # one in so many proposals is the fallback's while the model is lost
 
 
-class AutoSampler(BaseSampler):
+class AutoSampler(DelegatingSampler):
     """Asks models of loss, latency and size which recipe would pay.
 
     The models begin with what is known before the first trial (sizes, sensitivities) and learn
@@ -55,9 +56,9 @@ class AutoSampler(BaseSampler):
         fallback: BaseSampler,
         tell: Callable[[str], None] = lambda text: None,
     ) -> None:
+        super().__init__(fallback)
         self.space = space
         self.seen = seen
-        self.fallback = fallback
         self.tell = tell
         self.random = np.random.default_rng(seed)
         self.features = Features(space, knowledge)
@@ -66,12 +67,6 @@ class AutoSampler(BaseSampler):
         self.population: list[Code] = []
         self.was_lost = False
         self.asked = 0
-
-    def infer_relative_search_space(
-        self, study: optuna.Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        """Nothing of its own: the wrapper hands over the whole space."""
-        return {}
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -85,37 +80,13 @@ class AutoSampler(BaseSampler):
             self.outlook.update(self.history)
         except np.linalg.LinAlgError as error:
             self.tell(f"the sampler's model failed ({error}): TPE proposes this trial")
-            return self.fallback.sample_relative(study, trial, search_space)
+            return self.inner.sample_relative(study, trial, search_space)
         if self._is_lost() and self.asked % _LOST == 0:
-            return self.fallback.sample_relative(study, trial, search_space)
+            return self.inner.sample_relative(study, trial, search_space)
         if self.asked % _EXPLORE == 0:
             self.outlook.inflation *= 3.0
         code = self._search()
         return {} if code is None else self.features.decode(code)
-
-    def sample_independent(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> Any:
-        """One parameter on its own, where nothing new was found."""
-        return self.fallback.sample_independent(study, trial, param_name, param_distribution)
-
-    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """Passed on."""
-        self.fallback.before_trial(study, trial)
-
-    def after_trial(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        state: TrialState,
-        values: Sequence[float] | None,
-    ) -> None:
-        """Passed on."""
-        self.fallback.after_trial(study, trial, state, values)
 
     def _is_lost(self) -> bool:
         """Whether the model's word is worth nothing now; told when that changes."""

@@ -1,7 +1,7 @@
 """Samplers by name, and the wrapper that never proposes a recipe twice."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal
 
 import optuna
@@ -14,10 +14,11 @@ from optuna.samplers import (
     RandomSampler,
     TPESampler,
 )
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from autoquant.core.space import SearchSpace
 from autoquant.search.auto import AutoSampler
+from autoquant.search.delegate import DelegatingSampler
 from autoquant.search.mirror import MirrorSampler
 from autoquant.search.prior import Knowledge
 from autoquant.search.walk import GreedySampler, IlpSampler
@@ -92,7 +93,7 @@ def _build_tpe(seed: int) -> TPESampler:
     return TPESampler(seed=seed, multivariate=True, n_startup_trials=_STARTUP)
 
 
-class UniqueSampler(BaseSampler):
+class UniqueSampler(DelegatingSampler):
     """Asks another sampler until it proposes a recipe that is new.
 
     Where it keeps repeating itself, one decision after the other of its proposal is changed
@@ -107,7 +108,7 @@ class UniqueSampler(BaseSampler):
         seen: Callable[[], frozenset[str]],
         seed: int,
     ) -> None:
-        self.inner = inner
+        super().__init__(inner)
         self.space = space
         self.seen = seen
         self.random = random.Random(seed)
@@ -134,30 +135,6 @@ class UniqueSampler(BaseSampler):
             if self._is_new(proposal, seen):
                 return proposal
         return self._wander(proposal, seen) or self._enumerate(seen) or proposal
-
-    def sample_independent(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> Any:
-        """One parameter on its own."""
-        return self.inner.sample_independent(study, trial, param_name, param_distribution)
-
-    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """Passed on."""
-        self.inner.before_trial(study, trial)
-
-    def after_trial(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        state: TrialState,
-        values: Sequence[float] | None,
-    ) -> None:
-        """Passed on."""
-        self.inner.after_trial(study, trial, state, values)
 
     def _propose(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, str]:
         drawn = self.inner.sample_relative(study, trial, self.distributions)

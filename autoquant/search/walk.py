@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial
 
 from autoquant.core.recipe import PtqOptions
 from autoquant.core.space import SearchSpace, option_text
+from autoquant.search.delegate import DelegatingSampler
 from autoquant.search.features import Features
 from autoquant.search.prior import Knowledge
 
@@ -28,7 +29,7 @@ Code = tuple[int, ...]
 _BUDGETS = 256  # that `ilp` tries, halving the gaps between those before
 
 
-class _WalkSampler(BaseSampler):
+class _WalkSampler(DelegatingSampler):
     """Proposes the recipes of a walk that does not depend on the trials.
 
     Args:
@@ -45,22 +46,16 @@ class _WalkSampler(BaseSampler):
         seen: Callable[[], frozenset[str]],
         fallback: BaseSampler,
     ) -> None:
+        super().__init__(fallback)
         self.space = space
         self.seen = seen
-        self.fallback = fallback
         self.features = Features(space, knowledge)
         self.walk = self.build_walk()
         self.proposed: set[str] = set()
 
     def build_walk(self) -> Iterator[Code]:
         """The recipes, in order."""
-        raise NotImplementedError
-
-    def infer_relative_search_space(
-        self, study: optuna.Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        """Nothing of its own: the wrapper hands over the whole space."""
-        return {}
+        raise NotImplementedError  # each strategy has its own
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -73,17 +68,7 @@ class _WalkSampler(BaseSampler):
             if digest not in known:
                 self.proposed.add(digest)
                 return parameters
-        return self.fallback.sample_relative(study, trial, search_space)
-
-    def sample_independent(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> Any:
-        """One parameter on its own, after the walk."""
-        return self.fallback.sample_independent(study, trial, param_name, param_distribution)
+        return self.inner.sample_relative(study, trial, search_space)
 
     @property
     def losses(self) -> Floats:

@@ -147,7 +147,7 @@ class Landscape:
         return np.array([self.known[code] for code in codes])
 
     def model(self, codes: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        raise NotImplementedError
+        raise NotImplementedError  # each landscape has its own
 
     def sensitivity(self) -> Sensitivity | None:
         """What measuring single layers would have found."""
