@@ -1,70 +1,55 @@
 """A study from its header to its front: what the command line and a notebook have in common."""
 
-import dataclasses
 import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
+from autoquant.agreement import options_of
 from autoquant.backends.machine import has_integer_dot_product
-from autoquant.backends.registry import DEFAULT_BACKEND, BackendName
 from autoquant.cluster import open_crew
 from autoquant.cluster.crew import Crew
 from autoquant.cluster.source import TaskSource
 from autoquant.cluster.worker import Source
-from autoquant.config import SpaceConfig, parse_duration, parse_space
+from autoquant.config import parse_space
 from autoquant.core.analysis import Cell
-from autoquant.core.recipe import Recipe
 from autoquant.core.space import baselines
-from autoquant.core.task import Task
-from autoquant.errors import StudyError, TaskError, TrialError
-from autoquant.evaluate import EvaluationOptions, Evaluator
+from autoquant.errors import TrialError
+from autoquant.evaluate import Evaluator
 from autoquant.progress import SearchProgress
 from autoquant.search.crash import watch_crashes
 from autoquant.search.event import Evaluates
 from autoquant.search.executor import Executor
 from autoquant.search.record import Record, StudyHeader
-from autoquant.search.sampler import INFORMED, SAMPLERS, SamplerName
+from autoquant.search.sampler import INFORMED, SAMPLERS
 from autoquant.search.storage import (
     Location,
     create_record,
     hold_driver_lock,
     lease_record,
-    list_studies,
     load_record,
     translate_losses,
 )
 from autoquant.search.study import Budget, Event, Keep, Study
 
 __all__ = [
-    "PARITY_MACS",
     "Launch",
-    "build_header",
-    "check_same",
-    "check_same_model",
-    "extend_header",
     "find_source",
-    "find_study",
-    "load_evaluator",
     "run_cells",
     "run_launch",
 ]
 
-# Of a search: 250 samples of a ResNet-20, 27 of an EfficientNet-Lite0; see `EvaluationOptions`.
-PARITY_MACS = 10e9
 # A choice of a layer takes a file, which costs about half a trial. Where there are more than this
 # to make, the sampler finds out in the course of the search.
 _WORTH_MEASURING = 20  # trials
 _FILES_A_TRIAL = 0.5
 _SENSITIVITY_SHARE = 0.25  # of the time, at most
-_ORIGINS = {"weights_sha256": "weights", "data_sha256": "data"}
 
 
 @dataclass(frozen=True)
@@ -88,117 +73,6 @@ class Launch:
     tasks_from: Path | None = None
 
 
-def build_header(
-    config: SpaceConfig,
-    *,
-    sampler: SamplerName,
-    seed: int,
-    threads: int,
-    batch: int,
-    trials: int | None,
-    timeout: str | float | None,
-    backend: BackendName = DEFAULT_BACKEND,
-) -> StudyHeader:
-    """The header of a new study; what the space says of the budget holds where nothing else is.
-
-    Raises:
-        InputError: a timeout that is no duration.
-    """
-    return StudyHeader(
-        definition=config.definition(),
-        seed=seed,
-        sampler=sampler,
-        threads=threads,
-        batch=batch,
-        trials=trials or config.budget.trials,
-        timeout_s=config.budget.timeout if timeout is None else parse_duration(timeout),
-        backend=backend,
-    )
-
-
-def extend_header(
-    known: StudyHeader, trials: int | None, timeout: str | float | None
-) -> StudyHeader:
-    """The header of a study that goes on, with another budget where one is given."""
-    seconds = known.timeout_s if timeout is None else parse_duration(timeout)
-    return dataclasses.replace(known, trials=trials or known.trials, timeout_s=seconds)
-
-
-def check_same(record: Record, header: StudyHeader, name: str, *, resume: str, rename: str) -> None:
-    """Refuse to go on with a study that was begun otherwise.
-
-    Args:
-        record: the study that exists.
-        header: what is to be searched.
-        name: the study's name.
-        resume: how to go on with what exists.
-        rename: how to name a new study.
-
-    Raises:
-        StudyError: another space, seed, thread count, batch size or backend.
-    """
-    if dict(record.header.definition) != dict(header.definition):
-        raise StudyError(
-            f"study '{name}' exists with another search space; go on with it "
-            f"({resume}) or give this one a new name ({rename})"
-        )
-    known = record.header
-    if _conditions(known) != _conditions(header):
-        raise StudyError(
-            f"study '{name}' exists with seed {known.seed}, {known.threads} threads, batch "
-            f"{known.batch} and backend {known.backend}; go on with those or give this one a "
-            f"new name ({rename})"
-        )
-
-
-def _conditions(header: StudyHeader) -> tuple[int, int, int, str]:
-    """What every trial of a study has in common beside its space."""
-    return header.seed, header.threads, header.batch, header.backend
-
-
-def find_study(results: Path, study: str, storage: str | None) -> Location:
-    """Where an existing study lies.
-
-    Raises:
-        StudyError: there is none of that name; lists those that there are.
-    """
-    location = Location(results, study, storage)
-    if not location.exists():
-        known = list_studies(results, storage)
-        there = f"there are {', '.join(known)}" if known else "there is none yet"
-        where = "this storage" if storage else f"'{results}'"
-        raise StudyError(f"there is no study '{study}' in {where}; {there}")
-    return location
-
-
-def load_evaluator(header: StudyHeader, task: Task, location: Location) -> Evaluator:
-    """What measures a study's recipes under the study's conditions.
-
-    Args:
-        header: what the study is.
-        task: its task.
-        location: where it lies, and its checkpoints.
-
-    Raises:
-        TaskError: the space asks for training, and the task has no data for it.
-    """
-    from autoquant.build import build_evaluator
-
-    modes = header.definition.get("quantizer", {}).get("mode", ())
-    if "qat" in modes and not task.train:
-        raise TaskError(
-            f"task '{header.task}' has no training data: drop 'qat' from quantizer.mode in the "
-            "search space, or give the task `train`"
-        )
-    return build_evaluator(
-        task, header.seed, _options_of(header), header.backend, location.checkpoints
-    )
-
-
-def _options_of(header: StudyHeader) -> EvaluationOptions:
-    return EvaluationOptions(header.threads, header.batch, parity_macs=PARITY_MACS)
-
-
 def find_source(launch: Launch) -> TaskSource:
     """What a worker makes the study's evaluator of."""
     header, file = launch.header, launch.tasks_from
@@ -206,43 +80,11 @@ def find_source(launch: Launch) -> TaskSource:
         header.task,
         header.task_options,
         header.seed,
-        _options_of(header),
+        options_of(header),
         header.backend,
         launch.location.checkpoints.resolve(),
         None if file is None else (file.resolve(), file.read_bytes()),
     )
-
-
-def check_same_model(location: Location, evaluator: Evaluator) -> None:
-    """Refuse to mix two models, or two sets of data, in one study, as far as kept files tell.
-
-    Two objects without a name look the same to a study's header.
-
-    Raises:
-        StudyError: the study's files were made of other weights or data.
-    """
-    from autoquant.export.readback import read_artifact
-
-    builder = evaluator.builder
-    if not builder.provenance(Recipe(method="fp32")):  # a rehearsal, whose files hold nothing
-        return
-    for path in sorted(location.artifacts.glob("*.onnx")):
-        stored = read_artifact(path.read_bytes()).passport
-        here = builder.provenance(Recipe.model_validate(stored["recipe"]))
-        for key, what in _ORIGINS.items():
-            if _is_other(stored.get(key), here[key]):
-                raise StudyError(
-                    f"study '{location.name}' was made with other {what} than this task's: hand "
-                    "over the task that it was made with, or give a new study another name "
-                    '(study="NAME")'
-                )
-
-
-def _is_other(stored: Any, here: Any) -> bool:
-    """Whether two digests, or two digests of one split, differ; old files know fewer of them."""
-    if isinstance(stored, Mapping):
-        return any(here.get(split) != value for split, value in stored.items())
-    return stored is not None and stored != here
 
 
 def run_launch(

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from autoquant.agreement import PARITY_MACS
 from autoquant.build import build_evaluator
 from autoquant.core.artifact import Artifact
 from autoquant.core.recipe import PtqOptions, Recipe
 from autoquant.core.space import baselines, named_recipes
 from autoquant.core.trial import Measurement
 from autoquant.evaluate import EvaluationOptions, Evaluator
-from autoquant.launch import PARITY_MACS
 from autoquant.tasks import load_task
 
 FLOAT_TOP1 = {"cifar10-resnet20": 0.9173, "cifar10-resnet44": 0.9310, "cifar10-resnet8": 0.8719}

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from autoquant.agreement import load_evaluator
 from autoquant.core.evidence import Evidence
 from autoquant.core.gate import Gate
 from autoquant.core.hypervolume import seconds_by_mode
@@ -16,7 +17,6 @@ from autoquant.core.task import Task
 from autoquant.core.training import TrainingProgress, TrainingWatch
 from autoquant.core.trial import Measurement, Partial, Trial
 from autoquant.errors import Rejection, TaskError, TrainingError
-from autoquant.launch import load_evaluator
 from autoquant.search.promotion import find_promising, has_time_to_train
 from autoquant.search.record import StudyHeader
 from autoquant.search.storage import Location

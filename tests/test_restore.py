@@ -9,6 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 from autoquant import verify
+from autoquant.agreement import check_same_model
 from autoquant.build import TaskBuilder, build_evaluator
 from autoquant.cli import app
 from autoquant.core.artifact import Artifact
@@ -17,7 +18,6 @@ from autoquant.core.task import Task
 from autoquant.core.training import TrainingWatch
 from autoquant.errors import CheckpointError, StudyError, TaskError
 from autoquant.evaluate import EvaluationOptions, Evaluator
-from autoquant.launch import check_same_model
 from autoquant.quantize import training
 from autoquant.quantize.training import Trainer
 from autoquant.quantize.training_run import TrainingRun

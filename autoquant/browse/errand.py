@@ -90,8 +90,8 @@ def _find_layers(arguments: Mapping[str, Any]) -> list[str]:
 
 def _export(arguments: Mapping[str, Any]) -> str:
     """A trial's file, rebuilt into the folder of the study; where it lies."""
+    from autoquant.agreement import load_evaluator
     from autoquant.deliver import rebuild_trial
-    from autoquant.launch import load_evaluator
     from autoquant.search.choice import choose_trial
     from autoquant.search.storage import Location, load_record
     from autoquant.tasks import load_task

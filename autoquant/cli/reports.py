@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from autoquant.agreement import find_study, load_evaluator
 from autoquant.backends.registry import load_backend
 from autoquant.cli.options import (
     FormatOption,
@@ -17,7 +18,7 @@ from autoquant.cli.searches import RESULTS
 from autoquant.core.recipe import QatOptions
 from autoquant.errors import InputError
 from autoquant.evaluate import Evaluator
-from autoquant.launch import Launch, find_study, load_evaluator, run_cells
+from autoquant.launch import Launch, run_cells
 from autoquant.publish import Published, publish_report
 from autoquant.report.document import StudyReport
 from autoquant.report.grid import LOSS_COLUMNS, tabulate_losses

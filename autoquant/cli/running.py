@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from autoquant.agreement import load_evaluator
 from autoquant.backends.registry import load_backend
 from autoquant.cli.output import STDERR, print_trials, warn, warn_of_oversubscription
 from autoquant.core.hypervolume import find_mode_yields, seconds_by_mode
@@ -12,7 +13,7 @@ from autoquant.core.pareto import Bounds
 from autoquant.core.recommend import find_nearest_miss
 from autoquant.core.trial import Objective, Trial
 from autoquant.errors import NegativeAnswer
-from autoquant.launch import Launch, load_evaluator, run_launch
+from autoquant.launch import Launch, run_launch
 from autoquant.report import describe_drift, describe_saturation
 from autoquant.search.choice import FrontView, advise, view_front
 from autoquant.search.record import Record

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from autoquant.agreement import build_header, check_same, extend_header, find_study, load_evaluator
 from autoquant.backends.registry import DEFAULT_BACKEND
 from autoquant.cli.crew import (
     GpusOption,
@@ -36,14 +37,7 @@ from autoquant.core.pareto import Bounds
 from autoquant.core.trial import Trial
 from autoquant.deliver import check_output, read_kept, rebuild_trial
 from autoquant.errors import InputError
-from autoquant.launch import (
-    Launch,
-    build_header,
-    check_same,
-    extend_header,
-    find_study,
-    load_evaluator,
-)
+from autoquant.launch import Launch
 from autoquant.report import describe_trade
 from autoquant.search.choice import choose_trial, find_reference, parse_objectives
 from autoquant.search.record import Record

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
+from autoquant.agreement import build_header, check_same, find_study
 from autoquant.core.artifact import Artifact
 from autoquant.core.recipe import Recipe
 from autoquant.core.task import Task
@@ -18,7 +19,7 @@ from autoquant.deliver import (
     read_recipe,
 )
 from autoquant.errors import RecipeError, StudyError
-from autoquant.launch import Launch, build_header, check_same, find_study
+from autoquant.launch import Launch
 from autoquant.notebook.check import check_choices, check_counts, find_task, name_of, warn
 from autoquant.notebook.space import Space, check_complete, name_space, read_space
 from autoquant.notebook.study import NotebookStudy, open_console

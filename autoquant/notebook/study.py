@@ -7,6 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from rich.console import Console
 
+from autoquant.agreement import check_same_model, extend_header, load_evaluator
 from autoquant.core.front import find_front
 from autoquant.core.pareto import Bounds
 from autoquant.core.task import Task
@@ -14,7 +15,7 @@ from autoquant.core.trial import Objective, Trial
 from autoquant.deliver import check_output, read_kept, rebuild_trial
 from autoquant.errors import InputError
 from autoquant.evaluate import Evaluator
-from autoquant.launch import Launch, check_same_model, extend_header, load_evaluator, run_launch
+from autoquant.launch import Launch, run_launch
 from autoquant.notebook.advice import Recommendations
 from autoquant.notebook.check import check_choices, check_counts, find_task, name_task, warn
 from autoquant.notebook.table import frame_trials

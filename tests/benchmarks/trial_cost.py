@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from autoquant.agreement import PARITY_MACS
 from autoquant.backends.machine import (
     available_cores,
     describe_machine,
@@ -37,7 +38,6 @@ from autoquant.core.batching import input_batches
 from autoquant.core.recipe import Recipe
 from autoquant.core.task import Task
 from autoquant.evaluate import EvaluationOptions, Evaluator
-from autoquant.launch import PARITY_MACS
 from autoquant.tasks import load_task
 
 _RECIPES = 19
