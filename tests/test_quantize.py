@@ -53,6 +53,22 @@ def test_layers_are_found_with_their_macs(builder: TaskBuilder) -> None:
     }
 
 
+@pytest.mark.parametrize("symmetry", ["asymmetric", "symmetric"])
+def test_predicting_in_place_is_bit_identical_to_brevitas(
+    builder: TaskBuilder, symmetry: str
+) -> None:
+    options = PtqOptions(activation_symmetry=symmetry, calibration=Percentile(percentile=99.0))
+    model = builder.quantizer.quantize(
+        Recipe.quantized(dict(zip(LAYERS, (8, 4, None, 8), strict=True)), options)
+    )
+    inputs = Data(16).x * 3  # some of it beyond every grid
+    with torch.no_grad():
+        (plain,) = model.module(inputs)
+    assert torch.equal(model.predict([inputs]), plain)
+    with torch.no_grad():  # and leaves nothing behind
+        assert torch.equal(model.module(inputs)[0], plain)
+
+
 def test_subclasses_are_quantized() -> None:
     builder = TaskBuilder(make_task(Subclassed))
     assert [layer.name for layer in builder.layers] == ["conv", "fc"]

@@ -21,6 +21,7 @@ from autoquant.quantize.activations import encoding_of
 from autoquant.quantize.calibration import ActivationGrids, CalibrationData
 from autoquant.quantize.equalize import equalize
 from autoquant.quantize.fit import Fit
+from autoquant.quantize.inference import InPlaceInferenceManager
 from autoquant.quantize.layers import LayerNode, find_layers
 from autoquant.quantize.learnable import Learnable
 from autoquant.quantize.placement import Placement, fused_output, place
@@ -70,7 +71,12 @@ class QuantizedModel:
         """Outputs for some batches, joined, (n, ...)."""
         # Brevitas' inference mode computes the same, bit for bit, without working out every
         # scale again. Its first pass only fills caches, so it gets one sample.
-        with torch.no_grad(), quant_inference_mode(self.module, cache_quant_weight=True):
+        with (
+            torch.no_grad(),
+            quant_inference_mode(
+                self.module, cache_quant_weight=True, export_manager=InPlaceInferenceManager
+            ),
+        ):
             call(self.module, next(split_inputs(batches[0], 1)))
             outputs = [
                 first_output(call(self.module, part))
