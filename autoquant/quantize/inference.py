@@ -1,6 +1,6 @@
 """Brevitas' inference mode, cheaper: the same operations in place, and set up in less time."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from brevitas.core.function_wrapper import RoundSte
@@ -50,7 +50,7 @@ class InPlaceInferenceManager(InferenceManager):
     again, whether it follows a protocol, which takes as long as running it on a few images.
     """
 
-    handlers = [
+    handlers: ClassVar[list[type]] = [
         _InPlaceHandler if handler is IntInferenceHandler else handler
         for handler in InferenceManager.handlers
     ]
