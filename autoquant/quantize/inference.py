@@ -12,7 +12,7 @@ from brevitas.proxy.quant_proxy import QuantProxyFromInjector
 __all__ = ["InPlaceInferenceManager"]
 
 
-class _InPlaceHandler(IntInferenceHandler):
+class _InPlaceHandler(IntInferenceHandler):  # type: ignore[misc]
     """A grid that does not change: divide, shift, round, clamp, and back.
 
     Brevitas allocates a tensor for each step and clamps at tensors, which torch does in a slow
@@ -43,7 +43,7 @@ class _InPlaceHandler(IntInferenceHandler):
         return value, self.scale, self.zero_point, self.bit_width
 
 
-class InPlaceInferenceManager(InferenceManager):
+class InPlaceInferenceManager(InferenceManager):  # type: ignore[misc]
     """For `quant_inference_mode(..., export_manager=...)`, of a model without recurrent layers.
 
     A network of fifty layers holds five thousand modules; Brevitas asks each of them, time and
