@@ -364,6 +364,31 @@ def test_rejected_trials_teach_with_less_weight() -> None:
     assert not len(outlook.front), "what was not fully measured is no member"
 
 
+def test_what_is_larger_must_be_better_by_more_than_chance() -> None:
+    """Otherwise the front's own rule leaves it out, and the trial bought nothing."""
+    valley = Valley(layers=3)
+    features = Features(valley.space, valley.knowledge())
+    narrow = {f"layer.{name}": "4" for name in valley.names} | {"calibration": "minmax"}
+    size = int(valley.measure(narrow)["size_bytes"])
+    losses = []
+    for deviation in (0.0, 0.002):
+        history = History(features)
+        history.rows[0] = Row(
+            0, features.encode(narrow), "complete", None, 0.003, 0.0, 0.5, 1.0, size, deviation
+        )
+        outlook = Outlook(features, valley.knowledge())
+        outlook.update(history)
+        losses.append(outlook.front[0, 0])
+    assert losses == pytest.approx([0.003, 0.001])
+    seen = {"state": "complete", "accuracy_drop": 0.003, "accuracy_drop_ci": (-0.001, 0.007)}
+    trial = optuna.trial.create_trial(values=[0.0], user_attrs={"record": seen})
+    study = optuna.create_study()
+    study.add_trial(trial)
+    history = History(features)
+    history.update(study, 99)
+    assert history.rows[0].compared_sd == pytest.approx(0.002, rel=0.03)
+
+
 def test_study_tells_when_the_sampler_is_lost(tmp_path: Path) -> None:
     events: list[Event] = []
     study = fake_study(tmp_path, on_event=events.append)

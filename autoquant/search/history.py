@@ -1,13 +1,14 @@
 """What a study's trials tell a sampler, read once from Optuna's storage."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from autoquant.core.noise import Z95
 from autoquant.search.features import Features
 
 __all__ = ["History", "Row"]
@@ -26,6 +27,7 @@ class Row:
         name: of a baseline, or None.
         drop: accuracy drop against float; None where it was not measured.
         drop_sd: standard error that it has because few samples were looked at.
+        compared_sd: standard error of a comparison on all samples; zero where none is known.
         latency: ratio to the float model, or None.
         reference_ms: the float model beside it, or None.
         size: bytes, or None.
@@ -40,6 +42,7 @@ class Row:
     latency: float | None
     reference_ms: float | None
     size: int | None
+    compared_sd: float = 0.0
 
     @property
     def is_usable(self) -> bool:
@@ -96,4 +99,9 @@ def _read(number: int, code: tuple[int, ...] | None, record: Mapping[str, Any]) 
         latency=seen.get("latency_ratio"),
         reference_ms=timing.get("reference_ms"),
         size=record.get("size_bytes"),
+        compared_sd=_half_width(record.get("accuracy_drop_ci")) / Z95,
     )
+
+
+def _half_width(interval: Sequence[float] | None) -> float:
+    return 0.0 if interval is None else (interval[1] - interval[0]) / 2

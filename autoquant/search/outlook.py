@@ -207,9 +207,14 @@ class Outlook:
         return np.where([True, "latency" in wanted, "size" in wanted], corner, 1.0)
 
     def _find_front(self, rows: Sequence[Row], pending: Sequence[tuple[int, ...]]) -> Floats:
-        """(f, 3) what is there, trials under way included."""
+        """(f, 3) what is there, trials under way included.
+
+        What is larger or slower must beat a trial by more than chance, or it will not stand on
+        the front beside it (see `core.front`): so much is taken off the losses of what is there.
+        """
         complete = [row for row in rows if row.state == "complete" and row.drop is not None]
         points = self._locate(complete)
+        points[:, 0] -= _typical([row.compared_sd for row in complete if row.is_usable])
         if pending:
             codes = _stack(pending, len(self.features.names))
             mean, _ = self.loss.predict(codes)
@@ -243,6 +248,12 @@ class Outlook:
         """(n,) how likely a recipe has figures at all, by its most fragile choice."""
         hot = self.features.one_hot(codes)
         return np.asarray(1.0 - (hot * self.fragile).max(axis=1, initial=0.0))
+
+
+def _typical(deviations: Sequence[float]) -> float:
+    """The median of those that are known."""
+    known = [value for value in deviations if value > 0]
+    return float(np.median(known)) if known else 0.0
 
 
 def _stack(codes: Sequence[tuple[int, ...] | None], width: int) -> Codes:
