@@ -13,6 +13,7 @@ import yaml
 from autoquant.browse import draft, process
 from autoquant.browse.draft import Draft, layer_rows, quantizer_choices, read_draft, to_yaml
 from autoquant.browse.errand import follow_errand
+from autoquant.browse.estimate import describe_budget
 from autoquant.browse.handout import compare_layers, compare_recipes, export_command
 from autoquant.browse.library import Library, StudyView
 from autoquant.browse.pace import find_failures, find_growth, find_pace
@@ -261,12 +262,12 @@ def test_the_last_pattern_that_matches_owns_a_layer() -> None:
 def test_the_size_of_the_space_and_the_time_are_told(tmp_path: Path) -> None:
     config = blank().to_config()
     names = ["a", "b"]
-    text = draft.describe_budget(config, [], names)
+    text = describe_budget(config, [], names)
     assert text.startswith(f"{config.to_space(names).size:,} recipes over 2 layers; 9 trials")
     rows = [{"pattern": "zz", "8 bits": True, "float": "may"}]
     other = blank(layers=rows).to_config()
     with pytest.raises(SpaceError, match="matches no layer"):
-        draft.describe_budget(other, [], names)
+        describe_budget(other, [], names)
 
 
 # Processes

@@ -16,7 +16,8 @@ from autoquant.browse.table import build_table
 from autoquant.core.trial import Trial
 from autoquant.errors import AutoquantError, InputError, StorageError
 from autoquant.search.choice import Advice, FrontView, advise, view_front
-from autoquant.search.reader import Snapshot, StudyReader
+from autoquant.search.reader import StudyReader
+from autoquant.search.snapshot import Snapshot
 from autoquant.search.storage import Location, is_running
 
 __all__ = ["Library", "StudyCard", "StudyState", "StudyView"]

@@ -11,7 +11,6 @@ from autoquant.cli.crew import (
     RayOption,
     TrialTimeoutOption,
     WorkersOption,
-    build_crew,
 )
 from autoquant.cli.options import (
     BackendOption,
@@ -29,6 +28,7 @@ from autoquant.cli.options import (
 )
 from autoquant.cli.output import STDERR, print_json, print_rows, print_trials, warn
 from autoquant.cli.running import run_study, show_front
+from autoquant.cluster.hire import build_crew
 from autoquant.config import find_space, load_space
 from autoquant.core.front import find_front
 from autoquant.core.hypervolume import seconds_by_mode
