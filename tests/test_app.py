@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from base64 import b64decode
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -226,7 +227,7 @@ def points(app: AppTest) -> int:
     """Dominated trials that are drawn."""
     figure = json.loads(app.get("plotly_chart")[0].proto.spec)
     traces = [trace for trace in figure["data"] if trace["name"] == "dominated"]
-    return sum(len(trace["customdata"]) for trace in traces)
+    return sum(len(b64decode(trace["x"]["bdata"])) // 8 for trace in traces)
 
 
 def test_the_address_restores_what_was_chosen(results: Path, open_page: Open) -> None:

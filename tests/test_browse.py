@@ -14,7 +14,7 @@ from autoquant.browse import draft, process
 from autoquant.browse.draft import Draft, layer_rows, quantizer_choices, read_draft, to_yaml
 from autoquant.browse.errand import follow_errand
 from autoquant.browse.estimate import describe_budget
-from autoquant.browse.handout import compare_layers, compare_recipes, export_command
+from autoquant.browse.handout import compare_layers, compare_recipes, export_command, report_command
 from autoquant.browse.library import Library, StudyView
 from autoquant.browse.pace import find_failures, find_growth, find_pace
 from autoquant.browse.process import find_process, read_log, start_search, stop_search
@@ -384,7 +384,13 @@ def test_layers_of_files_stand_beside_each_other() -> None:
 
 
 def test_commands_name_the_folder_where_it_is_not_the_usual_one() -> None:
-    assert export_command("s", 3, Path("results"), "m.onnx") == (
-        "autoquant export s --trial 3 -o m.onnx"
-    )
-    assert "--results night" in export_command("s", 3, Path("night"), "m.onnx")
+    usual, other = Location(Path("results"), "s"), Location(Path("of the night"), "s")
+    assert export_command(usual, 3, "m.onnx") == "autoquant export s --trial 3 -o m.onnx"
+    assert "--results 'of the night'" in export_command(other, 3, "m.onnx")
+
+
+def test_commands_name_a_database_without_its_password() -> None:
+    location = Location(Path("results"), "s", "postgresql://aq:se@me@host/db?password=se@me")
+    for command in (export_command(location, 3, "m.onnx"), report_command(location)):
+        assert "--storage 'postgresql://aq:***@host/db'" in command
+        assert "se@me" not in command

@@ -10,9 +10,9 @@ from autoquant.cluster.hire import build_crew
 from autoquant.config import parse_duration
 from autoquant.errors import InputError
 
-__all__ = ["MOST_WORKERS", "CrewDraft", "explain_no_ray"]
+__all__ = ["MOST_GPUS", "MOST_WORKERS", "CrewDraft", "explain_no_ray"]
 
-MOST_WORKERS = 1024
+MOST_WORKERS, MOST_GPUS = 1024, 64
 
 
 def explain_no_ray() -> str | None:
@@ -51,6 +51,8 @@ class CrewDraft:
         """
         if self.workers is not None and not 1 <= self.workers <= MOST_WORKERS:
             raise InputError(f"--workers {self.workers}: from 1 to {MOST_WORKERS}")
+        if not 0 <= self.gpus_per_qat_trial <= MOST_GPUS:
+            raise InputError(f"--gpus-per-qat-trial: from 0 to {MOST_GPUS}")
         if self.trial_timeout.strip():
             parse_duration(self.trial_timeout)
         build_crew(

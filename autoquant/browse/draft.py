@@ -224,7 +224,7 @@ def starting_points(studies: Sequence[StudyView]) -> dict[str, SpaceConfig]:
             config = parse_space(json.loads(json.dumps(dict(header.definition))), "study")
         except SpaceError:  # of another version
             continue
-        found[f"that of study {view.snapshot.name}"] = config
+        found[f"that of study {view.key}"] = config
     return found
 
 

@@ -175,8 +175,8 @@ def studies(
     """
     rows = []
     for name in list_studies(results, storage):
-        location = Location(results, name, storage)
         try:
+            location = Location(results, name, storage)
             record = load_record(location, warn=warn)
         except InputError as error:
             warn(str(error))

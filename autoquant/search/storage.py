@@ -27,6 +27,7 @@ __all__ = [
     "create_record",
     "hold_driver_lock",
     "is_running",
+    "is_study_name",
     "lease_record",
     "list_studies",
     "load_record",
@@ -43,6 +44,11 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 
+def is_study_name(name: str) -> bool:
+    """Whether a study can be called so: no name leaves the results folder."""
+    return _NAME.fullmatch(name) is not None
+
+
 class Location:
     """Where one study lies.
 
@@ -56,7 +62,7 @@ class Location:
     """
 
     def __init__(self, results: Path, name: str, url: str | None = None) -> None:
-        if not _NAME.fullmatch(name):
+        if not is_study_name(name):
             raise StudyError(
                 f"'{name}' is no study name; use up to 64 letters, digits, '.', '_' and '-'"
             )
