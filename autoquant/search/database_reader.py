@@ -101,7 +101,8 @@ class DatabaseReader:
             if known is not None and known.is_read:
                 continue
             self._entries[frozen.number] = _to_entry(frozen)
-            open_ones.append((frozen.number, frozen.state, "recipe" in frozen.user_attrs))
+            if not frozen.state.is_finished():
+                open_ones.append((frozen.number, frozen.state, "recipe" in frozen.user_attrs))
         attributes = {key: value for key, value in self._attributes.items() if key != KEY}
         return len(found), open_ones, attributes
 
