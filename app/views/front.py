@@ -42,7 +42,7 @@ def show_choice(table: pd.DataFrame) -> None:
             rows, x, y, size_by=size_by, color_by=color_by, selected=ringed, picked=picked
         ),
         key="plot", on_select=lambda: remember_points(name),
-        selection_mode=("points", "box", "lasso"), config={"displaylogo": False},
+        selection_mode=("points", "box", "lasso"), config={"displaylogo": False, "plotGlPixelRatio": 1},
     )  # fmt: skip
     show_table(rows, picked)
 

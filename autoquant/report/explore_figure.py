@@ -160,7 +160,7 @@ def _identify(rows: "pd.DataFrame", *, is_one: bool) -> dict[str, Any]:
 def _mark(figure: go.Figure, rows: "pd.DataFrame", picked: Sequence[tuple[str, int]]) -> None:
     """Let picked trials stand out in the trace that was added last; all others stand back."""
     if picked:
-        figure.data[-1].selectedpoints = np.flatnonzero(_is_among(rows, picked))
+        figure.data[-1].selectedpoints = np.flatnonzero(_is_among(rows, picked)).tolist()
 
 
 def _is_among(rows: "pd.DataFrame", trials: Sequence[tuple[str, int]]) -> np.ndarray:
