@@ -230,7 +230,7 @@ def test_filters_hide_what_they_are_to_hide(results: Path, open_page: Open) -> N
 
 def points(app: AppTest) -> int:
     """Dominated trials that are drawn."""
-    figure = json.loads(app.get("plotly_chart")[0].proto.spec)
+    figure = json.loads(app.get("plotly_chart")[-1].proto.spec)
     traces = [trace for trace in figure["data"] if trace["name"] == "dominated"]
     return sum(len(b64decode(trace["x"]["bdata"])) // 8 for trace in traces)
 
@@ -301,7 +301,7 @@ def test_what_is_picked_stays_when_a_running_study_grows(results: Path, open_pag
         app.run()
         assert is_fine(app)
         assert "1 selected" in words(app)
-        figure = json.loads(app.get("plotly_chart")[0].proto.spec)
+        figure = json.loads(app.get("plotly_chart")[-1].proto.spec)
         assert sum(len(trace.get("selectedpoints", ())) for trace in figure["data"]) == 1
         assert sum(len(decode(trace)) for trace in figure["data"] if trace["name"] != "chosen") > 8
 

@@ -46,6 +46,17 @@ def test_a_study_is_read_again_only_when_it_has_changed(tmp_path: Path) -> None:
     assert len(library.view("s").snapshot.trials) == 9
 
 
+def test_studies_of_a_task_are_found_without_reading_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_study(tmp_path, "a", measured_trials(8))
+    write_study(tmp_path, "b", measured_trials(8), task="other")
+    write_study(tmp_path, "c", measured_trials(8))
+    (tmp_path / "c" / "journal.log").write_text("junk\n" * 99)
+    monkeypatch.setattr("autoquant.browse.library.StudyReader.read", lambda _: pytest.fail("read"))
+    assert Library(tmp_path).keys_of("digits") == ["a"]
+
+
 def test_cards_say_what_studies_do(tmp_path: Path) -> None:
     write_study(tmp_path, "done", measured_trials(8))
     write_study(tmp_path, "stopped", measured_trials(8), target=20)

@@ -2,7 +2,7 @@
 
 import pandas as pd
 import streamlit as st
-from choice_form import choose_axes, choose_filter, picked_points, remember_points
+from choice_form import choose_axes, choose_filter, picked_points, remember_points, warm_plot
 from shared import choose_trials, choose_view, chosen_trials, library, plain
 
 from autoquant.browse.library import StudyView
@@ -10,6 +10,9 @@ from autoquant.browse.table import FORMATS, lay_over, shape_rows
 from autoquant.report.explore_figure import explore_figure
 
 NUMBERS = {name: st.column_config.NumberColumn(format=form) for name, form in FORMATS.items()}
+# canvases of twice the resolution are four times the work where no graphics card draws them
+PLAIN = {"displaylogo": False, "plotGlPixelRatio": 1}
+warm_plot()
 view = choose_view()
 name = view.key
 
@@ -42,7 +45,7 @@ def show_choice(table: pd.DataFrame) -> None:
             rows, x, y, size_by=size_by, color_by=color_by, selected=ringed, picked=picked
         ),
         key="plot", on_select=lambda: remember_points(name),
-        selection_mode=("points", "box", "lasso"), config={"displaylogo": False, "plotGlPixelRatio": 1},
+        selection_mode=("points", "box", "lasso"), config=PLAIN,
     )  # fmt: skip
     show_table(rows, picked)
 
@@ -71,14 +74,14 @@ def follow() -> None:
 
 st.title(plain(name))
 header = view.snapshot.header
-same = [other for other in library().studies_of(header.task) if other.key != name]
+same = [key for key in library().keys_of(header.task) if key != name]
 over = st.multiselect(
-    "Lay over it", [other.key for other in same], key="over",
-    placeholder="other studies of this task",
+    "Lay over it", same, key="over", placeholder="other studies of this task",
 ) if same else []  # fmt: skip
+others = [card.view for card in map(library().card, over) if card.view is not None]
 plot, side = st.columns([4, 1])
 with plot:
-    show_choice(lay_over([view, *(other for other in same if other.key in over)]))
+    show_choice(lay_over([view, *others]))
 with side:
     show_recommendations(view)
     for note in view.snapshot.notes.values():

@@ -12,7 +12,7 @@ from autoquant.browse.database import Database, NotYetError
 from autoquant.browse.process import find_process, is_prepared, read_log
 from autoquant.browse.view import StudyView
 from autoquant.errors import AutoquantError, StorageError, StudyError
-from autoquant.search.reader import StudyReader
+from autoquant.search.reader import StudyReader, peek_task
 from autoquant.search.snapshot import Snapshot
 from autoquant.search.storage import Location, is_running, is_study_name
 
@@ -204,10 +204,18 @@ class Library:
         cards = [self.card(name) for name in self.names()]
         return sorted(cards, key=lambda card: -(card.changed.timestamp() if card.changed else 1e12))
 
-    def studies_of(self, task: str) -> list[StudyView]:
-        """Every readable study of a task."""
-        views = [card.view for card in self.cards() if card.view is not None]
-        return [view for view in views if view.snapshot.header.task == task]
+    def keys_of(self, task: str) -> list[str]:
+        """Every study of a task; journals are not read for it but for their first lines."""
+        return [key for key in self.names() if self._task_of(key) == task]
+
+    def _task_of(self, key: str) -> str | None:
+        location = self.location(key)
+        if location.url is None:
+            return peek_task(location)
+        try:
+            return self.view(key).snapshot.header.task
+        except AutoquantError:
+            return None
 
 
 def _is_there(location: Location) -> bool:

@@ -6,6 +6,7 @@ journal that has grown only the new end is read.
 """
 
 import gc
+import itertools
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -19,7 +20,7 @@ from autoquant.errors import StorageError
 from autoquant.search.snapshot import RUNNING, Entry, Snapshot, compose_snapshot, is_finished
 from autoquant.search.storage import Location
 
-__all__ = ["StudyReader"]
+__all__ = ["StudyReader", "peek_task"]
 
 # Optuna's numbers of the operations that matter; see `optuna.storages.journal`.
 _STUDY_ATTRIBUTE, _CREATE, _STATE, _ATTRIBUTE = 2, 4, 6, 8
@@ -27,6 +28,7 @@ _SKIPPED = (b'{"op_code":5,', b'{"op_code":9,', b'{"op_code":7,')
 # A recipe also stands in the record: alone it is wanted of trials that are under way.
 _RECIPE = re.compile(rb'"trial_id":(\d+),"user_attr":\{"recipe":')
 _TAIL_BYTES = 256
+_HEAD_LINES = 16
 
 
 class StudyReader:
@@ -132,6 +134,18 @@ class StudyReader:
         entry.state = operation["state"]
         entry.began = _to_time(operation.get("datetime_start")) or entry.began
         entry.ended = _to_time(operation.get("datetime_complete"))
+
+
+def peek_task(location: Location) -> str | None:
+    """The task of a study by the first lines of its journal; None if they do not tell."""
+    try:
+        with location.journal.open("rb") as file:
+            for line in itertools.islice(file, _HEAD_LINES):
+                if b'"user_attr":{"header":' in line:
+                    return str(from_json(line)["user_attr"]["header"]["definition"]["task"])
+    except (OSError, ValueError, TypeError, KeyError):
+        pass
+    return None
 
 
 @contextmanager
