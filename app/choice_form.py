@@ -1,7 +1,6 @@
 """The widgets that choose what the plot of a study shows, and what was picked in it."""
 
 import pandas as pd
-import plotly.graph_objects as go
 import streamlit as st
 from shared import choose_trials
 
@@ -9,12 +8,6 @@ from autoquant.browse.table import Filter, find_ranges, read_points
 from autoquant.report.explore_figure import AXES, Axis, ColorBy
 
 _LIMITS = {"drop": "Largest drop (points)", "latency": "Latency (x float)", "size": "Size (MB)"}
-
-
-def warm_plot() -> None:
-    """Let the browser load what draws plots while the study is still being read; shows nothing."""
-    with st.container(key="warm"):
-        st.plotly_chart(go.Figure(), key="warm_plot")
 
 
 def choose_axes() -> tuple[Axis, Axis, Axis | None, ColorBy]:

@@ -4,9 +4,7 @@ import streamlit as st
 
 st.set_page_config(page_title="autoquant", page_icon=":material/tune:", layout="wide")
 # less margin: a plot and a table want the room
-st.html(
-    "<style>.stMainBlockContainer {padding: 3rem 2.5rem 2rem} .st-key-warm {display: none}</style>"
-)
+st.html("<style>.stMainBlockContainer {padding: 3rem 2.5rem 2rem}</style>")
 st.navigation(
     {
         "Search": [

@@ -2,7 +2,7 @@
 
 import pandas as pd
 import streamlit as st
-from choice_form import choose_axes, choose_filter, picked_points, remember_points, warm_plot
+from choice_form import choose_axes, choose_filter, picked_points, remember_points
 from shared import choose_trials, choose_view, chosen_trials, library, plain
 
 from autoquant.browse.library import StudyView
@@ -12,7 +12,6 @@ from autoquant.report.explore_figure import explore_figure
 NUMBERS = {name: st.column_config.NumberColumn(format=form) for name, form in FORMATS.items()}
 # canvases of twice the resolution are four times the work where no graphics card draws them
 PLAIN = {"displaylogo": False, "plotGlPixelRatio": 1}
-warm_plot()
 view = choose_view()
 name = view.key
 

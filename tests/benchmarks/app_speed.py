@@ -32,7 +32,7 @@ from tests.journals import append_trial, measured_trials, write_study
 TRIALS, LAYERS, REPEATS = 5000, 20, 9
 # Points of dominated trials in the plot; -1 while there is none, or while it is being drawn.
 _DRAWN = """() => {
-  const plot = document.querySelector('.js-plotly-plot');
+  const plot = document.querySelector('.st-key-plot .js-plotly-plot');
   if (!plot || !plot._fullData || plot._redrawing) return -1;
   return plot._fullData.filter(trace => trace.name === 'dominated')
     .reduce((sum, trace) => sum + trace._length, 0);
@@ -48,7 +48,7 @@ def drawn(page: Any) -> int:
 
 def wait_for_points(page: Any, accept: str) -> None:
     """Until the plot holds points that are accepted, and they are on the screen."""
-    page.wait_for_function(f"() => {{ const n = ({_DRAWN})(); return {accept}; }}", polling="raf")
+    page.wait_for_function(f"() => {{ const n = ({_DRAWN})(); return {accept}; }}", polling=20)
     page.evaluate(_PAINTED)
 
 
