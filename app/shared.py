@@ -1,6 +1,7 @@
 """What several pages share: the library, the study that is looked at, states that show nothing."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import streamlit as st
 
@@ -11,6 +12,7 @@ from autoquant.errors import AutoquantError
 
 STATES = {
     "starting": ("hourglass_top", "blue"),
+    "reading": ("hourglass_top", "blue"),
     "running": ("play_circle", "green"),
     "done": ("check_circle", "gray"),
     "stopped": ("pause_circle", "orange"),
@@ -20,8 +22,8 @@ STATES = {
 
 
 @st.cache_resource
-def _library_of(results: str) -> Library:
-    return Library(AppSetting.from_environment().results)
+def _library_of(results: str, storage: str | None) -> Library:
+    return Library(Path(results), storage)
 
 
 def setting() -> AppSetting:
@@ -31,7 +33,8 @@ def setting() -> AppSetting:
 
 def library() -> Library:
     """The studies, shared by everyone who has the app open."""
-    return _library_of(str(setting().results))
+    told = setting()
+    return _library_of(str(told.results), told.storage)
 
 
 def plain(text: str) -> str:
@@ -58,9 +61,10 @@ def choose_card() -> StudyCard:
         st.session_state.study = asked if asked in names else names[0]
     if st.query_params.get("study") not in (None, *names):
         st.warning(
-            f"There is no study {plain(st.query_params['study'][:80])} in this folder: "
+            f"There is no study {plain(st.query_params['study'][:80])} here: "
             "choose one at the left.", icon=":material/search_off:",
         )  # fmt: skip
+        warn_of_database(shelf)
     name = st.sidebar.selectbox("Study", names, key="study", on_change=_forget_trials)
     st.session_state.last_study = name
     st.query_params["study"] = name
@@ -94,13 +98,21 @@ def explain_nothing(shelf: Library) -> None:
     if shelf.problem:
         st.error(plain(shelf.problem), icon=":material/folder_off:")
         st.stop()
+    warn_of_database(shelf)
     st.info(
         "There are no studies here yet. Begin one: the digits need no data and a minute or two.",
         icon=":material/science:",
     )
     st.page_link("views/new.py", label="New search", icon=":material/add:")
-    st.caption(f"Studies are looked for in {plain(str(shelf.results.absolute()))}")
+    also = "" if shelf.database is None else f" and in {shelf.database.shown}"
+    st.caption(f"Studies are looked for in {plain(str(shelf.results.absolute()) + also)}")
     st.stop()
+
+
+def warn_of_database(shelf: Library) -> None:
+    """What is wrong with the database, if something is; studies of the folder can be used."""
+    if shelf.database_problem:
+        st.warning(plain(shelf.database_problem), icon=":material/cloud_off:")
 
 
 def explain_card(card: StudyCard) -> None:
@@ -108,9 +120,19 @@ def explain_card(card: StudyCard) -> None:
     if card.state == "starting":
         st.info("The search is starting: it loads its task first.", icon=":material/hourglass_top:")
         st.page_link("views/live.py", label="Watch it", icon=":material/monitoring:")
+    elif card.state == "reading":
+        st.info(plain(card.problem or ""), icon=":material/hourglass_top:")
+        wait_for(card.name)
     else:
         st.error(plain(card.problem or "nothing can be shown of it"), icon=":material/error:")
     st.stop()
+
+
+@st.fragment(run_every=1)
+def wait_for(key: str) -> None:
+    """Look again, until a study has been read."""
+    if library().card(key).state != "reading":
+        st.rerun()
 
 
 def chosen_trials() -> list[int]:
@@ -137,12 +159,12 @@ def pick_trials(view: StudyView, label: str, most: int) -> list[Trial]:
     names = {n: name_trial(view.by_number[n], n in members) for n in offered}
     if most == 1:
         index = offered.index(begin[0]) if begin else 0
-        number = st.selectbox(label, offered, index, names.get, key=f"pick_{view.snapshot.name}")
+        number = st.selectbox(label, offered, index, names.get, key=f"pick_{view.key}")
         chosen = [] if number is None else [number]
     else:
         chosen = st.multiselect(
             label, offered, begin[:most], names.get, max_selections=most,
-            key=f"picks_{view.snapshot.name}",
+            key=f"picks_{view.key}",
         )  # fmt: skip
     if chosen:
         choose_trials(chosen)

@@ -157,8 +157,19 @@ def write_study(
     journal = folder / "journal.log"
     with journal.open("w") as file:
         for line in lines:
-            file.write(json.dumps({**line, "worker_id": "w"}, separators=(",", ":")) + "\n")
+            file.write(_to_text(line))
     return journal
+
+
+def append_trial(results: Path, name: str, trial: Trial) -> None:
+    """One more finished trial at the end of a journal, as a search that runs writes it."""
+    lines = [*_begin(trial.number, trial.recipe), *_finish(trial.number, trial)]
+    with (results / name / "journal.log").open("a") as file:
+        file.write("".join(_to_text(line) for line in lines))
+
+
+def _to_text(line: dict[str, Any]) -> str:
+    return json.dumps({**line, "worker_id": "w"}, separators=(",", ":")) + "\n"
 
 
 def _begin(number: int, recipe: Recipe) -> list[dict[str, Any]]:

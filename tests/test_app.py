@@ -1,7 +1,10 @@
 """Every page of the app in every state that a study can be in."""
 
 import json
+import os
 import shutil
+import signal
+from base64 import b64decode
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,8 +14,11 @@ pytest.importorskip("streamlit", reason="the extra 'app' is not installed")
 
 from streamlit.testing.v1 import AppTest
 
+from autoquant.browse import process
+from autoquant.errors import StudyError
 from autoquant.search.storage import Location, hold_driver_lock
-from tests.journals import failed, measured_trials, rejected, write_study
+from tests.journals import append_trial, failed, measured_trials, rejected, write_study
+from tests.test_browse import wait_for
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("studies", "new", "live", "front", "compare", "qat", "export")
@@ -224,9 +230,9 @@ def test_filters_hide_what_they_are_to_hide(results: Path, open_page: Open) -> N
 
 def points(app: AppTest) -> int:
     """Dominated trials that are drawn."""
-    figure = json.loads(app.get("plotly_chart")[0].proto.spec)
+    figure = json.loads(app.get("plotly_chart")[-1].proto.spec)
     traces = [trace for trace in figure["data"] if trace["name"] == "dominated"]
-    return sum(len(trace["customdata"]) for trace in traces)
+    return sum(len(b64decode(trace["x"]["bdata"])) // 8 for trace in traces)
 
 
 def test_the_address_restores_what_was_chosen(results: Path, open_page: Open) -> None:
@@ -255,3 +261,50 @@ def test_a_recommended_trial_can_be_chosen(results: Path, open_page: Open) -> No
     taken.click().run()
     assert f"Chosen: {number}" in words(app)
     assert app.query_params["trial"] in (number, [number])
+
+
+def test_two_browsers_on_one_study_see_the_same_and_begin_it_once(
+    results: Path, open_page: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_ENTRY", "import time; time.sleep(60)")
+    write_study(results, "s", measured_trials(8), target=20)
+    first, second = open_page("studies"), open_page("studies")
+    first.button(key="resume_s").click().run()
+    assert is_fine(first)
+    number = process.find_process(Location(results, "s"))
+    try:
+        second.button(key="resume_s").click().run()  # it does not know yet
+        assert is_fine(second)
+        assert "running" in words(second)
+        assert process.find_process(Location(results, "s")) == number
+        with pytest.raises(StudyError, match="is running"):
+            process.resume_search(Location(results, "s"))
+        second.button(key="stop_s").click().run()
+        assert is_fine(second)
+        wait_for(lambda: process.find_process(Location(results, "s")) is None)
+        assert is_fine(first.run())
+        assert not [button for button in first.button if button.key == "stop_s"]
+    finally:
+        if process.find_process(Location(results, "s")) == number:
+            os.killpg(number, signal.SIGKILL)
+
+
+def test_what_is_picked_stays_when_a_running_study_grows(results: Path, open_page: Open) -> None:
+    trials = measured_trials(9)
+    write_study(results, "s", trials[:8], target=20)
+    with hold_driver_lock(Location(results, "s")):
+        app = open_page("front", study="s")
+        app.session_state["picked_s"] = [("s", 6)]  # as a click leaves it
+        slider = app.slider(key="max_size_s")
+        slider.set_value(slider.max).run()
+        append_trial(results, "s", trials[8])
+        app.run()
+        assert is_fine(app)
+        assert "1 selected" in words(app)
+        figure = json.loads(app.get("plotly_chart")[-1].proto.spec)
+        assert sum(len(trace.get("selectedpoints", ())) for trace in figure["data"]) == 1
+        assert sum(len(decode(trace)) for trace in figure["data"] if trace["name"] != "chosen") > 8
+
+
+def decode(trace: dict) -> bytes:
+    return b64decode(trace["x"]["bdata"])[::8]

@@ -13,7 +13,8 @@ import yaml
 from autoquant.browse import draft, process
 from autoquant.browse.draft import Draft, layer_rows, quantizer_choices, read_draft, to_yaml
 from autoquant.browse.errand import follow_errand
-from autoquant.browse.handout import compare_layers, compare_recipes, export_command
+from autoquant.browse.estimate import describe_budget
+from autoquant.browse.handout import compare_layers, compare_recipes, export_command, report_command
 from autoquant.browse.library import Library, StudyView
 from autoquant.browse.pace import find_failures, find_growth, find_pace
 from autoquant.browse.process import find_process, read_log, start_search, stop_search
@@ -43,6 +44,17 @@ def test_a_study_is_read_again_only_when_it_has_changed(tmp_path: Path) -> None:
     assert library.view("s") is first
     write_study(tmp_path, "s", measured_trials(9))
     assert len(library.view("s").snapshot.trials) == 9
+
+
+def test_studies_of_a_task_are_found_without_reading_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_study(tmp_path, "a", measured_trials(8))
+    write_study(tmp_path, "b", measured_trials(8), task="other")
+    write_study(tmp_path, "c", measured_trials(8))
+    (tmp_path / "c" / "journal.log").write_text("junk\n" * 99)
+    monkeypatch.setattr("autoquant.browse.library.StudyReader.read", lambda _: pytest.fail("read"))
+    assert Library(tmp_path).keys_of("digits") == ["a"]
 
 
 def test_cards_say_what_studies_do(tmp_path: Path) -> None:
@@ -261,12 +273,12 @@ def test_the_last_pattern_that_matches_owns_a_layer() -> None:
 def test_the_size_of_the_space_and_the_time_are_told(tmp_path: Path) -> None:
     config = blank().to_config()
     names = ["a", "b"]
-    text = draft.describe_budget(config, [], names)
+    text = describe_budget(config, [], names)
     assert text.startswith(f"{config.to_space(names).size:,} recipes over 2 layers; 9 trials")
     rows = [{"pattern": "zz", "8 bits": True, "float": "may"}]
     other = blank(layers=rows).to_config()
     with pytest.raises(SpaceError, match="matches no layer"):
-        draft.describe_budget(other, [], names)
+        describe_budget(other, [], names)
 
 
 # Processes
@@ -383,7 +395,13 @@ def test_layers_of_files_stand_beside_each_other() -> None:
 
 
 def test_commands_name_the_folder_where_it_is_not_the_usual_one() -> None:
-    assert export_command("s", 3, Path("results"), "m.onnx") == (
-        "autoquant export s --trial 3 -o m.onnx"
-    )
-    assert "--results night" in export_command("s", 3, Path("night"), "m.onnx")
+    usual, other = Location(Path("results"), "s"), Location(Path("of the night"), "s")
+    assert export_command(usual, 3, "m.onnx") == "autoquant export s --trial 3 -o m.onnx"
+    assert "--results 'of the night'" in export_command(other, 3, "m.onnx")
+
+
+def test_commands_name_a_database_without_its_password() -> None:
+    location = Location(Path("results"), "s", "postgresql://aq:se@me@host/db?password=se@me")
+    for command in (export_command(location, 3, "m.onnx"), report_command(location)):
+        assert "--storage 'postgresql://aq:***@host/db'" in command
+        assert "se@me" not in command

@@ -288,6 +288,7 @@ def test_bad_spaces_are_refused_and_nothing_is_written(tmp_path, text, words) ->
         (["app", "--port", "0"], ["--port"]),
         (["app", "--tasks-from", "no.py"], ["no file 'no.py'"]),
         (["app", "--host", "nowhere.invalid"], ["cannot listen on nowhere.invalid"]),
+        (["app", "--storage", "postgresql://a:sesame@b:c/d"], ["a:***@b", "no database's URL"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value[0], str) else "",
 )

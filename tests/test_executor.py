@@ -13,10 +13,10 @@ from rich.console import Console
 
 pytest.importorskip("ray", reason="Ray is not installed")
 
-from autoquant.cli.crew import build_crew
 from autoquant.cluster.connection import Demand, Lost, Raised, connect
 from autoquant.cluster.crew import Crew
 from autoquant.cluster.executor import RayExecutor
+from autoquant.cluster.hire import build_crew
 from autoquant.cluster.pool import Pool
 from autoquant.cluster.worker import Worker
 from autoquant.core.gate import Gate

@@ -30,6 +30,7 @@ def loaded_by(statement: str) -> set[str]:
         ("import autoquant.bench", set()),
         ("import autoquant.search.study", {"optuna"}),
         ("import autoquant.cli", {"optuna"}),
+        ("import autoquant.browse.library, autoquant.browse.estimate", {"optuna", "pandas"}),
         ("import autoquant.notebook", {"optuna", "pandas"}),
         ("import autoquant; autoquant.search; autoquant.quantize", set()),
     ],

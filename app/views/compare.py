@@ -47,7 +47,7 @@ def show_layers(study: str, trials: list[Trial]) -> None:
 
 
 view = choose_view()
-name = view.snapshot.name
+name = view.key
 st.title("Compare")
 trials = pick_trials(view, "Models, up to four", 4)
 if not trials:

@@ -21,6 +21,8 @@ def show_study() -> None:
             attempt(stop_search, library().location(name))
     if card.problem:
         st.warning(plain(card.problem), icon=":material/warning:")
+    if card.state == "reading":
+        return
     if card.view is None:
         st.caption("The search has no trial yet; what it said so far stands below.")
     else:
@@ -89,5 +91,5 @@ def show_failures(card: StudyCard) -> None:
 
 
 st.title(plain(name))
-is_busy = library().card(name).state in ("running", "starting")
+is_busy = library().card(name).state in ("running", "starting", "reading")
 st.fragment(show_study, run_every=2 if is_busy else None)()

@@ -2,8 +2,9 @@
 
 import pandas as pd
 import streamlit as st
-from shared import choose_view, plain
+from shared import choose_view, library, plain
 
+from autoquant.browse.handout import report_command
 from autoquant.report.document import StudyReport
 from autoquant.report.grid import LOSS_COLUMNS, tabulate_losses
 
@@ -22,6 +23,7 @@ def show(rate: float | None) -> str:
 view = choose_view()
 snapshot = view.snapshot
 header = snapshot.header
+command = report_command(library().location(view.key))
 report = StudyReport(
     snapshot.name, header.task, header.objectives, header.bounds, snapshot.trials,
     view.front.members, left_out="the report on the command line reads them off the files",
@@ -33,7 +35,7 @@ if not any(point.is_complete for point in report.points):
         "No trial of this study belongs to the grid of the analysis (every layer at one width). "
         "Measure the grid:"
     )
-    st.code(f"autoquant report {snapshot.name} --measure", language="bash")
+    st.code(command, language="bash")
     st.stop()
 
 for paragraph in report.advice:
@@ -57,7 +59,7 @@ st.dataframe(
 missing = sum(row.trial is None for row in report.rows)
 if missing:
     st.caption(f"{missing} cells are not measured. This measures them, as trials of the study:")
-    st.code(f"autoquant report {snapshot.name} --measure", language="bash")
+    st.code(command, language="bash")
 st.subheader("What each mode bought")
 st.dataframe(
     [

@@ -1,10 +1,11 @@
 """All studies: what they do, and what they found."""
 
 import streamlit as st
-from shared import attempt, badge, explain_nothing, library, plain, setting
+from crew_form import ask_crew
+from shared import attempt, badge, explain_nothing, library, plain, setting, warn_of_database
 
 from autoquant.browse.library import StudyCard
-from autoquant.browse.process import resume_search, stop_search
+from autoquant.browse.process import known_crew, resume_search, stop_search
 
 WIDTHS = (3, 2, 3, 2, 2, 2, 3)
 
@@ -15,6 +16,7 @@ def show_list() -> None:
     cards = shelf.cards()
     if not cards:
         explain_nothing(shelf)
+    warn_of_database(shelf)
     for column, title in zip(
         st.columns(WIDTHS),
         ("Study", "State", "Trials", "Front", "Best drop", "Changed", ""),
@@ -68,12 +70,13 @@ def resume(card: StudyCard, location) -> None:
     with st.popover("Go on", key=f"more_{card.name}"):
         known = max(target, len(card.view.snapshot.trials) + 1 if card.view else 1)
         trials = st.number_input("Trials in all", 1, 100_000, known, key=f"trials_{card.name}")
+        crew = ask_crew(known_crew(location), f"_{card.name}")
         if st.button("Go on", key=f"resume_{card.name}", type="primary") and attempt(
-            resume_search, location, int(trials), setting().tasks_from
+            resume_search, location, int(trials), setting().tasks_from, crew
         ):
             st.rerun()
 
 
 st.title("Studies")
-is_busy = any(card.state in ("running", "starting") for card in library().cards())
+is_busy = any(card.state in ("running", "starting", "reading") for card in library().cards())
 st.fragment(show_list, run_every=3 if is_busy else None)()

@@ -1,7 +1,6 @@
 """A search space in the making: what a form may ask, from the schema, and what comes of it."""
 
 import json
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -10,7 +9,6 @@ from typing import Any, Literal, get_args, get_origin
 import yaml
 
 from autoquant.browse.library import StudyView
-from autoquant.browse.pace import find_pace
 from autoquant.config import QuantizerConfig, SpaceConfig, load_space, parse_space, shipped_spaces
 from autoquant.core.recipe import PtqOptions
 from autoquant.errors import SpaceError
@@ -19,8 +17,6 @@ __all__ = [
     "DRAFT_BYTES",
     "Choice",
     "Draft",
-    "describe_budget",
-    "estimate_minutes",
     "known_layers",
     "layer_rows",
     "match_patterns",
@@ -228,7 +224,7 @@ def starting_points(studies: Sequence[StudyView]) -> dict[str, SpaceConfig]:
             config = parse_space(json.loads(json.dumps(dict(header.definition))), "study")
         except SpaceError:  # of another version
             continue
-        found[f"that of study {view.snapshot.name}"] = config
+        found[f"that of study {view.key}"] = config
     return found
 
 
@@ -249,38 +245,3 @@ def known_layers(task: str, studies: Sequence[StudyView]) -> list[str]:
             if named:
                 return list(named[0])
     return []
-
-
-def estimate_minutes(config: SpaceConfig, studies: Sequence[StudyView]) -> float | None:
-    """How long it may take by what trials of the task took before; None if none is known."""
-    own = [view.snapshot for view in studies if view.snapshot.header.task == config.task]
-    paces = [find_pace(snapshot).seconds_a_trial for snapshot in own]
-    known = [pace for pace in paces if pace]
-    if not known:
-        return None
-    minutes = statistics.median(known) * config.budget.trials / 60
-    limit = config.budget.timeout
-    return minutes if limit is None else min(minutes, limit / 60)
-
-
-def describe_budget(
-    config: SpaceConfig, studies: Sequence[StudyView], layers: Sequence[str]
-) -> str:
-    """How large the space is and how long the search may take, in one sentence.
-
-    Raises:
-        SpaceError: the space does not fit the layers.
-    """
-    minutes = estimate_minutes(config, studies)
-    limit = config.budget.timeout
-    if minutes is not None:
-        takes = f"about {max(1, round(minutes))} min by earlier studies of this task"
-    elif limit is not None:
-        takes = f"at most {limit / 60:.0f} min, the time limit"
-    else:
-        takes = "for as long as it takes: there is no time limit"
-    if not layers:
-        return f"{config.budget.trials} trials, {takes}."
-    size = config.to_space(list(layers)).size
-    amount = f"{size:,}" if size < 10**6 else f"about 10^{len(str(size)) - 1}"
-    return f"{amount} recipes over {len(layers)} layers; {config.budget.trials} trials, {takes}."

@@ -91,12 +91,14 @@ def _find_layers(arguments: Mapping[str, Any]) -> list[str]:
 def _export(arguments: Mapping[str, Any]) -> str:
     """A trial's file, rebuilt into the folder of the study; where it lies."""
     from autoquant.agreement import load_evaluator
+    from autoquant.browse.setting import AppSetting
     from autoquant.deliver import rebuild_trial
     from autoquant.search.choice import choose_trial
     from autoquant.search.storage import Location, load_record
     from autoquant.tasks import load_task
 
-    location = Location(Path(arguments["results"]), arguments["study"])
+    url = AppSetting.from_environment().storage if arguments.get("in_database") else None
+    location = Location(Path(arguments["results"]), arguments["study"], url)
     record = load_record(location)
     bounds = record.header.bounds
     trial = choose_trial(record, arguments["trial"], knee=False, fastest=False, bounds=bounds)
@@ -104,7 +106,7 @@ def _export(arguments: Mapping[str, Any]) -> str:
     evaluator = load_evaluator(record.header, task, location)
     content = rebuild_trial(evaluator, trial, record.fingerprint_of(trial))
     folder = location.folder / "exports"  # a search sweeps `artifacts`
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{trial.digest}.onnx"
     path.write_bytes(content)
     return str(path)

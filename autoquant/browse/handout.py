@@ -1,6 +1,7 @@
 """What leaves the app: commands, recipes and a snippet that runs as it is shown."""
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,27 +9,46 @@ from typing import Any
 from autoquant.core.trial import Trial
 from autoquant.report import COLUMNS, trial_row
 from autoquant.report.row import format_drop
+from autoquant.search.database import hide_password
+from autoquant.search.storage import Location
 
 __all__ = [
     "compare_figures",
     "compare_layers",
     "compare_recipes",
     "export_command",
+    "headline",
     "inference_snippet",
+    "report_command",
     "verify_command",
 ]
 
 
-def export_command(study: str, number: int, results: Path, file: str) -> str:
-    """The command that writes the same file."""
-    where = "" if results == Path("results") else f" --results {results}"
-    return f"autoquant export {study} --trial {number}{where} -o {file}"
+def export_command(location: Location, number: int, file: str) -> str:
+    """The command that writes the same file; a database's password is left to who runs it."""
+    return (
+        f"autoquant export {location.name} --trial {number}{_where(location)} "
+        f"-o {shlex.quote(file)}"
+    )
+
+
+def report_command(location: Location) -> str:
+    """The command that measures the grid of the analysis."""
+    return f"autoquant report {location.name}{_where(location)} --measure"
+
+
+def _where(location: Location) -> str:
+    is_usual = location.results == Path("results")
+    results = "" if is_usual else f" --results {shlex.quote(str(location.results))}"
+    if location.url is None:
+        return results
+    return f"{results} --storage {shlex.quote(hide_password(location.url))}"
 
 
 def verify_command(file: str, trial: Trial, checkpoints: Path) -> str:
     """The command that replays its passport."""
-    more = f" --checkpoints {checkpoints}" if trial.recipe.is_trained else ""
-    return f"autoquant verify {file}{more} --layers"
+    more = f" --checkpoints {shlex.quote(str(checkpoints))}" if trial.recipe.is_trained else ""
+    return f"autoquant verify {shlex.quote(file)}{more} --layers"
 
 
 def inference_snippet(file: str, threads: int) -> str:
@@ -80,6 +100,17 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         else:
             found[prefix + key] = value if isinstance(value, str) else json.dumps(value)
     return {name.removeprefix("options."): value for name, value in found.items()}
+
+
+def headline(trial: Trial) -> list[tuple[str, str]]:
+    """The four figures that a model is chosen by, each with its name."""
+    ratio = trial.latency_ratio
+    return [
+        ("Accuracy", f"{trial.accuracy or 0:.2%}"),
+        ("Drop", f"{100 * (trial.accuracy_drop or 0):+.2f} points"),
+        ("Latency", "-" if ratio is None else f"{ratio:.3f} x float"),
+        ("Size", f"{(trial.size_bytes or 0) / 1e6:.3f} MB"),
+    ]
 
 
 _FIGURES = ("recipe", "accuracy", "drop", "report accuracy", "latency", "x float", "size",

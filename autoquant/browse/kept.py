@@ -9,12 +9,12 @@ from autoquant.core.trial import Trial
 from autoquant.search.storage import Location
 
 __all__ = [
-    "VERIFY_STAGES",
     "describe_checks",
     "export_arguments",
     "find_file",
     "read_passport_of",
     "verify_arguments",
+    "verify_share",
 ]
 
 
@@ -38,11 +38,19 @@ def verify_arguments(
     }
 
 
+def verify_share(stage: str) -> float:
+    """How much of a verification is behind it when it says what it is busy with; 0 to 1."""
+    if stage not in VERIFY_STAGES:
+        return 0.5
+    return (VERIFY_STAGES.index(stage) + 1) / (len(VERIFY_STAGES) + 1)
+
+
 def export_arguments(location: Location, trial: Trial, tasks_from: Path | None) -> dict[str, Any]:
-    """What the errand `export` is told."""
+    """What the errand `export` is told; a database it knows by its environment."""
     return {
         "results": str(location.results),
         "study": location.name,
+        "in_database": location.url is not None,
         "trial": trial.number,
         "tasks_from": None if tasks_from is None else str(tasks_from),
     }

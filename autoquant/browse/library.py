@@ -1,63 +1,25 @@
-"""`Library`: the studies of a results folder, each read once and again only when it has changed."""
+"""`Library`: the studies of a results folder and of a database, each read again when it changed."""
 
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-import pandas as pd
-
+from autoquant.browse.database import Database, NotYetError
 from autoquant.browse.process import find_process, is_prepared, read_log
-from autoquant.browse.table import build_table
-from autoquant.core.trial import Trial
-from autoquant.errors import AutoquantError, InputError, StorageError
-from autoquant.search.choice import Advice, FrontView, advise, view_front
-from autoquant.search.reader import Snapshot, StudyReader
-from autoquant.search.storage import Location, is_running
+from autoquant.browse.view import StudyView
+from autoquant.errors import AutoquantError, StorageError, StudyError
+from autoquant.search.reader import StudyReader, peek_task
+from autoquant.search.snapshot import Snapshot
+from autoquant.search.storage import Location, is_running, is_study_name
 
 __all__ = ["Library", "StudyCard", "StudyState", "StudyView"]
 
-StudyState = Literal["starting", "running", "done", "stopped", "not begun", "unreadable"]
-
-
-@dataclass(frozen=True)
-class StudyView:
-    """A study as it is shown; everything but the snapshot is derived, once, when asked for.
-
-    Attributes:
-        snapshot: what its journal says.
-    """
-
-    snapshot: Snapshot
-
-    @cached_property
-    def front(self) -> FrontView:
-        """Its front within its constraints."""
-        header = self.snapshot.header
-        return view_front(self.snapshot.trials, header.objectives, header.bounds)
-
-    @cached_property
-    def table(self) -> pd.DataFrame:
-        """Its complete trials; see `build_table`."""
-        return build_table(self.snapshot.name, self.snapshot.trials, self.front.members)
-
-    @cached_property
-    def advice(self) -> list[Advice]:
-        """What is recommended, and why."""
-        return advise(self.front.choices, self.front.reference)
-
-    @cached_property
-    def by_number(self) -> dict[int, Trial]:
-        """Trials by number."""
-        return {trial.number: trial for trial in self.snapshot.trials}
-
-    def count(self, state: str) -> int:
-        """How many trials are in a state."""
-        return sum(trial.state == state for trial in self.snapshot.trials)
+StudyState = Literal["starting", "reading", "running", "done", "stopped", "not begun", "unreadable"]
+_MARK = "@database"
 
 
 @dataclass(frozen=True)
@@ -65,7 +27,7 @@ class StudyCard:
     """A study in the list.
 
     Attributes:
-        name: of the study.
+        name: its key; see `Library`.
         state: what it does.
         problem: what is wrong with it and what to do, in words; None if nothing is.
         view: what can be shown of it, or None.
@@ -101,12 +63,17 @@ class StudyCard:
 class Library:
     """Shared by everyone who has the app open.
 
+    A study is known by its key: its name, and for one of the database `NAME@database`, since
+    both may hold one of a name.
+
     Args:
         results: folder that holds studies.
+        url: of a database that holds others, or None.
     """
 
-    def __init__(self, results: Path) -> None:
+    def __init__(self, results: Path, url: str | None = None) -> None:
         self.results = results
+        self.database = None if url is None else Database(results, url)
         self._lock = threading.Lock()
         self._readers: dict[str, StudyReader] = {}
         self._views: dict[str, StudyView] = {}
@@ -118,81 +85,144 @@ class Library:
             return f"{self.results} is a file; start the app with --results FOLDER"
         return None
 
-    def names(self) -> list[str]:
-        """Every study that has begun, or was to begin from here."""
-        if not self.results.is_dir():
-            return []
-        found = [path.name for path in self.results.iterdir() if self._is_study(path)]
-        return sorted(found)
-
-    def _is_study(self, folder: Path) -> bool:
+    @property
+    def database_problem(self) -> str | None:
+        """Why the database tells nothing; None if it does, or if there is none."""
         try:
-            location = Location(self.results, folder.name)
-            return location.exists() or is_prepared(location)
-        except (InputError, OSError):
-            return False
+            self._database_names()
+        except StorageError as error:
+            return str(error)
+        return None
 
-    def location(self, name: str) -> Location:
+    def names(self) -> list[str]:
+        """Keys of every study that has begun, or was to begin from here."""
+        try:
+            folders = [path.name for path in self.results.iterdir() if is_study_name(path.name)]
+        except OSError:  # there is no folder yet, or no more
+            folders = []
+        found = [name for name in folders if _is_there(Location(self.results, name))]
+        return sorted([*found, *self._database_keys(folders)])
+
+    def _database_keys(self, folders: Sequence[str]) -> set[str]:
+        """Those that the database knows, has told of before, or that begin right now."""
+        if self.database is None:
+            return set()
+        try:
+            names = set(self._database_names())
+        except StorageError:
+            names = {key.removesuffix(_MARK) for key in self._views if key.endswith(_MARK)}
+        url = self.database.url
+        names |= {name for name in folders if is_prepared(Location(self.results, name, url))}
+        return {name + _MARK for name in names}
+
+    def _database_names(self) -> list[str]:
+        return [] if self.database is None else self.database.names()
+
+    def location(self, key: str) -> Location:
         """Where a study lies.
 
         Raises:
-            StudyError: a name that could leave the folder.
+            StudyError: a name that could leave the folder, or of a database that there is not.
         """
-        return Location(self.results, name)
+        if not key.endswith(_MARK):
+            return Location(self.results, key)
+        if self.database is None:
+            raise StudyError(f"'{key}': the app was started without --storage")
+        return Location(self.results, key.removesuffix(_MARK), self.database.url)
 
-    def view(self, name: str) -> StudyView:
+    @staticmethod
+    def key_of(location: Location) -> str:
+        """The inverse of `location`."""
+        return location.name if location.url is None else location.name + _MARK
+
+    def view(self, key: str) -> StudyView:
         """A study; the same object until it changes.
 
         Raises:
             StorageError: it is gone, or cannot be read.
             StudyError: a bad name, or nothing of it can be shown.
         """
+        location = self.location(key)
+        if location.url is None or self.database is None:
+            with self._lock:
+                return self._keep(key, self._read_journal(location))
+        snapshot = self.database.read(location.name)  # it may have to be waited for
         with self._lock:
-            if name not in self._readers:
-                self._readers[name] = StudyReader(self.location(name))
-            try:
-                snapshot = self._readers[name].read()
-            except AutoquantError:
-                del self._readers[name]
-                raise
-            known = self._views.get(name)
-            if known is None or known.snapshot is not snapshot:
-                self._views[name] = StudyView(snapshot)
-            return self._views[name]
+            return self._keep(key, snapshot)
 
-    def card(self, name: str) -> StudyCard:
+    def _read_journal(self, location: Location) -> Snapshot:
+        reader = self._readers.setdefault(location.name, StudyReader(location))
+        try:
+            return reader.read()
+        except AutoquantError:
+            del self._readers[location.name]
+            raise
+
+    def _keep(self, key: str, snapshot: Snapshot) -> StudyView:
+        known = self._views.get(key)
+        if known is None or known.snapshot is not snapshot:
+            self._views[key] = StudyView(key, snapshot)
+        return self._views[key]
+
+    def card(self, key: str) -> StudyCard:
         """What the list shows of a study; never raises for what is wrong with it."""
-        location = self.location(name)
+        location = self.location(key)
         is_ours = find_process(location) is not None
         try:
-            view = self.view(name)
-        except StorageError:
-            return self._card_without_record(location, is_ours=is_ours)
+            view = self.view(key)
+        except NotYetError as error:
+            return StudyCard(key, "reading", str(error), self._views.get(key), is_ours, None)
+        except StorageError as error:
+            if location.url is not None:
+                return StudyCard(key, "unreadable", str(error), self._views.get(key), is_ours, None)
+            return self._card_without_record(key, location, is_ours=is_ours)
         except AutoquantError as error:
-            return StudyCard(name, "unreadable", str(error), None, is_ours, _changed(location))
+            if is_ours or (location.url is not None and is_prepared(location)):
+                return self._card_without_record(key, location, is_ours=is_ours)
+            return StudyCard(key, "unreadable", str(error), None, is_ours, _changed(location))
         snapshot = view.snapshot
         full = len(snapshot.trials) >= snapshot.header.trials
-        is_busy = is_ours or is_running(location)
+        is_busy = is_ours or self._is_running(location)
         state: StudyState = "running" if is_busy else "done" if full else "stopped"
-        problem = _describe(snapshot)
-        return StudyCard(name, state, problem, view, is_ours, _changed(location))
+        changed = _changed(location) if location.url is None else view.changed
+        return StudyCard(key, state, _describe(snapshot), view, is_ours, changed)
 
-    def _card_without_record(self, location: Location, *, is_ours: bool) -> StudyCard:
+    def _is_running(self, location: Location) -> bool:
+        if location.url is None or self.database is None:
+            return is_running(location)
+        return self.database.is_running(location.name)
+
+    def _card_without_record(self, key: str, location: Location, *, is_ours: bool) -> StudyCard:
         if is_ours:
-            return StudyCard(location.name, "starting", None, None, True, None)
+            return StudyCard(key, "starting", None, None, True, None)
         log = read_log(location, 1)
         problem = f"{log[-1] if log else 'it left no log'}: mend that and start it again"
-        return StudyCard(location.name, "not begun", problem, None, False, None)
+        return StudyCard(key, "not begun", problem, None, False, None)
 
     def cards(self) -> list[StudyCard]:
         """All studies, the latest first."""
         cards = [self.card(name) for name in self.names()]
         return sorted(cards, key=lambda card: -(card.changed.timestamp() if card.changed else 1e12))
 
-    def studies_of(self, task: str) -> list[StudyView]:
-        """Every readable study of a task."""
-        views = [card.view for card in self.cards() if card.view is not None]
-        return [view for view in views if view.snapshot.header.task == task]
+    def keys_of(self, task: str) -> list[str]:
+        """Every study of a task; journals are not read for it but for their first lines."""
+        return [key for key in self.names() if self._task_of(key) == task]
+
+    def _task_of(self, key: str) -> str | None:
+        location = self.location(key)
+        if location.url is None:
+            return peek_task(location)
+        try:
+            return self.view(key).snapshot.header.task
+        except AutoquantError:
+            return None
+
+
+def _is_there(location: Location) -> bool:
+    try:
+        return location.exists() or is_prepared(location)
+    except OSError:
+        return False
 
 
 def _describe(snapshot: Snapshot) -> str | None:

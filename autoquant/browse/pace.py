@@ -1,6 +1,7 @@
 """How a study goes: its pace, its failures, what its front gained."""
 
 import itertools
+import statistics
 from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -8,9 +9,17 @@ from datetime import UTC, datetime
 import numpy as np
 
 from autoquant.core.hypervolume import trace_hypervolume
-from autoquant.search.reader import Snapshot
+from autoquant.search.snapshot import Snapshot
 
-__all__ = ["Pace", "find_failures", "find_growth", "find_pace", "seconds_since"]
+__all__ = [
+    "Cost",
+    "Pace",
+    "find_cost",
+    "find_failures",
+    "find_growth",
+    "find_pace",
+    "seconds_since",
+]
 
 _LONGEST_PAUSE = 10  # median gaps; a longer one is a night between two runs
 _RECENT = 20
@@ -42,6 +51,35 @@ def find_pace(snapshot: Snapshot) -> Pace:
     left = max(0, snapshot.header.trials - len(snapshot.trials))
     rate = 60 / mean if mean > 0 else None
     return Pace(rate, float(np.median(gaps)), mean * left)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a trial takes; medians over a study.
+
+    Attributes:
+        alone_s: seconds from trial to trial where one is evaluated after the other.
+        timing_s: of these, seconds in which its file is timed.
+    """
+
+    alone_s: float
+    timing_s: float
+
+
+def find_cost(snapshot: Snapshot) -> Cost | None:
+    """What a trial of a study takes; None if that is not known.
+
+    Where workers evaluated several at once, trials end sooner after each other than one takes:
+    there their own seconds count.
+    """
+    spent = [sum(trial.seconds.values()) for trial in snapshot.trials if trial.seconds]
+    if not spent:
+        return None
+    timed = [trial.seconds.get("latency", 0.0) for trial in snapshot.trials if trial.seconds]
+    gap = find_pace(snapshot).seconds_a_trial
+    is_crew = any(trial.node is not None for trial in snapshot.trials)
+    alone = statistics.median(spent) if is_crew or not gap else gap
+    return Cost(alone, min(alone, statistics.median(timed)))
 
 
 def find_failures(snapshot: Snapshot) -> list[tuple[str, str, list[int]]]:

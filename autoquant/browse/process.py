@@ -1,7 +1,9 @@
 """Searches as processes of their own: begun, gone on with and stopped from the app.
 
 They outlive the app. What is known of one lies in its study's folder: `space.yaml`, what was
-asked for; `search.log`, what it said; `process.json`, which process it is.
+asked for; `search.log`, what it said; `process.json`, which process it is and what workers it
+was given. Of a study in a database each name begins with `database-`: the folder may hold a
+journal of that name.
 """
 
 import json
@@ -12,13 +14,17 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from autoquant.browse.crew_draft import CrewDraft
+from autoquant.browse.setting import STORAGE_VARIABLE
 from autoquant.errors import StorageError, StudyError
 from autoquant.search.storage import Location
 
 __all__ = [
     "find_process",
     "is_prepared",
+    "known_crew",
     "read_log",
     "resume_search",
     "start_search",
@@ -37,11 +43,19 @@ _ENTRY = (
 
 def is_prepared(location: Location) -> bool:
     """Whether the app was to begin a study here."""
-    return (location.folder / _SPACE).is_file()
+    return _file(location, _SPACE).is_file()
+
+
+def _file(location: Location, name: str) -> Path:
+    return location.folder / (name if location.url is None else f"database-{name}")
 
 
 def start_search(
-    location: Location, space: str, options: Sequence[str] = (), tasks_from: Path | None = None
+    location: Location,
+    space: str,
+    options: Sequence[str] = (),
+    tasks_from: Path | None = None,
+    crew: CrewDraft | None = None,
 ) -> int:
     """Begin a search that outlives this process.
 
@@ -50,25 +64,41 @@ def start_search(
         space: the search space as YAML; already found to be valid.
         options: of the command, `--seed` and its like.
         tasks_from: file that registers tasks.
+        crew: its workers.
 
     Returns:
         The number of its process.
 
     Raises:
+        InputError: the workers are not as they should be.
         StudyError: there is such a study.
-        StorageError: the folder cannot be written.
+        StorageError: the folder cannot be written, or the database does not answer.
     """
-    if location.exists() or find_process(location) is not None:
+    crew = crew or CrewDraft()
+    crew.check(is_reached=True)
+    if _is_taken(location) or find_process(location) is not None:
         raise StudyError(f"there is a study '{location.name}' already; choose another name")
     location.create_folder()
-    path = location.folder / _SPACE
+    path = _file(location, _SPACE)
     path.write_text(space, encoding="utf-8")
-    (location.folder / _LOG).unlink(missing_ok=True)
-    return _run(location, ["search", str(path), "--study", location.name, *options], tasks_from)
+    _file(location, _LOG).unlink(missing_ok=True)
+    command = ["search", str(path), "--study", location.name, *options]
+    return _run(location, command, tasks_from, crew)
+
+
+def _is_taken(location: Location) -> bool:
+    """Also by a study whose record lies elsewhere: their files would lie beside each other."""
+    names = {Location(location.results, location.name).journal.name, f"database-{_SPACE}"} - {
+        _file(location, _SPACE).name
+    }
+    return location.exists() or any((location.folder / name).exists() for name in names)
 
 
 def resume_search(
-    location: Location, trials: int | None = None, tasks_from: Path | None = None
+    location: Location,
+    trials: int | None = None,
+    tasks_from: Path | None = None,
+    crew: CrewDraft | None = None,
 ) -> int:
     """Go on with a study that is not running.
 
@@ -76,17 +106,27 @@ def resume_search(
         location: of the study.
         trials: how far; as it was begun if None.
         tasks_from: file that registers tasks.
+        crew: its workers.
 
     Raises:
+        InputError: the workers are not as they should be.
         StudyError: it is running.
-        StorageError: its folder is gone, or cannot be written.
+        StorageError: its folder is gone or cannot be written, or the database does not answer.
     """
+    crew = crew or CrewDraft()
+    crew.check(is_reached=True)
     if find_process(location) is not None:
         raise StudyError(f"study '{location.name}' is running")
     if not location.exists():
         raise StorageError(f"there is no study '{location.name}' any more")
     more = [] if trials is None else ["--trials", str(trials)]
-    return _run(location, ["resume", location.name, *more], tasks_from)
+    location.create_folder()  # of a study in a database it may lie on another machine
+    return _run(location, ["resume", location.name, *more], tasks_from, crew)
+
+
+def known_crew(location: Location) -> CrewDraft:
+    """The workers that the app last ran a study with; none of several if it never did."""
+    return CrewDraft.from_dict(_read_process(location).get("crew"))
 
 
 def stop_search(location: Location) -> None:
@@ -106,17 +146,25 @@ def stop_search(location: Location) -> None:
 def find_process(location: Location) -> int | None:
     """The process that the app began for this study, if it still runs."""
     try:
-        known = json.loads((location.folder / _PROCESS).read_text())
+        known = _read_process(location)
         process, began = int(known["process"]), str(known["began"])
-    except (OSError, ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError):
         return None
     return process if began and _began(process) == began else None
+
+
+def _read_process(location: Location) -> dict[str, Any]:
+    try:
+        known = json.loads(_file(location, _PROCESS).read_text())
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
 
 
 def read_log(location: Location, lines: int) -> list[str]:
     """The last lines that a search said, as plain text."""
     try:
-        with (location.folder / _LOG).open("rb") as file:
+        with _file(location, _LOG).open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - _LOG_BYTES))
             text = file.read().decode(errors="replace")
     except OSError:
@@ -125,20 +173,24 @@ def read_log(location: Location, lines: int) -> list[str]:
     return [line for line in cleaned if line.strip()][-lines:]
 
 
-def _run(location: Location, arguments: Sequence[str], tasks_from: Path | None) -> int:
+def _run(
+    location: Location, arguments: Sequence[str], tasks_from: Path | None, crew: CrewDraft
+) -> int:
     command = [sys.executable, "-c", _ENTRY, *arguments, "--results", str(location.results)]
+    command += crew.to_options()
     if tasks_from is not None:
         command += ["--tasks-from", str(tasks_from)]
     try:
-        with (location.folder / _LOG).open("ab") as log:
+        with _file(location, _LOG).open("ab") as log:
             child = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-            )
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                env={**os.environ, STORAGE_VARIABLE: location.url or ""},
+            )  # fmt: skip
     except OSError as error:
         raise StorageError(f"cannot start a search: {error.strerror or error}") from error
     _CHILDREN.append(child)
-    known = {"process": child.pid, "began": _began(child.pid)}
-    (location.folder / _PROCESS).write_text(json.dumps(known))
+    known = {"process": child.pid, "began": _began(child.pid), "crew": crew.to_dict()}
+    _file(location, _PROCESS).write_text(json.dumps(known))
     return child.pid
 
 

@@ -11,7 +11,15 @@ from autoquant.core.recipe import Recipe, method_label
 from autoquant.core.trial import Trial
 from autoquant.report import describe_recipe
 
-__all__ = ["FORMATS", "Filter", "build_table", "find_ranges", "lay_over", "shape_rows"]
+__all__ = [
+    "FORMATS",
+    "Filter",
+    "build_table",
+    "find_ranges",
+    "lay_over",
+    "read_points",
+    "shape_rows",
+]
 
 # a column and the end of its slider
 _BOUNDS = {"drop": "max_drop", "latency": "max_latency", "size": "max_size"}
@@ -145,6 +153,23 @@ def lay_over(views: Sequence["HasTable"]) -> pd.DataFrame:
     """Several studies in one table."""
     tables = [view.table for view in views]
     return tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True)
+
+
+def read_points(points: Iterable[Any], study: str) -> list[tuple[str, int]]:
+    """(study, number) of what a browser says was selected; see `explore_figure`.
+
+    Args:
+        points: of the selection, each with its `customdata`.
+        study: that a number alone belongs to.
+    """
+    found: list[tuple[str, int]] = []
+    for point in points:
+        match point.get("customdata"):
+            case [str(name), int(number), *_]:
+                found.append((name, number))
+            case int(number) | float(number):
+                found.append((study, int(number)))
+    return list(dict.fromkeys(found))
 
 
 class HasTable(Protocol):

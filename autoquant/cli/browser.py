@@ -1,5 +1,6 @@
 """The command that opens the app in a browser."""
 
+import ipaddress
 import os
 import socket
 import subprocess
@@ -11,10 +12,11 @@ from typing import Annotated
 import typer
 
 from autoquant.browse.setting import AppSetting
-from autoquant.cli.options import ResultsOption, TasksFromOption
+from autoquant.cli.options import ResultsOption, StorageOption, TasksFromOption
 from autoquant.cli.output import STDERR
 from autoquant.cli.searches import RESULTS
 from autoquant.errors import InputError
+from autoquant.search.database import check_url
 
 __all__ = ["app"]
 
@@ -34,6 +36,7 @@ def app(
         ),
     ] = "127.0.0.1",
     results: ResultsOption = RESULTS,
+    storage: StorageOption = None,
     tasks_from: TasksFromOption = None,
 ) -> None:
     """Open the app: start searches, watch them, choose a model, export it.
@@ -43,6 +46,7 @@ def app(
     Examples:
       autoquant app
       autoquant app --port 8600 --results night --tasks-from my_tasks.py
+      AUTOQUANT_STORAGE=postgresql://USER:PASSWORD@HOST/DATABASE autoquant app
     """
     if find_spec("streamlit") is None:
         raise InputError("the app needs Streamlit: pip install 'autoquant[app]'")
@@ -50,9 +54,11 @@ def app(
         raise InputError(f"--tasks-from: there is no file '{tasks_from}'")
     if results.exists() and not results.is_dir():
         raise InputError(f"--results {results}: is a file; name a folder")
+    if storage is not None:
+        check_url(storage)
     _check_port(host, port)
     STDERR.print(f"the app is at http://{host}:{port} (Ctrl-C ends it)", markup=False)
-    setting = AppSetting(results, tasks_from)
+    setting = AppSetting(results, tasks_from, storage, not _is_loopback(host))
     environment = {**os.environ, **setting.to_environment()}
     command = _command(host, port)  # whose own greeting would say the address once more
     child = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False)
@@ -72,6 +78,12 @@ def _check_port(host: str, port: int) -> None:
         raise InputError(
             f"cannot listen on {host}, port {port} ({reason}); choose another: --port N"
         ) from error
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether this machine alone reaches an address."""
+    found = {item[4][0] for item in socket.getaddrinfo(host, None)}
+    return all(ipaddress.ip_address(str(address)).is_loopback for address in found)
 
 
 def _command(host: str, port: int) -> list[str]:

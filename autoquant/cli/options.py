@@ -40,6 +40,7 @@ StorageOption = Annotated[
         "--storage",
         help="Database URL for the record, such as sqlite:///studies.db; "
         "a journal file in the results folder if left out.",
+        envvar="AUTOQUANT_STORAGE",  # a URL may hold a password, and everybody sees arguments
     ),
 ]
 TasksFromOption = Annotated[

@@ -12,7 +12,6 @@ from autoquant.cli.crew import (
     RayOption,
     TrialTimeoutOption,
     WorkersOption,
-    build_crew,
 )
 from autoquant.cli.options import (
     BackendOption,
@@ -30,6 +29,7 @@ from autoquant.cli.options import (
 )
 from autoquant.cli.output import STDERR, print_json, print_rows, print_trials, warn
 from autoquant.cli.running import run_study, show_front
+from autoquant.cluster.hire import build_crew
 from autoquant.config import find_space, load_space
 from autoquant.core.front import find_front
 from autoquant.core.hypervolume import seconds_by_mode
@@ -169,8 +169,8 @@ def studies(
     """
     rows = []
     for name in list_studies(results, storage):
-        location = Location(results, name, storage)
         try:
+            location = Location(results, name, storage)
             record = load_record(location, warn=warn)
         except InputError as error:
             warn(str(error))

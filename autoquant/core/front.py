@@ -139,10 +139,14 @@ def _is_undominated(losses: Floats, index: Sequence[int]) -> Bools:
     """Of some rows alone, whether no row dominates them; see `is_nondominated`."""
     if len(index) == len(losses):
         return is_nondominated(losses)
-    rows = [losses[i] for i in index]
-    return np.array([
-        not ((losses <= row).all(axis=1) & (losses < row).any(axis=1)).any() for row in rows
-    ])  # fmt: skip
+    columns = np.ascontiguousarray(losses.T)  # a long row at a time is quick
+    return np.array([not _dominates_any(columns, losses[i][:, None]) for i in index])
+
+
+def _dominates_any(columns: Floats, row: Floats) -> bool:
+    """Whether a column of (objectives, n) dominates one of (objectives, 1)."""
+    as_good = np.logical_and.reduce(columns <= row, axis=0)
+    return bool((columns[:, as_good] < row).any())
 
 
 def decide(z: Floats, gains: Floats, accuracy: int | None) -> Bools:

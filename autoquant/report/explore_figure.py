@@ -45,8 +45,13 @@ def explore_figure(
     size_by: Axis | None = None,
     color_by: ColorBy = "mode",
     selected: Sequence[tuple[str, int]] = (),
+    picked: Sequence[tuple[str, int]] = (),
 ) -> go.Figure:
     """Trials as points; members of the front large, with intervals; baselines by name.
+
+    The `customdata` of a dominated trial is its number, since numbers alone travel as bytes and
+    a browser waits for thousands of points; where several studies lie over each other, and of
+    all other points, it begins with (study, number).
 
     Args:
         table: rows of `build_table`, of one study or several.
@@ -55,16 +60,21 @@ def explore_figure(
         size_by: what the area of the points says; None, or nothing that was measured, says none.
         color_by: what their colour says.
         selected: (study, number) of trials to ring.
+        picked: likewise, of trials that stand out, as if they had just been boxed.
     """
     shown = table[table[x].notna() & table[y].notna()]
     sizes = _scale(shown, size_by)
     colors = dict(zip(dict.fromkeys(table[color_by]), itertools.cycle(PALETTE), strict=False))
+    is_one = table["study"].nunique() <= 1
     figure = go.Figure()
     for (group, mode), rows in shown[~shown["is_front"]].groupby([color_by, "mode"], sort=False):
-        figure.add_trace(_dominated(rows, x, y, str(mode), colors[group], sizes))
+        trace = _dominated(rows, x, y, str(mode), colors[group], sizes, is_one=is_one)
+        figure.add_trace(trace)
+        _mark(figure, rows, picked)
     for (group, mode), rows in shown[shown["is_front"]].groupby([color_by, "mode"], sort=False):
         name = _name(str(group), str(mode), color_by)
         figure.add_trace(_members(rows, x, y, str(mode), colors[group], sizes, name))
+        _mark(figure, rows, picked)
     _name_baselines(figure, shown[shown["is_baseline"]], x, y)
     _ring(figure, shown, x, y, selected)
     figure.update_xaxes(title=AXES[x], zeroline=False, automargin=True, range=_span(shown, x))
@@ -115,7 +125,7 @@ def _scale(table: "pd.DataFrame", size_by: Axis | None) -> Any:
 
 
 def _dominated(
-    rows: "pd.DataFrame", x: Axis, y: Axis, mode: str, color: str, sizes: Any
+    rows: "pd.DataFrame", x: Axis, y: Axis, mode: str, color: str, sizes: Any, *, is_one: bool
 ) -> go.Scattergl:
     return go.Scattergl(
         x=rows[x].to_numpy(),
@@ -123,9 +133,7 @@ def _dominated(
         mode="markers",
         name="dominated",
         showlegend=False,
-        customdata=rows[["study", "number"]].to_numpy(),
-        hovertemplate="%{customdata[0]}, trial %{customdata[1]}<br>%{x:.4g}, %{y:.4g}"
-        "<extra></extra>",
+        **_identify(rows, is_one=is_one),
         marker={
             "symbol": _SYMBOLS[mode], "color": color, "opacity": _FAINT,
             "size": _SMALL if sizes is None else sizes[rows.index].to_numpy(),
@@ -133,6 +141,32 @@ def _dominated(
         selected={"marker": {"opacity": 0.9}},
         unselected={"marker": {"opacity": _FAINT}},
     )  # fmt: skip
+
+
+def _identify(rows: "pd.DataFrame", *, is_one: bool) -> dict[str, Any]:
+    """Which trials points are, and what is said of one that is pointed at."""
+    figures = "<br>%{x:.4g}, %{y:.4g}<extra></extra>"
+    if is_one:
+        return {
+            "customdata": rows["number"].to_numpy(),
+            "hovertemplate": "trial %{customdata}" + figures,
+        }
+    return {
+        "customdata": rows[["study", "number"]].to_numpy(),
+        "hovertemplate": "%{customdata[0]}, trial %{customdata[1]}" + figures,
+    }
+
+
+def _mark(figure: go.Figure, rows: "pd.DataFrame", picked: Sequence[tuple[str, int]]) -> None:
+    """Let picked trials stand out in the trace that was added last; all others stand back."""
+    if picked:
+        figure.data[-1].selectedpoints = np.flatnonzero(_is_among(rows, picked)).tolist()
+
+
+def _is_among(rows: "pd.DataFrame", trials: Sequence[tuple[str, int]]) -> np.ndarray:
+    wanted = set(trials)
+    keys = zip(rows["study"], rows["number"], strict=True)
+    return np.array([key in wanted for key in keys], dtype=bool)
 
 
 def _members(
@@ -201,9 +235,7 @@ def _ring(
 ) -> None:
     if not selected:
         return
-    keys = list(zip(rows["study"], rows["number"], strict=True))
-    wanted = set(selected)
-    chosen = rows[np.array([key in wanted for key in keys], dtype=bool)]
+    chosen = rows[_is_among(rows, selected)]
     figure.add_trace(
         go.Scatter(
             x=chosen[x].to_numpy(), y=chosen[y].to_numpy(), mode="markers", name="chosen",

@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -17,16 +17,16 @@ import optuna
 
 from autoquant.errors import StudyError
 
-__all__ = ["hold_lease", "is_leased"]
+__all__ = ["KEY", "find_holder", "hold_lease", "is_leased"]
 
-_KEY = "driver"
+KEY = "driver"  # of the study's attributes
 _BEAT_S, _STALE_S = 15.0, 60.0
 _held: set[str] = set()  # by this process
 
 
 def is_leased(study: optuna.Study) -> bool:
     """Whether somebody runs it now."""
-    return _find_holder(study) is not None
+    return find_holder(study.user_attrs) is not None
 
 
 @contextmanager
@@ -36,7 +36,7 @@ def hold_lease(study: optuna.Study) -> Iterator[None]:
     Raises:
         StudyError: another process runs it, here or on another machine.
     """
-    holder = _find_holder(study)
+    holder = find_holder(study.user_attrs)
     if holder is not None:
         ago = max(0.0, time.time() - holder["beat"])
         raise StudyError(
@@ -58,7 +58,7 @@ def hold_lease(study: optuna.Study) -> Iterator[None]:
         thread.join()
         _held.discard(lease["token"])
         with suppress(Exception):  # the database may be what ended the search
-            study.set_user_attr(_KEY, None)
+            study.set_user_attr(KEY, None)
 
 
 def _keep(study: optuna.Study, lease: dict[str, Any], is_over: threading.Event) -> None:
@@ -68,11 +68,12 @@ def _keep(study: optuna.Study, lease: dict[str, Any], is_over: threading.Event) 
 
 
 def _beat(study: optuna.Study, lease: dict[str, Any]) -> None:
-    study.set_user_attr(_KEY, {**lease, "beat": time.time()})
+    study.set_user_attr(KEY, {**lease, "beat": time.time()})
 
 
-def _find_holder(study: optuna.Study) -> dict[str, Any] | None:
-    holder: dict[str, Any] | None = study.user_attrs.get(_KEY)
+def find_holder(attributes: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Who runs a study now, by its attributes; None if nobody does, or was long not heard of."""
+    holder: dict[str, Any] | None = attributes.get(KEY)
     if holder is None or time.time() - holder["beat"] > _STALE_S:
         return None
     if holder["host"] == socket.gethostname() and not _is_held_here(holder):

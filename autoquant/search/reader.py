@@ -6,24 +6,21 @@ journal that has grown only the new end is read.
 """
 
 import gc
+import itertools
 import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, BinaryIO
 
-from pydantic import ValidationError
 from pydantic_core import from_json
 
-from autoquant.core.recipe import Recipe
-from autoquant.core.trial import Trial
 from autoquant.errors import StorageError
-from autoquant.search.record import FORMAT, StudyHeader, amend_trial, check_header
+from autoquant.search.snapshot import RUNNING, Entry, Snapshot, compose_snapshot, is_finished
 from autoquant.search.storage import Location
 
-__all__ = ["Snapshot", "StudyReader", "Underway"]
+__all__ = ["StudyReader", "peek_task"]
 
 # Optuna's numbers of the operations that matter; see `optuna.storages.journal`.
 _STUDY_ATTRIBUTE, _CREATE, _STATE, _ATTRIBUTE = 2, 4, 6, 8
@@ -31,63 +28,7 @@ _SKIPPED = (b'{"op_code":5,', b'{"op_code":9,', b'{"op_code":7,')
 # A recipe also stands in the record: alone it is wanted of trials that are under way.
 _RECIPE = re.compile(rb'"trial_id":(\d+),"user_attr":\{"recipe":')
 _TAIL_BYTES = 256
-_RUNNING, _COMPLETE, _FAIL = 0, 1, 3
-
-
-@dataclass(frozen=True)
-class Underway:
-    """A trial that is not finished.
-
-    Attributes:
-        number: its number.
-        recipe: what is evaluated.
-        began: when, or None if the record does not tell.
-    """
-
-    number: int
-    recipe: Recipe
-    began: datetime | None
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """A study as its journal had it at one moment.
-
-    Attributes:
-        name: of the study.
-        header: what it was started with.
-        is_newer: a later version of autoquant wrote it; what it added is left out.
-        trials: finished ones that can be read, by number.
-        ended: when each of them ended, by number.
-        underway: trials that have begun.
-        damaged: in words, what could not be read.
-        notes: of the front as a whole.
-        size_bytes: of the journal; another size is another snapshot.
-    """
-
-    name: str
-    header: StudyHeader
-    is_newer: bool
-    trials: tuple[Trial, ...]
-    ended: Mapping[int, datetime]
-    underway: tuple[Underway, ...]
-    damaged: tuple[str, ...]
-    notes: Mapping[str, str]
-    size_bytes: int
-
-
-@dataclass
-class _Entry:
-    """What the journal says of one trial."""
-
-    state: int
-    began: datetime | None
-    attributes: dict[str, Any]
-    ended: datetime | None = None
-    trial: Trial | None = None
-    damage: str | None = None
-    recipe_line: bytes | None = None
-    is_read: bool = field(default=False)
+_HEAD_LINES = 16
 
 
 class StudyReader:
@@ -106,7 +47,7 @@ class StudyReader:
         self._position = 0
         self._tail = b""
         self._attributes: dict[str, Any] = {}
-        self._entries: list[_Entry] = []
+        self._entries: dict[int, Entry] = {}
         self._broken: str | None = None
         self._snapshot: Snapshot | None = None
 
@@ -134,7 +75,9 @@ class StudyReader:
             ) from error
         with _no_collection():
             if self._take(content) or self._snapshot is None:
-                self._snapshot = self._compose()
+                self._snapshot = compose_snapshot(
+                    self.location.name, self._attributes, self._entries, self._broken
+                )
         return self._snapshot
 
     def _goes_on(self, file: BinaryIO) -> bool:
@@ -177,13 +120,13 @@ class StudyReader:
     def _create(self, operation: Mapping[str, Any]) -> None:
         began = _to_time(operation.get("datetime_start"))
         attributes = dict(operation.get("user_attrs") or {})
-        entry = _Entry(operation.get("state", _RUNNING), began, attributes)
+        entry = Entry(operation.get("state", RUNNING), began, attributes)
         entry.ended = _to_time(operation.get("datetime_complete"))
-        self._entries.append(entry)
+        self._entries[len(self._entries)] = entry
 
     @staticmethod
-    def _change(entry: _Entry, operation: Mapping[str, Any]) -> None:
-        if entry.state in (_COMPLETE, _FAIL):  # finished trials stay as they are
+    def _change(entry: Entry, operation: Mapping[str, Any]) -> None:
+        if is_finished(entry.state):
             return
         if operation["op_code"] == _ATTRIBUTE:
             entry.attributes.update(operation["user_attr"])
@@ -192,60 +135,17 @@ class StudyReader:
         entry.began = _to_time(operation.get("datetime_start")) or entry.began
         entry.ended = _to_time(operation.get("datetime_complete"))
 
-    def _compose(self) -> Snapshot:
-        header, is_newer = self._read_header()
-        for number, entry in enumerate(self._entries):
-            if entry.state in (_COMPLETE, _FAIL) and not entry.is_read:
-                _read_entry(number, entry, is_newer=is_newer)
-        known = [(number, entry) for number, entry in enumerate(self._entries) if entry.trial]
-        trials = [amend_trial(entry.trial, self._attributes) for _, entry in known if entry.trial]
-        damage = [entry.damage for entry in self._entries if entry.damage is not None]
-        return Snapshot(
-            self.location.name,
-            header,
-            is_newer,
-            tuple(sorted(trials, key=lambda trial: trial.number)),
-            {number: entry.ended for number, entry in known if entry.ended is not None},
-            tuple(self._find_underway()),
-            tuple([*damage, *([self._broken] if self._broken else [])]),
-            dict(self._attributes.get("notes", {})),
-            self._position,
-        )
 
-    def _read_header(self) -> tuple[StudyHeader, bool]:
-        name = self.location.name
-        version = self._attributes.get("format")
-        is_newer = isinstance(version, int) and version > FORMAT
-        if not is_newer:
-            return check_header(name, self._attributes), False
-        known = StudyHeader.__dataclass_fields__
-        try:
-            written = self._attributes["header"]
-            header = StudyHeader(**{key: written[key] for key in known if key in written})
-            assert header.objectives is not None
-            assert header.task
-        except (KeyError, TypeError, AssertionError):
-            check_header(name, self._attributes)
-            raise
-        return header, True
-
-    def _find_underway(self) -> list[Underway]:
-        found = []
-        for number, entry in enumerate(self._entries):
-            recipe = _read_recipe(entry) if entry.state == _RUNNING else None
-            if recipe is not None:
-                found.append(Underway(number, recipe, entry.began))
-        return found
-
-
-def _read_recipe(entry: _Entry) -> Recipe | None:
-    attributes = entry.attributes
+def peek_task(location: Location) -> str | None:
+    """The task of a study by the first lines of its journal; None if they do not tell."""
     try:
-        if entry.recipe_line is not None:
-            attributes = from_json(entry.recipe_line)["user_attr"]
-        return Recipe.model_validate(attributes["recipe"])
-    except (ValueError, KeyError, TypeError):
-        return None
+        with location.journal.open("rb") as file:
+            for line in itertools.islice(file, _HEAD_LINES):
+                if b'"user_attr":{"header":' in line:
+                    return str(from_json(line)["user_attr"]["header"]["definition"]["task"])
+    except (OSError, ValueError, TypeError, KeyError):
+        pass
+    return None
 
 
 @contextmanager
@@ -258,22 +158,6 @@ def _no_collection() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
-
-
-def _read_entry(number: int, entry: _Entry, *, is_newer: bool) -> None:
-    entry.is_read = True
-    record = entry.attributes.pop("record", None)
-    evidence = entry.attributes.pop("evidence", None)
-    if record is None:  # a trial that was interrupted
-        return
-    if is_newer and isinstance(record, dict):
-        record = {key: value for key, value in record.items() if key in Trial.model_fields}
-    try:
-        entry.trial = Trial.model_validate({**record, "evidence": evidence})
-    except (ValidationError, TypeError) as error:
-        errors = error.errors() if isinstance(error, ValidationError) else []
-        where = ".".join(str(part) for part in errors[0]["loc"]) if errors else "record"
-        entry.damage = f"the record of trial {number} is damaged at '{where}' and left out"
 
 
 def _to_time(text: str | None) -> datetime | None:

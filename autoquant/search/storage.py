@@ -10,14 +10,14 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 
 import filelock
 import optuna
-from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages import BaseStorage
 
 from autoquant.errors import StorageError, StudyError
+from autoquant.search.database import explain_failure, hide_password, open_database
 from autoquant.search.journal import BatchedStorage, find_damage, repair
 from autoquant.search.lease import hold_lease, is_leased
 from autoquant.search.record import Record, StudyHeader
@@ -27,6 +27,7 @@ __all__ = [
     "create_record",
     "hold_driver_lock",
     "is_running",
+    "is_study_name",
     "lease_record",
     "list_studies",
     "load_record",
@@ -43,6 +44,11 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 
+def is_study_name(name: str) -> bool:
+    """Whether a study can be called so: no name leaves the results folder."""
+    return _NAME.fullmatch(name) is not None
+
+
 class Location:
     """Where one study lies.
 
@@ -56,7 +62,7 @@ class Location:
     """
 
     def __init__(self, results: Path, name: str, url: str | None = None) -> None:
-        if not _NAME.fullmatch(name):
+        if not is_study_name(name):
             raise StudyError(
                 f"'{name}' is no study name; use up to 64 letters, digits, '.', '_' and '-'"
             )
@@ -126,39 +132,16 @@ def open_storage(
     """
     try:
         if location.url is not None:
-            return _open_database(location.url)
+            return open_database(location.url)
         return BatchedStorage(_readable_journal(location.journal, warn, is_driver))
     except OSError as error:
         raise StorageError(f"cannot open '{location.journal}': {error.strerror}") from error
-    except ModuleNotFoundError as error:
-        raise StorageError(
-            f"storage '{_hide_password(location)}' needs {error.name}: "
-            "pip install 'autoquant[postgres]'"
-        ) from None
+    except StorageError:
+        raise
     except Exception as error:  # SQLAlchemy and its drivers
-        shown, reason = _hide_password(location), _explain(location, error)
+        url = location.url or str(location.journal)
+        shown, reason = hide_password(url), explain_failure(url, error)
         raise StorageError(f"cannot open storage '{shown}': {reason}") from None
-
-
-@lru_cache(maxsize=8)  # each keeps connections
-def _open_database(url: str) -> RDBStorage:
-    url = re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url)
-    # a connection that the server has dropped meanwhile is made again
-    return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
-
-
-def _hide_password(location: Location) -> str:
-    """The storage as it may be shown: a password may hold an @ itself, and a query another."""
-    url, *_ = str(location.url or location.journal).split("?")
-    return re.sub(r"//([^:/@]*):.*@", r"//\1:***@", url)
-
-
-def _explain(location: Location, error: Exception) -> str:
-    """The last line of what a database says, without the password that it may repeat."""
-    lines = str(getattr(error, "orig", None) or error).strip().splitlines()
-    text = f"{type(error).__name__}: {lines[-1].strip() if lines else ''}"
-    found = re.search(r"//[^:/@]*:(.*)@", str(location.url))
-    return text if found is None or not found[1] else text.replace(found[1], "***")
 
 
 @contextmanager
@@ -178,9 +161,9 @@ def translate_losses(location: Location) -> Iterator[None]:
     except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
         cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
         raise StorageError(
-            f"storage '{_hide_password(location)}' does not answer any more "
-            f"({_explain(location, cause)}); everything finished is kept: autoquant resume "
-            f"{location.name} goes on"
+            f"storage '{hide_password(location.url)}' does not answer any more "
+            f"({explain_failure(location.url, cause)}); everything finished is kept: "
+            f"autoquant resume {location.name} goes on"
         ) from None
 
 

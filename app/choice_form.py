@@ -1,0 +1,55 @@
+"""The widgets that choose what the plot of a study shows, and what was picked in it."""
+
+import pandas as pd
+import streamlit as st
+from shared import choose_trials
+
+from autoquant.browse.table import Filter, find_ranges, read_points
+from autoquant.report.explore_figure import AXES, Axis, ColorBy
+
+_LIMITS = {"drop": "Largest drop (points)", "latency": "Latency (x float)", "size": "Size (MB)"}
+
+
+def choose_axes() -> tuple[Axis, Axis, Axis | None, ColorBy]:
+    """Across, up, size and colour."""
+    a, b, c, d = st.columns(4)
+    x = a.selectbox("Across", list(AXES), 3, AXES.get, key="x")
+    y = b.selectbox("Up", list(AXES), 0, AXES.get, key="y")
+    size_by = c.selectbox(
+        "Size of points", [None, *AXES], 0, lambda axis: AXES.get(axis, "all the same"),
+        key="size_by",
+    )  # fmt: skip
+    return x, y, size_by, d.selectbox("Colour", ["mode", "calibration", "study"], key="color_by")
+
+
+def choose_filter(table: pd.DataFrame, study: str) -> Filter:
+    """Sliders over what there is."""
+    columns = st.columns(5)
+    limits: dict[str, float | None] = {}
+    for column, (key, (low, high)) in zip(columns, find_ranges(table).items(), strict=False):
+        limit = column.slider(_LIMITS[key], low, high, high, key=f"max_{key}_{study}")
+        limits[key] = None if limit == high else limit
+    modes = columns[3].pills(
+        "Mode", ["ptq", "qat"], selection_mode="multi", default=["ptq", "qat"], key="modes"
+    )
+    methods = columns[4].multiselect(
+        "Calibration", sorted(table["calibration"].unique()), placeholder="all", key="methods"
+    )
+    return Filter(
+        limits.get("drop"), limits.get("latency"), limits.get("size"),
+        tuple(modes or ()), tuple(methods) or None,
+    )  # fmt: skip
+
+
+def picked_points(study: str) -> list[tuple[str, int]]:
+    """What was last clicked or boxed in the plot of a study."""
+    return list(st.session_state.get(f"picked_{study}", ()))
+
+
+def remember_points(study: str) -> None:
+    """Take over what was just selected: a plot that is drawn anew has no selection of its own."""
+    points = read_points(st.session_state.plot.selection.points, study)
+    st.session_state[f"picked_{study}"] = points
+    own = [number for name, number in points if name == study][:4]
+    if own:
+        choose_trials(own)

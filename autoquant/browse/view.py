@@ -1,0 +1,58 @@
+"""`StudyView`: a study as pages show it."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+
+import pandas as pd
+
+from autoquant.browse.table import build_table
+from autoquant.core.trial import Trial
+from autoquant.search.choice import Advice, FrontView, advise, view_front
+from autoquant.search.snapshot import Snapshot
+
+__all__ = ["StudyView"]
+
+
+@dataclass(frozen=True)
+class StudyView:
+    """A study as it is shown; everything but the snapshot is derived, once, when asked for.
+
+    Attributes:
+        key: that pages and addresses know it by; see `Library`.
+        snapshot: what its record says.
+    """
+
+    key: str
+    snapshot: Snapshot
+
+    @cached_property
+    def front(self) -> FrontView:
+        """Its front within its constraints."""
+        header = self.snapshot.header
+        return view_front(self.snapshot.trials, header.objectives, header.bounds)
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """Its complete trials; see `build_table`."""
+        return build_table(self.key, self.snapshot.trials, self.front.members)
+
+    @cached_property
+    def advice(self) -> list[Advice]:
+        """What is recommended, and why."""
+        return advise(self.front.choices, self.front.reference)
+
+    @cached_property
+    def by_number(self) -> dict[int, Trial]:
+        """Trials by number."""
+        return {trial.number: trial for trial in self.snapshot.trials}
+
+    @property
+    def changed(self) -> datetime | None:
+        """When a trial last ended or began; None if the record does not tell."""
+        began = [item.began for item in self.snapshot.underway if item.began is not None]
+        return max([*self.snapshot.ended.values(), *began], default=None)
+
+    def count(self, state: str) -> int:
+        """How many trials are in a state."""
+        return sum(trial.state == state for trial in self.snapshot.trials)
