@@ -20,6 +20,7 @@ from pydantic_core import from_json
 from autoquant.core.recipe import Recipe
 from autoquant.core.trial import Trial
 from autoquant.errors import StorageError
+from autoquant.search.recall import KNOWLEDGE
 from autoquant.search.record import FORMAT, StudyHeader, amend_trial, check_header
 from autoquant.search.storage import Location
 
@@ -63,6 +64,8 @@ class Snapshot:
         damaged: in words, what could not be read.
         notes: of the front as a whole.
         size_bytes: of the journal; another size is another snapshot.
+        knowledge: what the search knew beside its trials; see `search.recall`. None in a study
+            from before it was kept.
     """
 
     name: str
@@ -74,6 +77,7 @@ class Snapshot:
     damaged: tuple[str, ...]
     notes: Mapping[str, str]
     size_bytes: int
+    knowledge: Mapping[str, Any] | None = None
 
 
 @dataclass
@@ -210,6 +214,7 @@ class StudyReader:
             tuple([*damage, *([self._broken] if self._broken else [])]),
             dict(self._attributes.get("notes", {})),
             self._position,
+            self._attributes.get(KNOWLEDGE),
         )
 
     def _read_header(self) -> tuple[StudyHeader, bool]:
