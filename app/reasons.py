@@ -10,6 +10,7 @@ from autoquant.errors import InputError
 from autoquant.report.why import (
     LEGEND,
     describe_trust,
+    find_step_down,
     summarize_reasons,
     tabulate_options,
     tabulate_reasons,
@@ -26,7 +27,8 @@ def show_reasons(view: StudyView, trial: Trial) -> None:
         st.caption(plain(str(error)))
         return
     st.markdown(plain(summarize_reasons(found)))
-    st.plotly_chart(why_figure(found), key="why")
+    if any(map(find_step_down, found.layers)):
+        st.plotly_chart(why_figure(found), key="why")
     st.dataframe(_rows(*tabulate_reasons(found)), hide_index=True, key="reasons")
     columns, rows = tabulate_options(found)
     if rows:

@@ -18,11 +18,13 @@ __all__ = [
 ]
 
 _RAW = ("drop_change", "drop_change_se", "size_change_bytes", "latency_change", "source", "trial")
+_LEAST_RATIO = 0.01
 LEGEND = (
     "alone costs: points that this choice of this layer alone is expected to cost against 8 bits "
     "(in brackets, measured); bytes and us to 8, to float: what it saves against 8 bits, against "
     "float. at ...: what changing that layer alone would do to this recipe: points of drop with a "
-    "95 % interval, bytes, latency ratio; ~ is an estimate, all else was evaluated in this study."
+    "95 % interval, bytes, and the latency ratio where that would change beyond its error; ~ is an "
+    "estimate, all else was evaluated in this study."
 )
 
 
@@ -133,17 +135,17 @@ def tabulate_reasons(found: Explanation) -> tuple[list[str], list[list[str]]]:
 
     Columns of which nothing is known are left out.
     """
-    others = _choices(found)
+    others, noise = _choices(found), found.trust.latency_error
     columns = [
         "layer", "kind", "weights", "choice", "alone costs", "bytes to 8", "bytes to float",
         "us to 8", "us to float", *(f"at {choice}" for choice in others),
     ]  # fmt: skip
-    rows = [_row(layer, others) for layer in found.layers]
+    rows = [_row(layer, others, noise) for layer in found.layers]
     told = [index for index in range(len(columns)) if any(row[index] != "-" for row in rows)]
     return [columns[index] for index in told], [[row[index] for index in told] for row in rows]
 
 
-def _row(layer: LayerReason, others: Sequence[str]) -> list[str]:
+def _row(layer: LayerReason, others: Sequence[str], noise: float | None) -> list[str]:
     outcomes = {outcome.choice: outcome for outcome in layer.outcomes}
     mark = "" if layer.size_source == "file" else "~"
     return [
@@ -156,7 +158,7 @@ def _row(layer: LayerReason, others: Sequence[str]) -> list[str]:
         _format_saved(layer.saved_bytes_to_float, mark),
         "-" if layer.saved_us_to_8 is None else f"{layer.saved_us_to_8:.1f}",
         "-" if layer.saved_us_to_float is None else f"{layer.saved_us_to_float:.1f}",
-        *(format_outcome(outcomes.get(choice)) for choice in others),
+        *(format_outcome(outcomes.get(choice), noise) for choice in others),
     ]
 
 
@@ -172,11 +174,14 @@ def _format_evidence(evidence: ChoiceEvidence | None) -> str:
     return f"{100 * evidence.expected_drop:+.2f} ({measured})"
 
 
-def format_outcome(outcome: Outcome | None) -> str:
+def format_outcome(outcome: Outcome | None, noise: float | None) -> str:
     """Points, bytes and latency of a change, and which trial measured it: `~+0.40 ±0.12, -1,152`.
 
-    The interval is 95 % of the model or of the paired measurement; a latency ratio stands where
-    it would change by a hundredth.
+    The interval is 95 % of the model or of the paired measurement.
+
+    Args:
+        outcome: None where the layer has this choice, or cannot have it.
+        noise: of estimated latency ratios; what does not exceed it is not told.
     """
     if outcome is None:
         return "-"
@@ -193,7 +198,8 @@ def format_outcome(outcome: Outcome | None) -> str:
     parts = [text]
     if outcome.size_change_bytes is not None:
         parts.append(f"{outcome.size_change_bytes:+,}")
-    if outcome.latency_change is not None and abs(outcome.latency_change) >= 0.01:
+    least = max(_LEAST_RATIO, (noise or 0.0) if is_estimate else 0.0)
+    if outcome.latency_change is not None and abs(outcome.latency_change) >= least:
         parts.append(f"{outcome.latency_change:+.3f} x")
     state = " rejected" if outcome.source == "rejected" else ""
     return ", ".join(parts) + ("" if is_estimate else f"{state}{tried}")
@@ -201,8 +207,9 @@ def format_outcome(outcome: Outcome | None) -> str:
 
 def tabulate_options(found: Explanation) -> tuple[list[str], list[list[str]]]:
     """Headings and rows, one for each other value of an option."""
+    noise = found.trust.latency_error
     rows = [
-        [option.option, option.value, outcome.choice, format_outcome(outcome)]
+        [option.option, option.value, outcome.choice, format_outcome(outcome, noise)]
         for option in found.options
         for outcome in option.outcomes
     ]

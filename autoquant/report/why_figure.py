@@ -21,7 +21,7 @@ _MARKS = {
     "complete": ("measured in this study", "diamond", PALETTE[1]),
     "rejected": ("measured in part, rejected", "x-thin", PALETTE[1]),
 }
-_PANELS = ("One step down would cost, points", "and save, kB")
+_PANELS = ("One step down would cost, points", "and would save, kB")
 
 Step = tuple[LayerReason, Outcome]
 
@@ -96,7 +96,7 @@ def _savings(steps: Sequence[Step]) -> go.Bar:
 def _name_narrowest(figure: go.Figure, layers: Sequence[LayerReason]) -> None:
     for layer in layers:
         figure.add_annotation(
-            x=0, y=layer.layer, xref="x", yref="y", text=f"has {layer.choice}, its narrowest",
+            x=0, y=layer.layer, xref="x", yref="y", text=f"at {layer.choice}, its narrowest",
             showarrow=False, xanchor="left", xshift=6, font={"size": 11, "color": _GREY},
         )  # fmt: skip
 
