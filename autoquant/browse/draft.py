@@ -10,8 +10,9 @@ from typing import Any, Literal, get_args, get_origin
 import yaml
 
 from autoquant.browse.library import StudyView
-from autoquant.browse.pace import find_pace
+from autoquant.browse.pace import find_costs
 from autoquant.config import QuantizerConfig, SpaceConfig, load_space, parse_space, shipped_spaces
+from autoquant.core.forecast import forecast_search
 from autoquant.core.recipe import PtqOptions
 from autoquant.errors import SpaceError
 
@@ -254,11 +255,11 @@ def known_layers(task: str, studies: Sequence[StudyView]) -> list[str]:
 def estimate_minutes(config: SpaceConfig, studies: Sequence[StudyView]) -> float | None:
     """How long it may take by what trials of the task took before; None if none is known."""
     own = [view.snapshot for view in studies if view.snapshot.header.task == config.task]
-    paces = [find_pace(snapshot).seconds_a_trial for snapshot in own]
-    known = [pace for pace in paces if pace]
+    found = [forecast_search(find_costs(snapshot), config.budget.trials) for snapshot in own]
+    known = [forecast.seconds for forecast in found if forecast is not None]
     if not known:
         return None
-    minutes = statistics.median(known) * config.budget.trials / 60
+    minutes = statistics.median(known) / 60
     limit = config.budget.timeout
     return minutes if limit is None else min(minutes, limit / 60)
 
