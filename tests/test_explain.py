@@ -252,7 +252,10 @@ def test_words_name_what_stays_and_what_it_would_cost(found: Explanation) -> Non
     assert f"4 bits in {len(low)} of 12 layers save" in sentence
     steps = {layer.layer: find_step_down(layer) for layer in found.layers if layer.choice != "4"}
     dearest = max(steps, key=lambda name: steps[name].drop_change)
+    step = steps[dearest]
+    margin = 1.96 * 100 * step.drop_change_se
     assert f"{dearest} stays at" in sentence
+    assert f"would cost about {100 * step.drop_change:.2f} ±{margin:.2f} points" in sentence
 
 
 def test_csv_has_a_row_a_layer_and_plain_figures(found: Explanation) -> None:

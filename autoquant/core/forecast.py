@@ -26,7 +26,7 @@ _REJECTION_COST = 0.25  # of a full trial, until one was seen
 _CACHED, _LATEST = 0.5, 5  # of what quantizing took of late: more and more of it is kept
 _DOUBT = 0.35  # of the first forecast, relative
 _CERTAIN = 0.2  # below, one figure is told
-_SECOND_LOOKS = 0.3  # of those turned away, evaluated after all
+_SECOND_LOOKS = 0.25  # of those turned away, evaluated after all
 _FEWEST_MEMBERS = 3
 _ROUNDS = 1.5  # of timing the front: who falls off lets others in
 _LAST_TRAINED = 3
@@ -230,5 +230,5 @@ def _expect_closing(costs: Sequence[Cost], away: float, front: int, each: _Each)
     timing = float(np.mean([cost.work.get("latency", 0.0) for cost in judged] or [0.0]))
     reading = float(np.mean([cost.work.get("accuracy", 0.0) for cost in judged] or [0.0]))
     members = max(_FEWEST_MEMBERS, front)
-    in_turns = min(60.0, (members + 1) * (0.75 + 0.3 * timing)) if timing else 0.0
+    in_turns = min(60.0, (members + 1) * (0.5 + 0.75 * timing)) if timing else 0.0
     return _SECOND_LOOKS * away * each.full + _ROUNDS * in_turns + members * (reading + 0.5)

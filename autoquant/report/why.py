@@ -12,13 +12,14 @@ __all__ = [
     "describe_trust",
     "find_step_down",
     "flatten_reasons",
+    "half_width",
     "summarize_reasons",
     "tabulate_options",
     "tabulate_reasons",
 ]
 
 _RAW = ("drop_change", "drop_change_se", "size_change_bytes", "latency_change", "source", "trial")
-_LEAST_RATIO = 0.01
+_LEAST_RATIO, _LEAST_POINTS = 0.01, 0.005
 LEGEND = (
     "alone costs: points that this choice of this layer alone is expected to cost against 8 bits "
     "(in brackets, measured); bytes and us to 8, to float: what it saves against 8 bits, against "
@@ -71,17 +72,27 @@ def _find_dearest(layers: Sequence[LayerReason]) -> tuple[LayerReason, Outcome] 
 
 
 def _describe_staying(layer: LayerReason, step: Outcome) -> str:
-    points = 100 * (step.drop_change or 0.0)
-    would = "would" if step.source == "estimate" else "was seen to"
-    if points < 0.005:
-        cost = f"{would} cost nothing"
-    else:
-        about = "about " if step.source == "estimate" else ""
-        cost = f"{would} cost {about}{points:.2g} points"
+    points, doubt = 100 * (step.drop_change or 0.0), half_width(step)
+    would = "would cost about" if step.source == "estimate" else "cost"
+    margin = "" if doubt is None else f" ±{doubt:.2f}"
+    cost = f"{would} {points:.2f}{margin} points"
+    if points < _LEAST_POINTS:
+        cost = f"{would.removesuffix(' about')} no accuracy"
+        cost += "" if doubt is None else f" (±{doubt:.2f} points)"
     saved = -(step.size_change_bytes or 0)
     gain = f" for {_format_bytes(saved)}" if saved > 0 else ""
-    at = f"at {step.choice}"
-    return f"{layer.layer} stays at {layer.choice}: {at} it {cost}{gain}"
+    tried = "" if step.trial is None else f" in trial {step.trial}"
+    return f"{layer.layer} stays at {layer.choice}: at {step.choice} it {cost}{gain}{tried}"
+
+
+def half_width(outcome: Outcome) -> float | None:
+    """Half of the 95 % interval of a change of the drop, points; None where none is known."""
+    if outcome.drop_change_se is not None:
+        return 100 * Z95 * outcome.drop_change_se
+    if outcome.drop_change_ci is None:
+        return None
+    low, high = outcome.drop_change_ci
+    return 50 * (high - low)
 
 
 def describe_trust(found: Explanation) -> str:
@@ -190,11 +201,8 @@ def format_outcome(outcome: Outcome | None, noise: float | None) -> str:
         return f"{outcome.source}{tried}"
     is_estimate = outcome.source == "estimate"
     text = f"{'~' if is_estimate else ''}{100 * outcome.drop_change:+.2f}"
-    if outcome.drop_change_se is not None:
-        text += f" ±{100 * Z95 * outcome.drop_change_se:.2f}"
-    elif outcome.drop_change_ci is not None:
-        low, high = outcome.drop_change_ci
-        text += f" ±{50 * (high - low):.2f}"
+    doubt = half_width(outcome)
+    text += "" if doubt is None else f" ±{doubt:.2f}"
     parts = [text]
     if outcome.size_change_bytes is not None:
         parts.append(f"{outcome.size_change_bytes:+,}")

@@ -7,9 +7,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from autoquant.core.explanation import Explanation, LayerReason, Outcome
-from autoquant.core.noise import Z95
 from autoquant.report.explore_figure import PALETTE
-from autoquant.report.why import find_step_down
+from autoquant.report.why import find_step_down, half_width
 
 __all__ = ["why_figure"]
 
@@ -60,21 +59,13 @@ def _costs(steps: Sequence[Step], source: str) -> go.Scatter:
     return go.Scatter(
         x=[100 * (step.drop_change or 0.0) for _, step in steps],
         y=[layer.layer for layer, _ in steps],
-        error_x={"type": "data", "array": [_half(step) for _, step in steps], "thickness": 1.5,
-                 "width": 3, "color": color},
+        error_x={"type": "data", "thickness": 1.5, "width": 3, "color": color,
+                 "array": [half_width(step) or 0.0 for _, step in steps]},
         mode="markers", name=label,
         marker={"symbol": symbol, "size": 10, "color": color, "line": {"width": 2, "color": color}},
         customdata=[_describe(*item) for item in steps],
         hovertemplate="<b>%{y}</b>, %{customdata}: %{x:+.2f} points<extra></extra>",
     )  # fmt: skip
-
-
-def _half(step: Outcome) -> float:
-    """Half of the 95 % interval, points."""
-    if step.drop_change_se is not None:
-        return 100 * Z95 * step.drop_change_se
-    low, high = step.drop_change_ci or (0.0, 0.0)
-    return 50 * (high - low)
 
 
 def _describe(layer: LayerReason, step: Outcome) -> str:

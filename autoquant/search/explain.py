@@ -83,8 +83,8 @@ def _name_others(trials: Sequence[Trial], space: SearchSpace) -> str:
     ]
     if not able:
         return "; none can be explained yet: autoquant resume goes on with it"
-    more = ", ..." if len(able) > _SHOWN else ""
-    return f"; there are {', '.join(able[-_SHOWN:])}{more} (autoquant trials lists all)"
+    more = "..., " if len(able) > _SHOWN else ""
+    return f"; there are {more}{', '.join(able[-_SHOWN:])} (autoquant trials lists all)"
 
 
 def _untrained(recipe: Recipe) -> Recipe:
