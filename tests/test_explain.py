@@ -318,11 +318,23 @@ def test_a_run_without_sensitivities_does_not_forget_them(searched: Location) ->
     assert load_record(searched).study.user_attrs[KNOWLEDGE] == before
 
 
-def test_knowledge_of_a_later_version_is_passed_over() -> None:
+@pytest.mark.parametrize(
+    "kept",
+    [
+        '{"layers": [{"name": "a", "shape": [1], "activations": []}], "sensitivity": null}',
+        '{"layers": [], "sensitivity": {"version": 2}}',
+        '{"layers": [{"na',
+        "[]",
+        {"layers": "all"},
+        None,
+    ],
+)
+def test_knowledge_that_is_not_as_written_here_is_passed_over(kept: object) -> None:
     definition = {"version": 1, "task": "fake", "objectives": ["accuracy", "size"]}
-    kept = {"layers": [{"name": "a", "shape": [1], "activations": []}], "sensitivity": None}
     known = recall_knowledge(kept, StudyHeader(definition, 0, "auto"))
     assert known.layers == ()
+    assert known.sensitivity is None
+    assert known.objectives == ["accuracy", "size"]
 
 
 def test_a_study_of_the_first_version_can_be_explained(tmp_path: Path) -> None:

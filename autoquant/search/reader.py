@@ -77,7 +77,7 @@ class Snapshot:
     damaged: tuple[str, ...]
     notes: Mapping[str, str]
     size_bytes: int
-    knowledge: Mapping[str, Any] | None = None
+    knowledge: object = None
 
 
 @dataclass

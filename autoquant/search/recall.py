@@ -1,7 +1,8 @@
 """What a search knew beside its trials, kept in the study so that it can be asked afterwards."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Sequence
 from typing import Any
 
 import optuna
@@ -22,29 +23,36 @@ KNOWLEDGE = "knowledge"  # the study's attribute
 
 
 def keep_knowledge(study: optuna.Study, knowledge: Knowledge) -> None:
-    """Note what a sampler is told; sensitivities of an earlier run stay where this has none."""
+    """Note what a sampler is told; sensitivities of an earlier run stay where this has none.
+
+    As text: Optuna copies every attribute whenever one is asked for, value by value.
+    """
     kept = study.user_attrs.get(KNOWLEDGE)
     found = knowledge.sensitivity
-    known = found.model_dump(mode="json") if found else (kept or {}).get("sensitivity")
+    written = found.model_dump(mode="json") if found else _read(kept).get("sensitivity")
     layers = [dataclasses.asdict(layer) for layer in knowledge.layers]
-    wanted = {"layers": _plain(layers), "sensitivity": known}
+    wanted = json.dumps({"layers": layers, "sensitivity": written}, separators=(",", ":"))
     if wanted != kept:
         study.set_user_attr(KNOWLEDGE, wanted)
 
 
-def _plain(layers: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Tuples as lists, as they are read back."""
-    return [{**layer, "activations": list(layer["activations"])} for layer in layers]
+def _read(kept: object) -> dict[str, Any]:
+    """What was kept; nothing where that is not as this version writes it."""
+    try:
+        content = json.loads(kept) if isinstance(kept, str) else None
+    except json.JSONDecodeError:
+        content = None
+    return content if isinstance(content, dict) else {}
 
 
-def recall_knowledge(kept: Mapping[str, Any] | None, header: StudyHeader) -> Knowledge:
+def recall_knowledge(kept: object, header: StudyHeader) -> Knowledge:
     """What the search knew; of a study from before this was kept, what its header says.
 
     Args:
-        kept: the study's attribute `knowledge`, or None.
+        kept: the study's attribute `knowledge`; None where it has none.
         header: of the study.
     """
-    content = kept or {}
+    content = _read(kept)
     try:
         layers = tuple(
             Layer(**{**item, "activations": tuple(item["activations"])})
