@@ -194,7 +194,8 @@ def test_with_sensitivities_bytes_and_microseconds_are_those_of_the_files(
 def test_sizes_of_layers_are_read_off_the_files_of_an_old_study(
     valley: Valley, trials: list[Trial]
 ) -> None:
-    found = explain_trial(trials, valley.space, Knowledge(bounds=Bounds(0.02)), 50)
+    few = trials[35:51]  # fewer than there are choices, more than there are layers
+    found = explain_trial(few, valley.space, Knowledge(bounds=Bounds(0.02)), 50)
     assert found.layers[0].kind is None
     assert found.layers[0].parameters is None
     sizes = dict(zip(valley.names, valley.parameters, strict=True))
@@ -237,13 +238,38 @@ def test_a_trial_that_cannot_be_explained_names_others(valley: Valley, trials: l
         explain_trial([static], valley.space, valley.knowledge(), 9)
 
 
-def test_a_long_study_is_explained_in_a_moment(valley: Valley) -> None:
-    import time
+def test_sizes_are_what_files_have_and_not_what_weights_would_take(
+    valley: Valley, trials: list[Trial]
+) -> None:
+    """Every layer at 4 bits takes a tenth more than half of its weights."""
+    larger = dict(zip(valley.names, valley.parameters // 20, strict=True))
+    padded = [
+        trial.model_copy(update={"size_bytes": trial.size_bytes + sum(
+            int(larger[name]) for name, bits in trial.recipe.layers.items() if bits == 4
+        )})
+        for trial in trials
+    ]  # fmt: skip
+    found = explain_trial(padded, valley.space, valley.knowledge(), 50)
+    for layer in found.layers:
+        for outcome in layer.outcomes:
+            if {layer.choice, outcome.choice} == {"8", "4"}:
+                half = dict(zip(valley.names, valley.parameters, strict=True))[layer.layer] / 2
+                change = abs(outcome.size_change_bytes)
+                assert change == pytest.approx(half - larger[layer.layer], abs=20)
 
-    many = make_trials(valley, 3000)
-    start = time.process_time()
-    explain_trial(many, valley.space, valley.knowledge(), 2999)
-    assert time.process_time() - start < 2
+
+def test_a_long_study_is_explained_by_its_last_trials(
+    valley: Valley, trials: list[Trial], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    encode = SearchSpace.encode
+    monkeypatch.setattr(
+        SearchSpace, "encode", lambda self, recipe: seen.append(recipe) or encode(self, recipe)
+    )
+    first = trials[0].model_copy(update={"name": "w8a8"})
+    many = [first, *(trials[1 + n % 59] for n in range(3000)), trials[50]]
+    explain_trial(many, valley.space, valley.knowledge(), 50)
+    assert 1000 < len(seen) < 1010, "and the baselines before them"
 
 
 def test_words_name_what_stays_and_what_it_would_cost(found: Explanation) -> None:
