@@ -141,7 +141,7 @@ def test_recipe_that_was_evaluated_stands_with_its_own_figures(
     low, high = outcome.drop_change_ci
     assert low < 0.03 < high, "thirty of a thousand images, paired"
     assert outcome.size_change_bytes == twin.size_bytes - own.size_bytes
-    assert "(trial 77)" in str(tabulate_reasons(found))
+    assert "(#77)" in str(tabulate_reasons(found))
 
 
 def test_rejected_and_failed_neighbours_are_named(valley: Valley, trials: list[Trial]) -> None:
@@ -161,8 +161,8 @@ def test_rejected_and_failed_neighbours_are_named(valley: Valley, trials: list[T
     assert by_name[second]["4"].source == "failed"
     assert by_name[second]["4"].drop_change is None
     text = str(tabulate_reasons(found))
-    assert "rejected (trial 71)" in text
-    assert "failed (trial 72)" in text
+    assert "rejected (#71)" in text
+    assert "failed (#72)" in text
 
 
 def test_without_sensitivities_it_says_what_it_rests_on(found: Explanation) -> None:
@@ -204,6 +204,20 @@ def test_sizes_of_layers_are_read_off_the_files_of_an_old_study(
     for layer in narrow:
         assert layer.saved_bytes_to_8 == pytest.approx(sizes[layer.layer] / 2, rel=0.02, abs=20)
         assert layer.size_source == "estimate"
+
+
+def test_layers_that_always_change_together_share_their_bytes(valley: Valley) -> None:
+    first, second = valley.names[:2]
+    twins = []
+    for trial in make_trials(valley, 40):
+        drawn = valley.space.encode(trial.recipe)
+        drawn[f"layer.{second}"] = drawn[f"layer.{first}"]
+        twins.append(make_trial(valley, trial.number, drawn))
+    number = next(trial.number for trial in twins if trial.recipe.layers[first] == 4)
+    found = explain_trial(twins, valley.space, Knowledge(bounds=Bounds(0.02)), number)
+    one, other = (layer.saved_bytes_to_8 for layer in found.layers[:2])
+    assert one == pytest.approx(other, rel=0.05)
+    assert one + other == pytest.approx(sum(valley.parameters[:2]) / 2, rel=0.02)
 
 
 def test_a_trained_trial_is_compared_with_trained_twins(
@@ -282,6 +296,14 @@ def test_words_name_what_stays_and_what_it_would_cost(found: Explanation) -> Non
     margin = 1.96 * 100 * step.drop_change_se
     assert f"{dearest} stays at" in sentence
     assert f"would cost about {100 * step.drop_change:.2f} ±{margin:.2f} points" in sentence
+
+
+def test_bytes_within_their_error_are_not_told(found: Explanation) -> None:
+    stays = summarize_reasons(found).partition("; ")[2]
+    assert " for less than " not in stays
+    unsure = found.trust.model_copy(update={"size_error_bytes": 1e6})
+    words = summarize_reasons(found.model_copy(update={"trust": unsure}))
+    assert "points for less than 1000 kB" in words
 
 
 def test_csv_has_a_row_a_layer_and_plain_figures(found: Explanation) -> None:

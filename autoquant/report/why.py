@@ -19,13 +19,14 @@ __all__ = [
 ]
 
 _RAW = ("drop_change", "drop_change_se", "size_change_bytes", "latency_change", "source", "trial")
+_NOTHING = ("-", "0", "0.0")
 _LEAST_RATIO, _LEAST_POINTS = 0.01, 0.005
 LEGEND = (
     "alone costs: points that this choice of this layer alone is expected to cost against 8 bits "
-    "(in brackets, measured); bytes and us to 8, to float: what it saves against 8 bits, against "
-    "float. at ...: what changing that layer alone would do to this recipe: points of drop with a "
-    "95 % interval, bytes, and the latency ratio where that would change beyond its error; ~ is an "
-    "estimate, all else was evaluated in this study."
+    "(in brackets, measured). B and us to 8, to float: bytes and microseconds saved against 8 bits, "
+    "against float. at ...: what changing that layer alone would do to this recipe: points of drop "
+    "with a 95 % interval, bytes, and the latency ratio where that would change beyond its error; "
+    "~ is an estimate, # the trial of this study that measured it."
 )
 
 
@@ -57,7 +58,7 @@ def summarize_reasons(found: Explanation) -> str:
         parts[0] += f" {verb} {_format_bytes(saved)}"
     staying = _find_dearest(found.layers)
     if staying is not None:
-        parts.append(_describe_staying(*staying))
+        parts.append(_describe_staying(*staying, found.trust.size_error_bytes or 0.0))
     return "; ".join(parts) + "."
 
 
@@ -71,7 +72,7 @@ def _find_dearest(layers: Sequence[LayerReason]) -> tuple[LayerReason, Outcome] 
     return max(steps, key=lambda item: item[1].drop_change or 0.0, default=None)
 
 
-def _describe_staying(layer: LayerReason, step: Outcome) -> str:
+def _describe_staying(layer: LayerReason, step: Outcome, size_error: float) -> str:
     points, doubt = 100 * (step.drop_change or 0.0), half_width(step)
     would = "would cost about" if step.source == "estimate" else "cost"
     margin = "" if doubt is None else f" ±{doubt:.2f}"
@@ -81,6 +82,8 @@ def _describe_staying(layer: LayerReason, step: Outcome) -> str:
         cost += "" if doubt is None else f" (±{doubt:.2f} points)"
     saved = -(step.size_change_bytes or 0)
     gain = f" for {_format_bytes(saved)}" if saved > 0 else ""
+    if layer.size_source == step.source == "estimate" and abs(saved) < size_error:
+        gain = f" for less than {_format_bytes(round(size_error))}"
     tried = "" if step.trial is None else f" in trial {step.trial}"
     return f"{layer.layer} stays at {layer.choice}: at {step.choice} it {cost}{gain}{tried}"
 
@@ -144,15 +147,17 @@ def _describe_knowledge(found: Explanation) -> str:
 def tabulate_reasons(found: Explanation) -> tuple[list[str], list[list[str]]]:
     """Headings and rows, one a layer in network order; estimates carry a `~`.
 
-    Columns of which nothing is known are left out.
+    Columns that are empty, or zero in every row, are left out.
     """
     others, noise = _choices(found), found.trust.latency_error
     columns = [
-        "layer", "kind", "weights", "choice", "alone costs", "bytes to 8", "bytes to float",
-        "us to 8", "us to float", *(f"at {choice}" for choice in others),
+        "layer", "kind", "weights", "choice", "alone costs", "B to 8", "B to float", "us to 8",
+        "us to float", *(f"at {choice}" for choice in others),
     ]  # fmt: skip
     rows = [_row(layer, others, noise) for layer in found.layers]
-    told = [index for index in range(len(columns)) if any(row[index] != "-" for row in rows)]
+    told = [
+        index for index in range(len(columns)) if any(row[index] not in _NOTHING for row in rows)
+    ]
     return [columns[index] for index in told], [[row[index] for index in told] for row in rows]
 
 
@@ -196,7 +201,7 @@ def format_outcome(outcome: Outcome | None, noise: float | None) -> str:
     """
     if outcome is None:
         return "-"
-    tried = f" (trial {outcome.trial})"
+    tried = f" (#{outcome.trial})"
     if outcome.source == "failed" or outcome.drop_change is None:
         return f"{outcome.source}{tried}"
     is_estimate = outcome.source == "estimate"

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import nnls
 
 from autoquant.core.explanation import ModelTrust
 from autoquant.core.layer import Layer
@@ -52,7 +51,8 @@ def fill_in(knowledge: Knowledge, space: SearchSpace, trials: Sequence[Trial]) -
     parameters = np.ones(len(names))
     if seen:
         features = np.column_stack([np.ones(len(seen)), np.array(widths)])
-        found, _ = nnls(features, np.array([float(t.size_bytes or 0) for t in seen]))
+        # of layers that always change together, each is given the same share
+        found, *_ = np.linalg.lstsq(features, np.array([float(t.size_bytes or 0) for t in seen]))
         parameters = np.maximum(found[1:], 1.0)
     layers = tuple(
         Layer(name, "conv", round(count), 1, order)
