@@ -69,7 +69,8 @@ def find_costs(snapshot: Snapshot) -> list[Cost]:
     """What each trial took, in the order in which they ended; pauses are nobody's time."""
     moments = {number: moment.timestamp() for number, moment in snapshot.ended.items()}
     trials = sorted(snapshot.trials, key=lambda trial: moments.get(trial.number, 0.0))
-    costs, before = [], None
+    costs: list[Cost] = []
+    before: float | None = None
     for trial in trials:
         end, work = moments.get(trial.number), sum(trial.seconds.values())
         gap = None if end is None or before is None else end - before

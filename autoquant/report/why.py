@@ -23,8 +23,8 @@ _NOTHING = ("-", "0", "0.0")
 _LEAST_RATIO, _LEAST_POINTS = 0.01, 0.005
 LEGEND = (
     "alone costs: points that this choice of this layer alone is expected to cost against 8 bits "
-    "(in brackets, measured). B and us to 8, to float: bytes and microseconds saved against 8 bits, "
-    "against float. at ...: what changing that layer alone would do to this recipe: points of drop "
+    "(in brackets, measured). B and us to 8, to float: bytes and microseconds saved against 8 bits "
+    "and float. at ...: what changing that layer alone would do to this recipe: points of drop "
     "with a 95 % interval, bytes, and the latency ratio where that would change beyond its error; "
     "~ is an estimate, # the trial of this study that measured it."
 )
