@@ -230,7 +230,7 @@ def _open_study(
         with (
             lease_record(location, record),
             _open_crew(launch, evaluator, source) as (evaluates, executor),
-            _progress(budget, console) as show,
+            _progress(budget, console, may_train=space.is_mixed) as show,
         ):
             # with workers, this process evaluates nothing that could have crashed it
             record.recover(crash if executor is None else None)
@@ -267,9 +267,11 @@ def _open_record(launch: Launch, warn: Callable[[str], None]) -> Record:
 
 
 @contextmanager
-def _progress(budget: Budget, console: Console | None) -> Iterator[Callable[[Event], None] | None]:
+def _progress(
+    budget: Budget, console: Console | None, *, may_train: bool
+) -> Iterator[Callable[[Event], None] | None]:
     if console is None:
         yield None
         return
-    with SearchProgress(budget, console) as progress:
+    with SearchProgress(budget, console, may_train=may_train) as progress:
         yield progress.show

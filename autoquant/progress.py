@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from autoquant.core.activity import listening
+from autoquant.core.forecast import Cost, Forecast, forecast_rest
 from autoquant.core.training import Predict, TrainingProgress, TrainingWatch
 from autoquant.core.trial import Trial
 from autoquant.report import trial_row
@@ -62,14 +63,18 @@ class SearchProgress(_Show):
     Args:
         budget: what the bar runs to.
         console: where to show them.
+        may_train: recipes may be promoted to training.
     """
 
-    def __init__(self, budget: Budget, console: Console) -> None:
+    def __init__(self, budget: Budget, console: Console, *, may_train: bool = False) -> None:
         self.budget = budget
+        self.may_train = may_train
         self.console = console
         self.has_bar = _has_bar(console)
-        self.started = time.monotonic()
+        self.started = self.ended = time.monotonic()
         self.first_done: int | None = None
+        self.costs: list[Cost] = []
+        self.forecast: Forecast | None = None
         self.progress = self._seating = _SeatProgress(
             SpinnerColumn(),
             BarColumn(),
@@ -100,9 +105,9 @@ class SearchProgress(_Show):
         parts = [f"front {len(event.front)}"]
         if event.front:
             parts.append(_best(event.front))
-        left = self._seconds_left(event.done)
+        left = self._forecast(event)
         if left is not None:
-            parts.append(f"about {left // 60:.0f}:{left % 60:02.0f} left")
+            parts.append(f"about {left} left")
         if event.seats:
             minutes = (time.monotonic() - self.started) / 60
             parts.append(f"{(event.done - (self.first_done or 0)) / minutes:.1f} trials/min")
@@ -110,14 +115,28 @@ class SearchProgress(_Show):
             parts.append(event.message)
         return " | ".join(parts)
 
-    def _seconds_left(self, done: int) -> float | None:
-        elapsed = time.monotonic() - self.started
-        new = done - (self.first_done or 0)
-        by_trials = elapsed / new * (self.budget.trials - done) if new else None
-        if self.budget.timeout_s is None:
-            return by_trials
-        by_clock = max(0.0, self.budget.timeout_s - elapsed)
-        return by_clock if by_trials is None else min(by_trials, by_clock)
+    def _forecast(self, event: Event) -> str | None:
+        """How long it may still take; None before anything tells, and when that time is over."""
+        now = time.monotonic()
+        if event.trial is not None:
+            self.costs.append(Cost.of(event.trial, now - self.ended))
+            self.ended = now
+            self.forecast = self._forecast_rest(event, now)
+        if self.forecast is None:
+            return None
+        left = self.forecast.after(now - self.ended)
+        return left.describe() if left.high > 0 else None
+
+    def _forecast_rest(self, event: Event, now: float) -> Forecast | None:
+        timeout_s, elapsed = self.budget.timeout_s, now - self.started
+        return forecast_rest(
+            self.costs,
+            # of a study that goes on, the trials before are in nobody's memory
+            self.budget.trials - (event.done - len(self.costs)),
+            front=len(event.front),
+            timeout_left_s=None if timeout_s is None else timeout_s - elapsed,
+            may_train=self.may_train,
+        )
 
 
 class TrainingShow(_Show, TrainingWatch):

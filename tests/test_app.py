@@ -308,3 +308,20 @@ def test_what_is_picked_stays_when_a_running_study_grows(results: Path, open_pag
 
 def decode(trace: dict) -> bytes:
     return b64decode(trace["x"]["bdata"])[::8]
+
+
+def test_compare_says_why_a_model_has_its_bits(results: Path, open_page: Open) -> None:
+    trials = measured_trials(24)
+    write_study(results, "s", trials)
+    number = next(
+        t.number for t in trials
+        if t.name is None and not t.recipe.is_trained
+        and t.recipe.options.weight_granularity == "per_channel"
+    )  # fmt: skip
+    app = open_page("compare", study="s", trial=[str(number), "3"])
+    assert is_fine(app)
+    assert f"Why these bits: trial {number}" in [item.value for item in app.subheader]
+    table = next(item.value for item in app.dataframe if "choice" in item.value.columns)
+    assert list(table["layer"]) == [f"conv{index}" for index in range(8)]
+    assert "the trials alone teach" in words(app)
+    assert "autoquant trials lists all" in words(open_page("compare", study="s", trial="3"))

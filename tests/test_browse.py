@@ -16,7 +16,7 @@ from autoquant.browse.errand import follow_errand
 from autoquant.browse.estimate import describe_budget
 from autoquant.browse.handout import compare_layers, compare_recipes, export_command, report_command
 from autoquant.browse.library import Library, StudyView
-from autoquant.browse.pace import find_failures, find_growth, find_pace
+from autoquant.browse.pace import find_costs, find_failures, find_growth, find_left, find_pace
 from autoquant.browse.process import find_process, read_log, start_search, stop_search
 from autoquant.browse.table import Filter, build_table, find_ranges, lay_over, shape_rows
 from autoquant.config import load_space, parse_space, shipped_spaces
@@ -194,8 +194,18 @@ def test_the_pace_leaves_pauses_out(tmp_path: Path) -> None:
     from datetime import timedelta
 
     ended = {i: first + timedelta(seconds=float(s)) for i, s in enumerate(ends)}
-    pace = find_pace(replace(snapshot, ended=ended))
+    paused = replace(snapshot, ended=ended)
+    pace = find_pace(paused)
     assert pace.per_minute == pytest.approx(30)
+    walls = [cost.wall_s for cost in find_costs(paused)]
+    assert walls == [None, 2, 2, 2, None, 2, 2, 2]
+    plain = tuple(trial for trial in snapshot.trials if not trial.recipe.is_trained)
+    header = replace(snapshot.header, trials=len(plain) + 30)
+    longer = replace(paused, header=header, trials=plain)
+    assert 30 < find_pace(longer).left.seconds < 75, (
+        "thirty trials of two seconds, some turned away"
+    )
+    assert find_left(longer, find_pace(longer)) is None, "they ended months ago"
 
 
 # Drafts

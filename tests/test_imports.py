@@ -29,6 +29,8 @@ def loaded_by(statement: str) -> set[str]:
         ("import autoquant.backends.latency", set()),
         ("import autoquant.bench", set()),
         ("import autoquant.search.study", {"optuna"}),
+        ("import autoquant.cli.why", {"optuna"}),
+        ("import autoquant.browse.reasons", {"optuna", "pandas"}),
         ("import autoquant.cli", {"optuna"}),
         ("import autoquant.browse.library, autoquant.browse.estimate", {"optuna", "pandas"}),
         ("import autoquant.notebook", {"optuna", "pandas"}),

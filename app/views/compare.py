@@ -1,6 +1,7 @@
 """Two to four models side by side."""
 
 import streamlit as st
+from reasons import show_reasons
 from shared import choose_view, library, pick_trials, plain, setting
 
 from autoquant.browse.errand import follow_errand
@@ -66,6 +67,8 @@ if differences := compare_recipes(trials):
     st.dataframe(differences, hide_index=True, key="differences", height="content")
 else:
     st.caption("Nothing but the widths of the layers." if len(trials) > 1 else "One model alone.")
+
+show_reasons(view, trials[0])
 
 st.subheader("Layers on the runtime")
 show_layers(name, trials)

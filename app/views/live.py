@@ -4,7 +4,7 @@ import streamlit as st
 from shared import attempt, badge, choose_card, library, plain
 
 from autoquant.browse.library import StudyCard
-from autoquant.browse.pace import find_failures, find_growth, find_pace, seconds_since
+from autoquant.browse.pace import find_failures, find_growth, find_left, find_pace, seconds_since
 from autoquant.browse.process import read_log, stop_search
 from autoquant.report import describe_drift, describe_recipe
 from autoquant.report.progress_figure import drift_figure, growth_figure, loss_curves_figure
@@ -45,8 +45,8 @@ def show_numbers(card: StudyCard) -> None:
     columns[1].metric("Rejected early", card.view.count("rejected"))
     columns[2].metric("Failed", card.view.count("failed"))
     columns[3].metric("Trials a minute", "-" if not pace.per_minute else f"{pace.per_minute:.1f}")
-    left = pace.seconds_left if card.state == "running" else None
-    columns[4].metric("Time left", "-" if left is None else f"{left // 60:.0f}:{left % 60:02.0f}")
+    left = find_left(snapshot, pace) if card.state == "running" else None
+    columns[4].metric("Time left", "-" if left is None else left.describe())
 
 
 def show_underway(card: StudyCard) -> None:

@@ -2,10 +2,13 @@
 
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 
 from autoquant.browse.library import StudyView
-from autoquant.browse.pace import find_cost
+from autoquant.browse.pace import find_costs
 from autoquant.config import SpaceConfig
+from autoquant.core.forecast import forecast_search
+from autoquant.search.snapshot import Snapshot
 
 __all__ = ["describe_budget", "estimate_minutes"]
 
@@ -22,13 +25,28 @@ def estimate_minutes(
             after the other.
     """
     own = [view.snapshot for view in studies if view.snapshot.header.task == config.task]
-    costs = [cost for cost in map(find_cost, own) if cost is not None]
-    if not costs:
+    found = [_forecast(snapshot, config.budget.trials, workers) for snapshot in own]
+    known = [seconds for seconds in found if seconds is not None]
+    if not known:
         return None
-    seconds = statistics.median(max(cost.timing_s, cost.alone_s / workers) for cost in costs)
-    minutes = seconds * config.budget.trials / 60
+    minutes = statistics.median(known) / 60
     limit = config.budget.timeout
     return minutes if limit is None else min(minutes, limit / 60)
+
+
+def _forecast(snapshot: Snapshot, trials: int, workers: int) -> float | None:
+    """Seconds of so many trials, by those of a study."""
+    costs = find_costs(snapshot)
+    walls = [cost.wall_s / cost.work_s for cost in costs if cost.wall_s and cost.work_s]
+    if walls and statistics.median(walls) < 1:
+        # workers shared it: trials ended sooner after each other than one takes
+        costs = [replace(cost, wall_s=None) for cost in costs]
+    forecast = forecast_search(costs, trials)
+    if forecast is None:
+        return None
+    timed = sum(cost.work.get("latency", 0.0) for cost in costs)
+    share = timed / max(sum(cost.work_s for cost in costs), 1e-9)
+    return forecast.seconds * max(share, 1 / workers)
 
 
 def describe_budget(

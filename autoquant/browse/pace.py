@@ -1,28 +1,28 @@
 """How a study goes: its pace, its failures, what its front gained."""
 
 import itertools
-import statistics
 from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
 
+from autoquant.core.forecast import Cost, Forecast, forecast_rest
 from autoquant.core.hypervolume import trace_hypervolume
 from autoquant.search.snapshot import Snapshot
 
 __all__ = [
-    "Cost",
     "Pace",
-    "find_cost",
+    "find_costs",
     "find_failures",
     "find_growth",
+    "find_left",
     "find_pace",
     "seconds_since",
 ]
 
 _LONGEST_PAUSE = 10  # median gaps; a longer one is a night between two runs
-_RECENT = 20
+_RECENT, _PAUSE_S = 20, 60.0
 
 
 @dataclass(frozen=True)
@@ -31,55 +31,59 @@ class Pace:
 
     Attributes:
         per_minute: of late; None if fewer than two ended.
-        seconds_a_trial: the median.
-        seconds_left: to the target at that pace.
+        left: what the search has still to go since its last trial ended; None before anything
+            tells.
     """
 
     per_minute: float | None
-    seconds_a_trial: float | None
-    seconds_left: float | None
+    left: Forecast | None
 
 
 def find_pace(snapshot: Snapshot) -> Pace:
     """The pace of a study by when its trials ended, pauses between runs left out."""
     ends = sorted(moment.timestamp() for moment in snapshot.ended.values())
     gaps = np.array([b - a for a, b in itertools.pairwise(ends[-_RECENT - 1 :])])
-    if not len(gaps):
-        return Pace(None, None, None)
-    kept = gaps[gaps <= _LONGEST_PAUSE * max(float(np.median(gaps)), 0.1)]
+    kept = gaps[gaps <= _LONGEST_PAUSE * max(float(np.median(gaps)), 0.1)] if len(gaps) else gaps
     mean = float(kept.mean()) if len(kept) else 0.0
-    left = max(0, snapshot.header.trials - len(snapshot.trials))
-    rate = 60 / mean if mean > 0 else None
-    return Pace(rate, float(np.median(gaps)), mean * left)
+    # trainings are an option of the space; how many there will be, nobody knows
+    modes = snapshot.header.definition.get("quantizer", {}).get("mode") or ()
+    left = forecast_rest(
+        find_costs(snapshot),
+        snapshot.header.trials,
+        front=_last_members(snapshot),
+        may_train={"ptq", "qat"} <= {*modes},
+    )
+    return Pace(60 / mean if mean > 0 else None, left)
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What a trial takes; medians over a study.
-
-    Attributes:
-        alone_s: seconds from trial to trial where one is evaluated after the other.
-        timing_s: of these, seconds in which its file is timed.
-    """
-
-    alone_s: float
-    timing_s: float
-
-
-def find_cost(snapshot: Snapshot) -> Cost | None:
-    """What a trial of a study takes; None if that is not known.
-
-    Where workers evaluated several at once, trials end sooner after each other than one takes:
-    there their own seconds count.
-    """
-    spent = [sum(trial.seconds.values()) for trial in snapshot.trials if trial.seconds]
-    if not spent:
+def find_left(snapshot: Snapshot, pace: Pace) -> Forecast | None:
+    """What is left now; None before anything tells, and when that time is over."""
+    since = seconds_since(max(snapshot.ended.values(), default=None))
+    if pace.left is None or since is None:
         return None
-    timed = [trial.seconds.get("latency", 0.0) for trial in snapshot.trials if trial.seconds]
-    gap = find_pace(snapshot).seconds_a_trial
-    is_crew = any(trial.node is not None for trial in snapshot.trials)
-    alone = statistics.median(spent) if is_crew or not gap else gap
-    return Cost(alone, min(alone, statistics.median(timed)))
+    left = pace.left.after(since)
+    return left if left.high > 0 else None
+
+
+def find_costs(snapshot: Snapshot) -> list[Cost]:
+    """What each trial took, in the order in which they ended; pauses are nobody's time."""
+    moments = {number: moment.timestamp() for number, moment in snapshot.ended.items()}
+    trials = sorted(snapshot.trials, key=lambda trial: moments.get(trial.number, 0.0))
+    costs: list[Cost] = []
+    before: float | None = None
+    for trial in trials:
+        end, work = moments.get(trial.number), sum(trial.seconds.values())
+        gap = None if end is None or before is None else end - before
+        is_pause = gap is not None and gap > _PAUSE_S + _LONGEST_PAUSE * work
+        costs.append(Cost.of(trial, None if is_pause else gap))
+        before = end
+    return costs
+
+
+def _last_members(snapshot: Snapshot) -> int:
+    """About how many members the front has: those of the last session of timing, if there was."""
+    sessions = [trial.timing_session for trial in snapshot.trials if trial.timing_session]
+    return sessions.count(sessions[-1]) if sessions else 0
 
 
 def find_failures(snapshot: Snapshot) -> list[tuple[str, str, list[int]]]:

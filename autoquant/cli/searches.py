@@ -241,6 +241,10 @@ def front(
     max_size_mb: Annotated[
         float | None, typer.Option("--max-size-mb", help="Largest file, in 10**6 bytes.")
     ] = None,
+    why: Annotated[
+        int | None,
+        typer.Option("--why", help="Instead: the evidence for this trial's recipe, by layer."),
+    ] = None,
     results: ResultsOption = RESULTS,
     storage: StorageOption = None,
     format_: FormatOption = "table",
@@ -250,9 +254,17 @@ def front(
     Examples:
       autoquant front digits
       autoquant front cifar10-resnet20 --objectives accuracy,size --max-drop 0.01
+      autoquant front digits --why 33
     """
     location = find_study(results, study, storage)
     record = load_record(location, warn=warn)
+    if why is not None:
+        from autoquant.cli.why import check_alone, show_why
+
+        limits = {"--max-drop": max_drop, "--max-latency-ms": max_latency_ms}
+        check_alone({"--objectives": objectives, **limits, "--max-size-mb": max_size_mb})
+        show_why(location, record, why, format_)
+        return
     names = [] if objectives is None else [part.strip() for part in objectives.split(",")]
     wanted = parse_objectives(names) or record.header.objectives
     bounds = Bounds(max_drop, max_latency_ms, max_size_mb)

@@ -1,14 +1,15 @@
 """What a study's trials tell a sampler, read once from Optuna's storage."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from autoquant.core.noise import Z95
+from autoquant.core.trial import Trial
 from autoquant.search.features import Features
 
 __all__ = ["History", "Row"]
@@ -58,6 +59,14 @@ class History:
     rows: dict[int, Row] = field(default_factory=dict)
     pending: list[tuple[int, ...]] = field(default_factory=list)
 
+    @classmethod
+    def of(cls, features: Features, trials: Iterable[tuple[Trial, tuple[int, ...] | None]]) -> Self:
+        """The same of trials that were read already, each with its code."""
+        found = cls(features)
+        for trial, code in trials:
+            found.rows[trial.number] = _read(trial.number, code, _flatten(trial))
+        return found
+
     def update(self, study: optuna.Study, current: int) -> None:
         """Take in what has finished since, and what other workers are at.
 
@@ -105,3 +114,18 @@ def _read(number: int, code: tuple[int, ...] | None, record: Mapping[str, Any]) 
 
 def _half_width(interval: Sequence[float] | None) -> float:
     return 0.0 if interval is None else (interval[1] - interval[0]) / 2
+
+
+def _flatten(trial: Trial) -> dict[str, Any]:
+    """What is read of a record; all of it would take a while for thousands."""
+    timing, partial = trial.timing, trial.partial
+    return {
+        "state": trial.state,
+        "name": trial.name,
+        "accuracy_drop": trial.accuracy_drop,
+        "accuracy_drop_ci": trial.accuracy_drop_ci,
+        "latency_ratio": trial.latency_ratio,
+        "size_bytes": trial.size_bytes,
+        "timing": None if timing is None else {"reference_ms": timing.reference_ms},
+        "partial": None if partial is None else dict(partial),
+    }

@@ -12,7 +12,7 @@ from autoquant.search.improvement import expected_improvement
 from autoquant.search.prior import Knowledge
 from autoquant.search.surrogate import Additive, LossModel
 
-__all__ = ["Outlook"]
+__all__ = ["Outlook", "correlate_ranks"]
 
 Codes = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -52,7 +52,7 @@ class Outlook:
         self._fit_costs(known)
         chosen = self._choose(known)
         codes = _stack([row.code for row in chosen], len(self.features.names))
-        losses = self._bend(np.array([row.drop or 0.0 for row in chosen]))
+        losses = self.bend(np.array([row.drop or 0.0 for row in chosen]))
         # how bad a hopeless recipe is says little about good ones
         noise = np.array([row.drop_sd for row in chosen]) + 0.3 * np.maximum(
             losses - 2 * self.worst, 0.0
@@ -113,34 +113,34 @@ class Outlook:
         timed = [row for row in recent if row.latency is not None]
         reference = [row.size for row in rows if row.name == "fp32" and row.size]
         self.full_size = float(reference[0]) if reference else self.full_size
+        sizes = [(row.size or 0) / self.full_size for row in sized]
         expected = self.features.bytes / self.full_size
-        self.size = self._fit(
-            sized, [(row.size or 0) / self.full_size for row in sized], expected, 0.05, _SIZE_NOISE
-        )
-        noise = _LATENCY_NOISE
+        prior = self._expect(sizes[0] if sizes else 0.4, expected, 0.05, _SIZE_NOISE)
+        self.size = self._fit(prior, sized, sizes, _SIZE_NOISE)
         ratios = [row.latency or 0.0 for row in timed]
-        self.latency = self._fit(timed, ratios, self.features.latencies, 0.5, noise)
+        prior = self.latency_prior(ratios[0] if ratios else 0.4)
+        self.latency = self._fit(prior, timed, ratios, _LATENCY_NOISE)
 
-    def _fit(
-        self,
-        rows: Sequence[Row],
-        values: Sequence[float],
-        expected: Floats,
-        doubt: float,
-        noise: float,
-    ) -> Additive:
+    def latency_prior(self, start: float) -> Additive:
+        """What is expected of latency ratios before any trial but one of ratio `start`."""
+        return self._expect(start, self.features.latencies, 0.5, _LATENCY_NOISE)
+
+    def _expect(self, start: float, expected: Floats, doubt: float, noise: float) -> Additive:
         options = len(self.features.option_columns)
         typical = float(np.abs(expected).mean()) if len(expected) else 0.0
         spread = doubt * (np.abs(expected) + 0.2 * typical) + 1e-5
-        start = values[0] if values else 0.4
-        model = Additive(
+        return Additive(
             np.concatenate([[start], expected, np.zeros(options)]),
             np.concatenate([[0.3], spread, np.full(options, noise)]),
         )
-        codes = _stack([row.code for row in rows], len(self.features.names))
-        return model.fit(self._costs(codes), np.array(values), np.full(len(values), noise))
 
-    def _costs(self, codes: Codes) -> Floats:
+    def _fit(
+        self, prior: Additive, rows: Sequence[Row], values: Sequence[float], noise: float
+    ) -> Additive:
+        codes = _stack([row.code for row in rows], len(self.features.names))
+        return prior.fit(self.cost_features(codes), np.array(values), np.full(len(values), noise))
+
+    def cost_features(self, codes: Codes) -> Floats:
         """Features of latency and size: a constant, layers, options."""
         layers, options = self.features.expand(codes)
         half = len(self.features.option_columns)
@@ -148,7 +148,7 @@ class Outlook:
 
     def _others(self, codes: Codes) -> Floats:
         """(n, 2) latency ratio and share of the float model's size; zero for no objective."""
-        features = self._costs(codes)
+        features = self.cost_features(codes)
         return self._mask(
             np.column_stack([self.latency.predict(features), self.size.predict(features)])
         )
@@ -157,13 +157,19 @@ class Outlook:
         wanted = self.knowledge.objectives
         return np.asarray(known * np.array(["latency" in wanted, "size" in wanted], dtype=float))
 
-    def _bend(self, drops: Floats) -> Floats:
+    def bend(self, drops: Floats) -> Floats:
         """Losses: drops above the floor, by their logarithm far beyond the corner."""
         scale = _BENT * self.worst
         above = drops - self.floor
         return np.asarray(
             np.where(above > scale, scale * (1 + np.log(np.maximum(above, scale) / scale)), above)
         )
+
+    def unbend(self, losses: Floats) -> Floats:
+        """Drops of losses; the inverse of `bend`."""
+        scale = _BENT * self.worst
+        far = scale * np.exp(np.maximum(losses, scale) / scale - 1)
+        return np.asarray(np.where(losses > scale, far, losses) + self.floor)
 
     def _choose(self, rows: Sequence[Row]) -> list[Row]:
         """Rows to learn from: the last ones, and the best of those before."""
@@ -185,7 +191,7 @@ class Outlook:
         found, wanted = expected[-_RECENT:], self.loss.losses[-_RECENT:]
         if np.ptp(found) > 0 and np.ptp(wanted) > 0:
             is_telling = np.var(wanted - found) > np.var(wanted)
-            self.rank_correlation = _correlate_ranks(found, wanted) if is_telling else 1.0
+            self.rank_correlation = correlate_ranks(found, wanted) if is_telling else 1.0
 
     def _find_corner(self, rows: Sequence[Row]) -> Floats:
         """The worst corner: the allowed drop, float's latency, and the size of 8-bit layers.
@@ -227,7 +233,7 @@ class Outlook:
 
     def _locate(self, rows: Sequence[Row]) -> Floats:
         """(n, 3) of trials; latency and size by the models, which know less noise."""
-        losses = self._bend(np.array([1.0 if row.drop is None else row.drop for row in rows]))
+        losses = self.bend(np.array([1.0 if row.drop is None else row.drop for row in rows]))
         measured = self._mask(np.array([
             (row.latency or 0.0, (row.size or 0) / self.full_size) for row in rows
         ]).reshape(-1, 2))  # fmt: skip
@@ -260,7 +266,7 @@ def _stack(codes: Sequence[tuple[int, ...] | None], width: int) -> Codes:
     return np.array([code for code in codes if code is not None], dtype=np.int64).reshape(-1, width)
 
 
-def _correlate_ranks(one: Floats, other: Floats) -> float:
+def correlate_ranks(one: Floats, other: Floats) -> float:
     """Spearman's rank correlation, ties in the order in which they come."""
     ranks, others = (np.argsort(np.argsort(item)).astype(np.float64) for item in (one, other))
     return float(np.corrcoef(ranks, others)[0, 1])

@@ -10,6 +10,7 @@ from pydantic_core import from_json
 
 from autoquant.core.recipe import Recipe
 from autoquant.core.trial import Trial
+from autoquant.search.recall import KNOWLEDGE
 from autoquant.search.record import FORMAT, StudyHeader, amend_trial, check_header
 
 __all__ = ["RUNNING", "Entry", "Snapshot", "Underway", "compose_snapshot", "is_finished"]
@@ -47,6 +48,8 @@ class Snapshot:
         underway: trials that have begun.
         damaged: in words, what could not be read.
         notes: of the front as a whole.
+        knowledge: what the search knew beside its trials; see `search.recall`. None in a study
+            from before it was kept.
     """
 
     name: str
@@ -57,6 +60,7 @@ class Snapshot:
     underway: tuple[Underway, ...]
     damaged: tuple[str, ...]
     notes: Mapping[str, str]
+    knowledge: object = None
 
 
 @dataclass
@@ -122,6 +126,7 @@ def compose_snapshot(
         tuple(_find_underway(entries)),
         tuple([*damage, *([broken] if broken else [])]),
         dict(attributes.get("notes", {})),
+        attributes.get(KNOWLEDGE),
     )
 
 

@@ -23,6 +23,7 @@ from autoquant.search.executor import Executor, Job, Outcome, SerialExecutor
 from autoquant.search.giving_up import explain_failures
 from autoquant.search.prior import Knowledge
 from autoquant.search.promotion import find_promising, has_time_to_train
+from autoquant.search.recall import keep_knowledge
 from autoquant.search.record import Asked, Record
 from autoquant.search.sampler import SamplerName, build_sampler
 from autoquant.search.shelf import Shelf
@@ -279,6 +280,7 @@ class Study:
             self.record.header.objectives,
             self.bounds,
         )
+        keep_knowledge(self.record.study, knowledge)
         self.record.study.sampler = build_sampler(
             name,
             self._proposed,

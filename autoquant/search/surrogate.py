@@ -39,16 +39,24 @@ class Additive:
         """
         if not len(values):
             return self
-        scaled = features * self.deviations
-        covariance = scaled @ scaled.T + np.diag(noise**2 + _JITTER)
+        covariance = self._covariance(features, noise)
         residuals = values - features @ self.weights
-        correction = scaled.T @ np.linalg.solve(covariance, residuals)
+        correction = (features * self.deviations).T @ np.linalg.solve(covariance, residuals)
         self.weights = self.weights + self.deviations * correction
         return self
+
+    def leave_one_out(self, features: Floats, values: Floats, noise: Floats) -> Floats:
+        """By how much each value would have been misjudged from all others, (n,); before `fit`."""
+        inverse = np.linalg.inv(self._covariance(features, noise))
+        return np.asarray(inverse @ (values - features @ self.weights) / np.diag(inverse))
 
     def predict(self, features: Floats) -> Floats:
         """(n,) expected values."""
         return np.asarray(features @ self.weights)
+
+    def _covariance(self, features: Floats, noise: Floats) -> Floats:
+        scaled = features * self.deviations
+        return np.asarray(scaled @ scaled.T + np.diag(noise**2 + _JITTER))
 
 
 @dataclass(frozen=True)
@@ -115,10 +123,30 @@ class LossModel:
         own = self._prior_variance(layers, options)
         if not len(self.codes):
             return mean, np.sqrt(own)
-        shared = self._linear(layers, options, self.layers, self.options, self.scales)
-        shared = shared + (self.scales.kernel * self.unit) ** 2 * self._nearness(codes, self.codes)
+        shared = self._shared(codes, self.codes)
         variance = own - np.einsum("ij,jk,ik->i", shared, self.inverse, shared, optimize=True)
         return mean + shared @ self.pull, np.sqrt(np.maximum(variance, 1e-16))
+
+    def compare(self, codes: Codes, base: Codes) -> tuple[Floats, Floats]:
+        """By how much the loss of each recipe differs from that of one, and how surely, (n,).
+
+        What two recipes have in common is uncertain in both and cancels: the error of a
+        difference is far smaller than the errors of its ends say.
+
+        Args:
+            codes: (n, p).
+            base: (1, p).
+        """
+        layers, options = self.features.expand(codes)
+        start, begun = self.features.expand(base)
+        mean = (layers - start) @ self.means
+        variance = self._prior_variance(layers, options) + self._prior_variance(start, begun)
+        variance = variance - 2 * self._shared(codes, base)[:, 0]
+        if len(self.codes):
+            moved = self._shared(codes, self.codes) - self._shared(base, self.codes)
+            mean = mean + moved @ self.pull
+            variance = variance - np.einsum("ij,jk,ik->i", moved, self.inverse, moved)
+        return mean, np.sqrt(np.maximum(variance, 1e-16))
 
     def leave_one_out(self) -> tuple[Floats, Floats]:
         """What each trial's loss would have been taken for without it, and how surely, (n,)."""
@@ -176,6 +204,14 @@ class LossModel:
         """(o,) of options alone, and of options where four bits are at stake."""
         half = len(self.features.option_columns)
         return np.repeat([(0.15 * self.unit) ** 2, (0.6 * self.unit) ** 2], half)
+
+    def _shared(self, codes: Codes, others: Codes) -> Floats:
+        """Covariance of two sets of recipes before any trial, (n, m)."""
+        linear = self._linear(
+            *self.features.expand(codes), *self.features.expand(others), self.scales
+        )
+        kernel = (self.scales.kernel * self.unit) ** 2
+        return np.asarray(linear + kernel * self._nearness(codes, others))
 
     def _prior_variance(self, layers: Floats, options: Floats) -> Floats:
         scales = self.scales

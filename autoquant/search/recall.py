@@ -1,0 +1,106 @@
+"""What a search knew beside its trials, kept in the study so that it can be asked afterwards."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from autoquant.config import parse_space
+from autoquant.core.layer import Layer
+from autoquant.core.sensitivity import Sensitivity
+from autoquant.core.space import SearchSpace
+from autoquant.core.trial import Trial
+from autoquant.errors import StudyError
+from autoquant.search.prior import Knowledge
+from autoquant.search.record import StudyHeader
+
+if TYPE_CHECKING:  # a reader knows no Optuna
+    import optuna
+
+__all__ = ["KNOWLEDGE", "keep_knowledge", "recall_knowledge", "recall_space"]
+
+KNOWLEDGE = "knowledge"  # the study's attribute
+
+
+def keep_knowledge(study: "optuna.Study", knowledge: Knowledge) -> None:
+    """Note what a sampler is told; sensitivities of an earlier run stay where this has none.
+
+    As text: Optuna copies every attribute whenever one is asked for, value by value.
+    """
+    kept = study.user_attrs.get(KNOWLEDGE)
+    found = knowledge.sensitivity
+    written = found.model_dump(mode="json") if found else _read(kept).get("sensitivity")
+    layers = [dataclasses.asdict(layer) for layer in knowledge.layers]
+    wanted = json.dumps({"layers": layers, "sensitivity": written}, separators=(",", ":"))
+    if wanted != kept:
+        study.set_user_attr(KNOWLEDGE, wanted)
+
+
+def _read(kept: object) -> dict[str, Any]:
+    """What was kept; nothing where that is not as this version writes it."""
+    try:
+        content = json.loads(kept) if isinstance(kept, str) else None
+    except json.JSONDecodeError:
+        content = None
+    return content if isinstance(content, dict) else {}
+
+
+def recall_knowledge(kept: object, header: StudyHeader) -> Knowledge:
+    """What the search knew; of a study from before this was kept, what its header says.
+
+    Args:
+        kept: the study's attribute `knowledge`; None where it has none.
+        header: of the study.
+    """
+    content = _read(kept)
+    try:
+        layers = tuple(
+            Layer(**{**item, "activations": tuple(item["activations"])})
+            for item in content.get("layers", ())
+        )
+        written = content.get("sensitivity")
+        sensitivity = None if written is None else Sensitivity.model_validate(written)
+    except (ValidationError, TypeError, KeyError):  # a later version's
+        layers, sensitivity = (), None
+    return Knowledge(layers, sensitivity, header.objectives, header.bounds)
+
+
+def recall_space(
+    header: StudyHeader, knowledge: Knowledge, trials: Sequence[Trial], name: str
+) -> SearchSpace:
+    """The recipes that were allowed, without the task.
+
+    Args:
+        header: of the study.
+        knowledge: which layers there are, and how each can take its input.
+        trials: tell the layers where the knowledge does not.
+        name: of the study.
+
+    Raises:
+        StudyError: no trial decides on layers yet.
+        SpaceError: the space does not fit them.
+    """
+    config = parse_space(dict(header.definition), f"study '{name}'")
+    layers = [layer for layer in knowledge.layers if layer.is_quantizable]
+    quantized = [trial for trial in trials if trial.recipe.layers]
+    if not quantized:
+        raise StudyError(
+            f"no trial of study '{name}' decides on layers yet: autoquant resume {name}"
+        )
+    names = [layer.name for layer in layers] or list(quantized[0].recipe.layers)
+    able = {layer.name: layer.activations for layer in layers} or _seen_activations(quantized)
+    # the baseline of 8 bits takes 7 of them where sums of products saturate; see `baselines`
+    eight = next((trial.recipe.options for trial in quantized if trial.name == "w8a8"), None)
+    is_exact = not (eight is not None and eight.reduce_range)
+    return config.to_space(names, activations=able, is_exact=is_exact)
+
+
+def _seen_activations(trials: Sequence[Trial]) -> dict[str, tuple[Any, ...]]:
+    """How trials took each layer's input."""
+    seen: dict[str, dict[Any, None]] = {}
+    for trial in trials:
+        for layer in trial.recipe.layers:
+            seen.setdefault(layer, {"static": None})[trial.recipe.activation_of(layer)] = None
+    return {layer: tuple(kinds) for layer, kinds in seen.items()}
