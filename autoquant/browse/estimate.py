@@ -37,15 +37,16 @@ def estimate_minutes(
 def _forecast(snapshot: Snapshot, trials: int, workers: int) -> float | None:
     """Seconds of so many trials, by those of a study."""
     costs = find_costs(snapshot)
-    walls = [cost.wall_s / cost.work_s for cost in costs if cost.wall_s and cost.work_s]
+    timed = [cost for cost in costs if cost.wall_s is not None]
+    walls = [(cost.wall_s or 0.0) / cost.work_s for cost in timed if cost.work_s]
     if walls and statistics.median(walls) < 1:
         # workers shared it: trials ended sooner after each other than one takes
         costs = [replace(cost, wall_s=None) for cost in costs]
     forecast = forecast_search(costs, trials)
     if forecast is None:
         return None
-    timed = sum(cost.work.get("latency", 0.0) for cost in costs)
-    share = timed / max(sum(cost.work_s for cost in costs), 1e-9)
+    in_turns = sum(cost.work.get("latency", 0.0) for cost in costs)
+    share = in_turns / max(sum(cost.work_s for cost in costs), 1e-9)
     return forecast.seconds * max(share, 1 / workers)
 
 
