@@ -25,7 +25,7 @@ def follow_errand(
     """Do an errand in a process of its own.
 
     Args:
-        kind: `layers`, `export` or `verify`.
+        kind: `layers`, `export`, `verify`, `look`, `sensitivity` or `noise`.
         arguments: of the errand, JSON-ready.
         on_progress: told what it is busy with.
 
@@ -74,7 +74,19 @@ def run_errand(kind: str, arguments: Mapping[str, Any], say: Say) -> Any:
         load_task_file(Path(arguments["tasks_from"]))
     errands = {"layers": _find_layers, "export": _export, "verify": _verify}
     with listening(say):
-        return errands[kind](arguments)
+        return (errands.get(kind) or _find_errand(kind))(arguments)
+
+
+def _find_errand(kind: str) -> Callable[[Mapping[str, Any]], Any]:
+    """One of the page Layers."""
+    from autoquant.browse import layer_errand
+
+    found = {
+        "look": layer_errand.look,
+        "sensitivity": layer_errand.find_sensitivity,
+        "noise": layer_errand.find_noise,
+    }
+    return found[kind]
 
 
 def _find_layers(arguments: Mapping[str, Any]) -> list[str]:
