@@ -1,6 +1,6 @@
 """Parts of the page Layers: what is chosen, tables and figures as the app shows them, errands."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -11,9 +11,44 @@ from autoquant.browse.errand import follow_errand
 from autoquant.browse.layers import layer_arguments
 from autoquant.core.distribution import Distributions, LayerDistribution, Symmetry
 from autoquant.errors import InputError
-from autoquant.report.distribution import find_symmetries
+from autoquant.report.distribution import (
+    INPUT_COLUMNS,
+    WEIGHT_COLUMNS,
+    describe_values,
+    find_symmetries,
+    tabulate_inputs,
+    tabulate_weights,
+)
+from autoquant.report.distribution_figure import input_figure, weight_figure
+from autoquant.report.range_figure import input_range_figure, weight_grid_figure
 
 _SAID = "layer_errand_said"
+
+
+def show_layer(found: Distributions) -> None:
+    """Weights at the left, what the layer reads at the right."""
+    layer, bits, symmetry = choose(found)
+    st.caption(plain(describe_values(found, layer)))
+    left, right = st.columns(2)
+    with left:
+        st.subheader("Weights")
+        show_figure(weight_figure(layer, bits), "weights")
+        show_table(WEIGHT_COLUMNS, tabulate_weights(layer), "weight_rows")
+    with right:
+        st.subheader("Input")
+        if layer.inputs is None or symmetry is None:
+            st.info(plain(layer.note or ""), icon=":material/info:")
+        else:
+            show_figure(input_figure(layer.inputs, symmetry), "inputs")
+            show_table(INPUT_COLUMNS, tabulate_inputs(layer.inputs, symmetry), "input_rows")
+
+
+def show_all(found: Distributions) -> None:
+    """What each method clips and how well each grid fits, over the layers."""
+    symmetry = choose_kind(found)
+    if symmetry is not None:
+        show_figure(input_range_figure(found, symmetry), "all_inputs")
+    show_figure(weight_grid_figure(found), "all_weights")
 
 
 def choose(found: Distributions) -> tuple[LayerDistribution, int, Symmetry | None]:
@@ -23,13 +58,36 @@ def choose(found: Distributions) -> tuple[LayerDistribution, int, Symmetry | Non
     """
     left, middle, right = st.columns([3, 1, 2])
     layer = found.by_name[_choose_layer(list(found.by_name), left)]
-    widths = list(dict.fromkeys(grid.bits for grid in layer.grids))
-    bits = middle.segmented_control("Bits of the weights", widths, default=widths[0], key="bits")
-    kinds = find_symmetries(found)
-    kind = None
-    if kinds:
-        kind = right.segmented_control("Grids of the inputs", kinds, default=kinds[0], key="kind")
-    return layer, bits or widths[0], kind or next(iter(kinds), None)
+    widths = {str(grid.bits): str(grid.bits) for grid in layer.grids}
+    bits = int(choose_one(middle, "Bits of the weights", widths, "bits"))
+    return layer, bits, choose_kind(found, right)
+
+
+def choose_kind(found: Distributions, place=st) -> Symmetry | None:
+    """The kind of grid; None where no layer takes its input on one."""
+    kinds = {kind: kind for kind in find_symmetries(found)}
+    return choose_one(place, "Grids of the inputs", kinds, "kind") if kinds else None
+
+
+def choose_one(place, label: str, words: Mapping[str, str], key: str, *, bare: bool = False) -> str:
+    """One of a few, from the address or by a click, and in the address from then on.
+
+    Args:
+        place: where the buttons stand.
+        label: of all of them.
+        words: what each says; the first is chosen where the address says nothing that is known.
+        key: of the widget, and its name in the address.
+        bare: whether the label is left to screen readers.
+    """
+    if st.session_state.get(key) not in words:
+        asked = st.query_params.get(key)
+        st.session_state[key] = asked if asked in words else next(iter(words))
+    chosen = place.segmented_control(
+        label, list(words), format_func=words.get, key=key,
+        label_visibility="collapsed" if bare else "visible",
+    )  # fmt: skip
+    st.query_params[key] = chosen or next(iter(words))
+    return st.query_params[key]
 
 
 def _choose_layer(names: list[str], place) -> str:
@@ -49,6 +107,9 @@ def _choose_layer(names: list[str], place) -> str:
 def show_figure(figure: go.Figure, key: str) -> None:
     """In the app's own colours: a page has a heading, a report's figure its title."""
     figure.update_layout(title=None, template=None, font=None)
+    if figure.layout.legend.yref == "container":  # the title's room is free
+        top = 1 - 6 / figure.layout.height
+        figure.update_layout(legend={"y": top, "yanchor": "top"}, margin={"t": 74})
     st.plotly_chart(figure, key=key, config={"displaylogo": False})
 
 

@@ -1,7 +1,7 @@
 """Layers: what their values look like, what each method clips, what their widths cost."""
 
 import streamlit as st
-from layer_parts import choose, do_errand, show_figure, show_table
+from layer_parts import choose_one, do_errand, show_all, show_figure, show_layer, show_table
 from shared import choose_view, library, pick_trials, plain
 
 from autoquant.browse.layers import (
@@ -12,16 +12,6 @@ from autoquant.browse.layers import (
     read_layers,
     read_noises,
 )
-from autoquant.core.distribution import Distributions
-from autoquant.report.distribution import (
-    INPUT_COLUMNS,
-    WEIGHT_COLUMNS,
-    describe_values,
-    tabulate_inputs,
-    tabulate_weights,
-)
-from autoquant.report.distribution_figure import input_figure, weight_figure
-from autoquant.report.range_figure import input_range_figure, weight_grid_figure
 from autoquant.report.sensitivity import (
     SENSITIVITY_COLUMNS,
     describe_base,
@@ -30,29 +20,11 @@ from autoquant.report.sensitivity import (
 )
 from autoquant.report.trial_noise import tabulate_trial_noise, trial_noise_figure
 
+PARTS = {
+    "layer": "One layer", "all": "All layers", "sensitivity": "Sensitivity",
+    "error": "Quantization error",
+}  # fmt: skip
 BUSY = "A search is running, which times files: measure when it is done."
-
-
-def show_distributions(found: Distributions) -> None:
-    """One layer, weights at the left, what it reads at the right; then all of them."""
-    layer, bits, symmetry = choose(found)
-    st.caption(plain(describe_values(found, layer)))
-    left, right = st.columns(2)
-    with left:
-        st.subheader("Weights")
-        show_figure(weight_figure(layer, bits), "weights")
-        show_table(WEIGHT_COLUMNS, tabulate_weights(layer), "weight_rows")
-    with right:
-        st.subheader("Input")
-        if layer.inputs is None or symmetry is None:
-            st.info(plain(layer.note or ""), icon=":material/info:")
-        else:
-            show_figure(input_figure(layer.inputs, symmetry), "inputs")
-            show_table(INPUT_COLUMNS, tabulate_inputs(layer.inputs, symmetry), "input_rows")
-    st.subheader("All layers")
-    if symmetry is not None:
-        show_figure(input_range_figure(found, symmetry), "all_inputs")
-    show_figure(weight_grid_figure(found), "all_weights")
 
 
 def show_sensitivity(kept: KeptLayers, names: list[str]) -> None:
@@ -74,7 +46,7 @@ def show_errors() -> None:
     trials = pick_trials(view, "Models, up to four", 4)
     reasons = {trial.number: explain_no_noise(location, trial) for trial in trials}
     for reason in filter(None, reasons.values()):
-        st.caption(plain(reason))
+        st.caption(f"{plain(reason)}.")
     able = [trial for trial in trials if reasons[trial.number] is None]
     noises = read_noises(location, able)
     missing = [trial.number for trial in able if trial.number not in noises]
@@ -93,12 +65,14 @@ kept = read_layers(location)
 st.title("Layers")
 for problem in kept.problems:
     st.warning(f"{plain(problem)}: have it made again.", icon=":material/broken_image:")
-if kept.distributions is None:
+part = choose_one(st, "What to show", PARTS, "show", bare=True)
+if part == "sensitivity":
+    show_sensitivity(kept, find_layer_names(kept, view.snapshot.trials))
+elif part == "error":
+    show_errors()
+elif kept.distributions is None:
     st.info("Nobody has looked at the layers of this study yet: that loads its task.")
     do_errand(name, "look", "Look at the layers")
 else:
-    show_distributions(kept.distributions)
-st.subheader("Sensitivity")
-show_sensitivity(kept, find_layer_names(kept, view.snapshot.trials))
-st.subheader("Quantization error")
-show_errors()
+    (show_layer if part == "layer" else show_all)(kept.distributions)
+    do_errand(name, "look", "Look again, if the task has changed")

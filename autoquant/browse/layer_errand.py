@@ -63,8 +63,10 @@ def find_noise(arguments: Arguments) -> list[str]:
     for number in arguments["trials"]:
         announce(f"comparing the layers of trial {number} with the float model's")
         try:
-            noise = _measure_noise(location, by_number[number], evaluator)
-            keep_record(noise, noise_path(location, by_number[number]))
+            trial = by_number.get(number)
+            if trial is None:
+                raise InputError("the study has no such trial")
+            keep_record(_measure_noise(location, trial, evaluator), noise_path(location, trial))
         except AutoquantError as error:
             problems.append(f"trial {number}: {error}")
     return problems

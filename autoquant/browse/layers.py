@@ -80,7 +80,7 @@ def noise_path(location: Location, trial: Trial) -> Path:
 
 def read_noises(location: Location, trials: Sequence[Trial]) -> dict[int, Sequence[LayerNoise]]:
     """Errors that are known, by the trial's number; not those of a file that was since replaced."""
-    found = {}
+    found: dict[int, Sequence[LayerNoise]] = {}
     for trial in trials:
         file, kept = find_file(location, trial), noise_path(location, trial)
         try:

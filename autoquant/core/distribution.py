@@ -26,6 +26,7 @@ __all__ = [
     "find_clipped",
 ]
 
+Numbers = float | npt.NDArray[Any]
 Symmetry = Literal["asymmetric", "symmetric"]
 Granularity = Literal["per_channel", "per_tensor"]
 WeightScale = Literal["max", "mse"]
@@ -214,9 +215,7 @@ def count_values(values: npt.NDArray[Any]) -> Histogram:
     return Histogram(low=float(edges[0]), high=float(edges[-1]), counts=tuple(counts.tolist()))
 
 
-def find_clipped(
-    values: npt.NDArray[Any], low: npt.ArrayLike, high: npt.ArrayLike, step: npt.ArrayLike
-) -> float:
+def find_clipped(values: npt.NDArray[Any], low: Numbers, high: Numbers, step: Numbers) -> float:
     """Share of values whose error on a grid is more than that of rounding.
 
     Args:

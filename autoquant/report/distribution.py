@@ -142,13 +142,18 @@ def flatten_distributions(found: Distributions | None) -> tuple[Sequence[str], l
                 [item.layer, "weight", str(grid.bits), grid.scale, grid.granularity, *ends,
                  _pair(*grid.steps), repr(grid.clipped), str(grid.sqnr_db), total, total]
             )  # fmt: skip
-        for one in () if item.inputs is None else item.inputs.ranges:
-            counts = [str(item.inputs.histogram.total), str(item.inputs.of_values)]
-            rows.append(
-                [item.layer, "input", "8", one.method, one.symmetry, repr(one.low),
-                 repr(one.high), repr(one.step), repr(one.clipped), str(one.sqnr_db), *counts]
-            )  # fmt: skip
+        if item.inputs is not None:
+            rows += _flatten_inputs(item.layer, item.inputs)
     return RANGE_COLUMNS, rows
+
+
+def _flatten_inputs(layer: str, inputs: InputValues) -> list[list[str]]:
+    counts = [str(inputs.histogram.total), str(inputs.of_values)]
+    return [
+        [layer, "input", "8", one.method, one.symmetry, repr(one.low), repr(one.high),
+         repr(one.step), repr(one.clipped), str(one.sqnr_db), *counts]
+        for one in inputs.ranges
+    ]  # fmt: skip
 
 
 def _pair(low: float, high: float) -> str:

@@ -30,6 +30,7 @@ __all__ = ["browser_figure", "input_figure", "weight_figure"]
 _BARS = "#7d8b99"
 _FLOOR = 0.6  # of the axis of counts: a bin with one value is to be seen
 _ROW_PX, _ABOVE_PX, _AROUND_PX = 26, 230, 90
+_FEWEST_ROWS = 5  # so that figures side by side are of one height
 _WEIGHT, _INPUT = "Weight", "Input of the layer"
 _COUNTS = "Values in a bin"
 
@@ -118,7 +119,7 @@ def _weight_spans(layer: LayerDistribution, bits: Sequence[int]) -> list[_Span]:
     return [
         _Span(
             f"{f'{grid.bits} bits, ' if prefix else ''}{name_grid(grid)}: "
-            f"{describe_share(grid.clipped)}",
+            f"clips {describe_share(grid.clipped)}",
             -grid.widest,
             grid.widest,
             grid.narrowest if grid.granularity == "per_channel" else None,
@@ -138,7 +139,7 @@ def _input_spans(inputs: InputValues, symmetry: Symmetry) -> list[_Span]:
 
 
 def _draw(histogram: Histogram, spans: Sequence[_Span], name: str) -> go.Figure:
-    below = _ROW_PX * max(1, len(spans))
+    below = _ROW_PX * max(_FEWEST_ROWS, len(spans))
     figure = make_subplots(
         rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.03, row_heights=[_ABOVE_PX, below]
     )
@@ -189,7 +190,7 @@ def _bars(histogram: Histogram) -> Any:
         # nothing has no place on a logarithmic axis
         y=[count or None for count in histogram.counts],
         width=width,
-        marker={"color": _BARS, "line": {"width": 0}},
+        marker={"color": _BARS, "opacity": 0.6, "line": {"width": 0}},
         hovertemplate="%{x:.3g}: %{y:,}<extra></extra>",
     )
 

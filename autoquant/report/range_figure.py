@@ -19,7 +19,7 @@ from autoquant.report.layer_panels import (
 __all__ = ["input_range_figure", "weight_grid_figure"]
 
 _NONE = -7.0  # place of "none" on the axis of shares: below one value in ten million
-_SHARES = {-6: "0.0001", -4: "0.01", -2: "1", 0: "100"}
+_SHARES = {_NONE: "none", -6: "0.0001", -4: "0.01", -2: "1", 0: "100"}
 
 
 def input_range_figure(found: Distributions, symmetry: Symmetry, title: str = "") -> go.Figure:
@@ -38,9 +38,8 @@ def input_range_figure(found: Distributions, symmetry: Symmetry, title: str = ""
         decibels = [decibel_point(name, one.sqnr_db) for name, one, _ in ranges]
         figure.add_trace(layer_line(decibels, method, style, is_named=False), row=2, col=1)
     lay_out_layers(figure, list(found.by_name), title, 2)
-    ticks = {_NONE: "none", **_SHARES}
     figure.update_yaxes(
-        title="Clipped (%)", tickvals=list(ticks), ticktext=list(ticks.values()),
+        title="Clipped (%)", tickvals=list(_SHARES), ticktext=list(_SHARES.values()),
         range=[_NONE - 0.4, 0.2], row=1, col=1,
     )  # fmt: skip
     figure.update_yaxes(title="SQNR (dB)", row=2, col=1)
