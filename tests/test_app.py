@@ -15,8 +15,8 @@ from autoquant.search.storage import Location, hold_driver_lock
 from tests.journals import failed, measured_trials, rejected, write_study
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("studies", "new", "live", "front", "compare", "qat", "export")
-OF_A_STUDY = ("live", "front", "compare", "qat", "export")
+PAGES = ("studies", "new", "live", "front", "compare", "layers", "qat", "export")
+OF_A_STUDY = ("live", "front", "compare", "layers", "qat", "export")
 EVIL = "<script>alert(1)</script> **bold** $x$ :red[x]"
 Open = Callable[..., AppTest]
 

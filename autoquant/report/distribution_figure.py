@@ -130,10 +130,9 @@ def _weight_spans(layer: LayerDistribution, bits: Sequence[int]) -> list[_Span]:
 
 
 def _input_spans(inputs: InputValues, symmetry: Symmetry) -> list[_Span]:
+    finest = inputs.finest_share
     return [
-        _Span(
-            f"{one.method}: {describe_share(one.clipped, inputs.finest_share)}", one.low, one.high
-        )
+        _Span(f"{one.method}: clips {describe_share(one.clipped, finest)}", one.low, one.high)
         for one in ranges_of(inputs, symmetry)
     ]
 
