@@ -7,6 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from autoquant.browse.errand import run_errand
+from autoquant.browse.layers import layer_arguments, read_layers, read_noises
+from autoquant.browse.library import Library
 from autoquant.build import TaskBuilder, build_evaluator
 from autoquant.core.distribution import DistributionPlan, LayerDistribution, find_clipped
 from autoquant.core.layer import INTEGER_KINDS
@@ -17,8 +20,9 @@ from autoquant.quantize import sampling
 from autoquant.quantize.distribution import look_at_layers
 from autoquant.search.record import StudyHeader
 from autoquant.search.storage import Location
+from autoquant.tasks import registry
 from tests.float_kernels import UpInGroups
-from tests.journals import definition
+from tests.journals import definition, measured_trials, write_study
 from tests.networks import ConvHead, Data, Gated, Residual, make_task
 
 PERCENTILES = (99.99, 99.9, 99.0, 90.0)
@@ -206,3 +210,44 @@ def test_a_rehearsal_has_no_layers_to_look_at(tmp_path: Path) -> None:
     evaluator = SimpleNamespace(builder=object())
     with pytest.raises(InputError, match="rehearsal"):
         keep_distributions(Location(tmp_path, "s"), header(), evaluator)
+
+
+# Errands, on a study of a small network
+
+
+@pytest.fixture
+def asked(tmp_path: Path, monkeypatch) -> dict:
+    """A study of one trial, whose file lies beside it; what the errands are told."""
+    monkeypatch.setitem(registry._FACTORIES, "small", make_task)
+    monkeypatch.setenv("AUTOQUANT_CACHE", str(tmp_path / "cache"))
+    builder = TaskBuilder(make_task())
+    recipe = Recipe.uniform([layer.name for layer in builder.layers], 8)
+    trial = measured_trials(1)[0].model_copy(
+        update={"recipe": recipe, "digest": recipe.digest, "name": "w8a8"}
+    )
+    write_study(tmp_path, "s", [trial], task="small")
+    content = builder.build(recipe).artifact.content
+    (tmp_path / "s" / "artifacts" / f"{recipe.digest}.onnx").write_bytes(content)
+    return layer_arguments(Location(tmp_path, "s"), None, [0, 7])
+
+
+def test_an_errand_looks_at_the_layers_and_says_what_it_does(asked, tmp_path: Path) -> None:
+    said: list[str] = []
+    run_errand("look", asked, said.append)
+    kept = read_layers(Location(tmp_path, "s"))
+    assert [item.layer for item in kept.distributions.layers] == ["stem", "body", "down", "fc"]
+    assert kept.sensitivity is None, "nothing is measured unasked"
+    assert "looking at layer body, 2 of 4" in said
+    assert run_errand("sensitivity", asked, said.append) == []
+    assert any("fc at float, 8 of 8" in text for text in said)
+    assert len(read_layers(Location(tmp_path, "s")).sensitivity.costs) == 8
+
+
+def test_an_errand_finds_errors_and_says_which_it_cannot(asked, tmp_path: Path) -> None:
+    said = run_errand("noise", asked, lambda _: None)
+    assert said == ["trial 7: the study has no such trial"]
+    location = Location(tmp_path, "s")
+    trials = Library(tmp_path).view("s").snapshot.trials
+    noise = read_noises(location, trials)[0]
+    assert [item.layer for item in noise] == ["stem", "body", "down", "fc"]
+    assert all(item.weight_db > 30 and item.output_db > 15 for item in noise)

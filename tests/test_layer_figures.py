@@ -51,7 +51,7 @@ def bars(figure):
 
 def spans(figure):
     """Rows of ranges, by their labels."""
-    rows = [trace for trace in figure.data if trace.mode == "lines+markers"]
+    rows = [t for t in figure.data if t.type == "scatter" and t.mode == "lines+markers"]
     return {trace.y[0]: tuple(trace.x) for trace in rows}
 
 
@@ -79,7 +79,7 @@ def test_weights_are_drawn_with_what_every_channel_has() -> None:
     figure = weight_figure(layer, 4)
     assert sum(count or 0 for count in bars(figure)[0].y) == 500
     assert "mse, per tensor: clips 1 %" in spans(figure)
-    thick = [trace for trace in figure.data if trace.line.width == 6]
+    thick = [t for t in figure.data if t.type == "scatter" and t.line.width == 6]
     ends = {tuple(trace.x) for trace in thick}
     assert ends == {(-layer.grids[0].narrowest, layer.grids[0].narrowest)}
     assert len(thick) == 2, "of the grids per channel"

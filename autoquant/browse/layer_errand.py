@@ -1,4 +1,7 @@
-"""Errands of the page Layers: what they find is kept beside the study, where the page reads it."""
+"""Errands of the page Layers: what they find is kept beside the study, where the page reads it.
+
+What loads torch is imported late: a task that is not there is said so at once.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,18 +9,15 @@ from typing import Any
 
 from autoquant.browse.kept import find_file
 from autoquant.browse.layers import NoiseRecord, noise_path, sensitivity_path
-from autoquant.build import TaskBuilder
 from autoquant.core.activity import announce
 from autoquant.core.sensitivity import Sensitivity
 from autoquant.core.trial import Trial
 from autoquant.distribution import keep_distributions, keep_record, reduces_range, space_of
 from autoquant.errors import AutoquantError, InputError
 from autoquant.evaluate import Evaluator
-from autoquant.export.readback import read_artifact
 from autoquant.launch import load_evaluator
 from autoquant.search.record import Record
 from autoquant.search.storage import Location, load_record
-from autoquant.sensitivity import keep_folder, measure_sensitivity, read_sensitivity
 from autoquant.tasks import load_task
 
 __all__ = ["find_noise", "find_sensitivity", "look"]
@@ -29,6 +29,8 @@ _BATCH_SHARE = 4  # every layer's output of the batch is held at once, twice
 def look(arguments: Arguments) -> None:
     """Distributions of all layers; and sensitivities, as far as they were measured before."""
     location, record, evaluator = _load(arguments)
+    from autoquant.sensitivity import keep_folder, read_sensitivity
+
     keep_distributions(location, record.header, evaluator)
     reduced = reduces_range(space_of(record.header))
     known = read_sensitivity(evaluator, record.header.task, keep_folder(), reduce_range=reduced)
@@ -38,6 +40,8 @@ def look(arguments: Arguments) -> None:
 def find_sensitivity(arguments: Arguments) -> list[str]:
     """Sensitivities under the study's conditions; what is to be said of an older measurement."""
     location, record, evaluator = _load(arguments)
+    from autoquant.sensitivity import keep_folder, measure_sensitivity
+
     reduced = reduces_range(space_of(record.header))
     found, refusal = measure_sensitivity(
         evaluator, record.header.task, keep_folder(), reduce_range=reduced
@@ -73,6 +77,9 @@ def find_noise(arguments: Arguments) -> list[str]:
 
 
 def _measure_noise(location: Location, trial: Trial, evaluator: Evaluator) -> NoiseRecord:
+    from autoquant.build import TaskBuilder
+    from autoquant.export.readback import read_artifact
+
     path = find_file(location, trial)
     if path is None:
         raise InputError("its file is gone: build it on the page Export")
