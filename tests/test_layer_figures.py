@@ -64,9 +64,7 @@ def test_an_input_is_drawn_with_every_range_at_its_own_row(symmetry) -> None:
     assert [label.partition(":")[0] for label in found] == ["minmax", "percentile", "mse"]
     wanted = [(one.low, one.high) for one in inputs.ranges if one.symmetry == symmetry]
     assert list(found.values()) == wanted
-    upright = [
-        trace for trace in figure.data if trace.mode == "lines" and trace.hoverinfo == "skip"
-    ]
+    upright = [trace for trace in figure.data if trace.hoverinfo == "skip"]
     assert [(trace.x[0], trace.x[-1]) for trace in upright] == wanted
     assert len({trace.line.dash for trace in upright}) == len(METHODS), "not by colour alone"
     assert figure.layout.yaxis.type == "log"
