@@ -15,6 +15,7 @@ st.navigation(
         "Decide": [
             st.Page("views/front.py", title="Front", icon=":material/scatter_plot:"),
             st.Page("views/compare.py", title="Compare", icon=":material/compare_arrows:"),
+            st.Page("views/layers.py", title="Layers", icon=":material/layers:"),
             st.Page("views/qat.py", title="PTQ and QAT", icon=":material/school:"),
             st.Page("views/export.py", title="Export", icon=":material/download:"),
         ],

@@ -73,6 +73,7 @@ def choose_card() -> StudyCard:
 
 def _forget_trials() -> None:
     st.query_params.pop("trial", None)
+    st.query_params.pop("layer", None)
     st.session_state.pop("trials", None)
 
 

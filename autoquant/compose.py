@@ -7,10 +7,13 @@ from autoquant.build import TaskBuilder
 from autoquant.core.activity import announce
 from autoquant.core.analysis import Cell, plan_cells
 from autoquant.core.artifact import Artifact
+from autoquant.core.distribution import Distributions
 from autoquant.core.layer import LayerNoise
 from autoquant.core.recipe import QatOptions
+from autoquant.core.sensitivity import Sensitivity
 from autoquant.core.trial import Trial
 from autoquant.deliver import read_kept, rebuild_trial
+from autoquant.distribution import keep_distributions, reduces_range, space_of
 from autoquant.errors import AutoquantError, InputError
 from autoquant.evaluate import Evaluator
 from autoquant.export.readback import read_artifact
@@ -21,6 +24,7 @@ from autoquant.search.choice import view_front
 from autoquant.search.record import Record
 from autoquant.search.shelf import Shelf
 from autoquant.search.storage import Location
+from autoquant.sensitivity import keep_folder, read_sensitivity
 
 __all__ = ["compose_report", "plan_grid"]
 
@@ -50,17 +54,19 @@ def compose_report(
             f"{location.name} --measure"
         )
     noises: Noises = {}
-    available = None
+    available, distributions, unseen, sensitivity = None, None, left_out, None
     if evaluator is not None:
         builder = _builder_of(evaluator)
         available = len(builder.task.calibration)
         main = [point for point in points if is_main(point) and point.is_complete]
         noises, left_out = _find_noises(_Files(location, record, evaluator), builder, main)
+        distributions, unseen = _find_distributions(location, record, evaluator)
+        sensitivity = _find_sensitivity(record, evaluator)
     header = record.header
     return StudyReport(
         location.name, header.task, header.objectives, header.bounds, trials,
         view_front(trials, header.objectives, header.bounds).members,
-        noises, left_out, available,
+        noises, left_out, available, distributions, unseen, sensitivity,
     )  # fmt: skip
 
 
@@ -134,3 +140,19 @@ def _find_noises(
         except AutoquantError as error:
             missing.append(f"{name} ({error})")
     return noises, "; ".join(missing) or None
+
+
+def _find_distributions(
+    location: Location, record: Record, evaluator: Evaluator
+) -> tuple[Distributions | None, str | None]:
+    """What is kept beside the study, or looked at anew; else why there is nothing."""
+    try:
+        return keep_distributions(location, record.header, evaluator), None
+    except AutoquantError as error:
+        return None, str(error)
+
+
+def _find_sensitivity(record: Record, evaluator: Evaluator) -> Sensitivity | None:
+    """What was measured before; a report measures none."""
+    reduced = reduces_range(space_of(record.header))
+    return read_sensitivity(evaluator, record.header.task, keep_folder(), reduce_range=reduced)

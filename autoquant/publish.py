@@ -13,9 +13,11 @@ import plotly.graph_objects as go
 from autoquant.core.activity import announce
 from autoquant.errors import StorageError
 from autoquant.report import flatten_trials
+from autoquant.report.distribution import flatten_distributions
 from autoquant.report.document import StudyReport
 from autoquant.report.markdown import write_markdown
 from autoquant.report.noise_figure import tabulate_noise
+from autoquant.report.sensitivity import SENSITIVITY_COLUMNS, tabulate_sensitivity
 
 __all__ = ["Published", "publish_report"]
 
@@ -58,8 +60,11 @@ def publish_report(report: StudyReport, folder: Path) -> Published:
 def _publish(report: StudyReport, folder: Path) -> Published:
     figures = report.figures()
     pages = [_write_page(figure, folder / f"{name}.html") for name, figure in figures.items()]
-    problem, pictures = _write_pictures(figures, folder)
-    links = {name: (f"{name}.png" if pictures else None, f"{name}.html") for name in figures}
+    # a picture of what is chosen from a list would show its first entry alone
+    still = {name: figure for name, figure in figures.items() if not figure.layout.updatemenus}
+    problem, pictures = _write_pictures(still, folder)
+    drawn = {path.stem for path in pictures}
+    links = {name: (f"{name}.png" if name in drawn else None, f"{name}.html") for name in figures}
     document = folder / "report.md"
     document.write_text(write_markdown(report, links), encoding="utf-8")
     tables = [
@@ -107,6 +112,11 @@ def _tables(report: StudyReport) -> dict[str, tuple[Sequence[str], Sequence[Sequ
         "training": _from_records(document["training"]),
         "modes": _from_records(document["modes"]),
         "noise": tabulate_noise(report.noises),
+        "distributions": flatten_distributions(report.distributions),
+        "sensitivity": (
+            SENSITIVITY_COLUMNS,
+            [] if report.sensitivity is None else tabulate_sensitivity(report.sensitivity),
+        ),
         "trials": flatten_trials(report.trials),
     }
     return {name: table for name, table in tables.items() if table[1]}

@@ -21,8 +21,8 @@ from tests.journals import append_trial, failed, measured_trials, rejected, writ
 from tests.test_browse import wait_for
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("studies", "new", "live", "front", "compare", "qat", "export")
-OF_A_STUDY = ("live", "front", "compare", "qat", "export")
+PAGES = ("studies", "new", "live", "front", "compare", "layers", "qat", "export")
+OF_A_STUDY = ("live", "front", "compare", "layers", "qat", "export")
 EVIL = "<script>alert(1)</script> **bold** $x$ :red[x]"
 Open = Callable[..., AppTest]
 

@@ -25,7 +25,7 @@ def follow_errand(
     """Do an errand in a process of its own.
 
     Args:
-        kind: `layers`, `export` or `verify`.
+        kind: `layers`, `export`, `verify`, `look`, `sensitivity` or `noise`.
         arguments: of the errand, JSON-ready.
         on_progress: told what it is busy with.
 
@@ -74,7 +74,19 @@ def run_errand(kind: str, arguments: Mapping[str, Any], say: Say) -> Any:
         load_task_file(Path(arguments["tasks_from"]))
     errands = {"layers": _find_layers, "export": _export, "verify": _verify}
     with listening(say):
-        return errands[kind](arguments)
+        return (errands.get(kind) or _find_errand(kind))(arguments)
+
+
+def _find_errand(kind: str) -> Callable[[Mapping[str, Any]], Any]:
+    """One of the page Layers."""
+    from autoquant.browse import layer_errand
+
+    found = {
+        "look": layer_errand.look,
+        "sensitivity": layer_errand.find_sensitivity,
+        "noise": layer_errand.find_noise,
+    }
+    return found[kind]
 
 
 def _find_layers(arguments: Mapping[str, Any]) -> list[str]:
@@ -91,14 +103,13 @@ def _find_layers(arguments: Mapping[str, Any]) -> list[str]:
 def _export(arguments: Mapping[str, Any]) -> str:
     """A trial's file, rebuilt into the folder of the study; where it lies."""
     from autoquant.agreement import load_evaluator
-    from autoquant.browse.setting import AppSetting
+    from autoquant.browse.kept import find_location
     from autoquant.deliver import rebuild_trial
     from autoquant.search.choice import choose_trial
-    from autoquant.search.storage import Location, load_record
+    from autoquant.search.storage import load_record
     from autoquant.tasks import load_task
 
-    url = AppSetting.from_environment().storage if arguments.get("in_database") else None
-    location = Location(Path(arguments["results"]), arguments["study"], url)
+    location = find_location(arguments)
     record = load_record(location)
     bounds = record.header.bounds
     trial = choose_trial(record, arguments["trial"], knee=False, fastest=False, bounds=bounds)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from autoquant.browse.setting import AppSetting
 from autoquant.core.check import VERIFY_STAGES
 from autoquant.core.trial import Trial
 from autoquant.search.storage import Location
@@ -12,7 +13,9 @@ __all__ = [
     "describe_checks",
     "export_arguments",
     "find_file",
+    "find_location",
     "read_passport_of",
+    "study_arguments",
     "verify_arguments",
     "verify_share",
 ]
@@ -45,15 +48,25 @@ def verify_share(stage: str) -> float:
     return (VERIFY_STAGES.index(stage) + 1) / (len(VERIFY_STAGES) + 1)
 
 
-def export_arguments(location: Location, trial: Trial, tasks_from: Path | None) -> dict[str, Any]:
-    """What the errand `export` is told; a database it knows by its environment."""
+def study_arguments(location: Location, tasks_from: Path | None) -> dict[str, Any]:
+    """What every errand on a study is told; a database it knows by its environment."""
     return {
         "results": str(location.results),
         "study": location.name,
         "in_database": location.url is not None,
-        "trial": trial.number,
         "tasks_from": None if tasks_from is None else str(tasks_from),
     }
+
+
+def find_location(arguments: Mapping[str, Any]) -> Location:
+    """Where the study of an errand lies, by `study_arguments`."""
+    url = AppSetting.from_environment().storage if arguments.get("in_database") else None
+    return Location(Path(arguments["results"]), arguments["study"], url)
+
+
+def export_arguments(location: Location, trial: Trial, tasks_from: Path | None) -> dict[str, Any]:
+    """What the errand `export` is told."""
+    return {**study_arguments(location, tasks_from), "trial": trial.number}
 
 
 def describe_checks(checks: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:

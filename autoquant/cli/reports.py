@@ -131,3 +131,5 @@ def _explain_gaps(found: StudyReport) -> None:
         )
     if found.left_out is not None:
         STDERR.print(f"\nnoise by layer left out: {found.left_out}", markup=False)
+    if found.unseen is not None:
+        STDERR.print(f"\nranges by layer left out: {found.unseen}", markup=False)

@@ -72,10 +72,15 @@ class ActivationGrids:
         Raises:
             NumericError: a value that is not finite; names the layer that reads it.
         """
-        samples = self._sample(sites, options)
+        samples = self.sample(sites, options)
         return {name: self._calibrate(name, samples[name], options) for name in sites}
 
-    def _sample(self, sites: tuple[str, ...], options: PtqOptions) -> dict[str, torch.Tensor]:
+    def sample(self, sites: tuple[str, ...], options: PtqOptions) -> Mapping[str, torch.Tensor]:
+        """What the calibration images make of some values, and of others asked for before.
+
+        Raises:
+            NumericError: a value that is not finite; names the layer that reads it.
+        """
         images = self.data.count(options)
         kept = self._samples.setdefault(images, {})
         new = [name for name in sites if name not in kept]

@@ -140,6 +140,21 @@ class Quantizer:
         """The quantizable layers, in network order."""
         return [layer for layer in self.operators if layer.is_quantizable]
 
+    @property
+    def found(self) -> Mapping[str, LayerNode]:
+        """The same with their graph nodes, by name."""
+        return self._found
+
+    @property
+    def grids(self) -> ActivationGrids:
+        """The activation quantizers that recipes are given, and the samples that set them."""
+        return self._grids
+
+    @property
+    def stock(self) -> LayerStock:
+        """The quantized layers that recipes are given."""
+        return self._stock
+
     def quantize(self, recipe: Recipe, train: Train | None = None) -> QuantizedModel:
         """The quantized model of a recipe.
 

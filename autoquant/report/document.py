@@ -8,15 +8,21 @@ from typing import Any
 import plotly.graph_objects as go
 
 from autoquant.core.analysis import Cell, Granularity
+from autoquant.core.distribution import Distributions
 from autoquant.core.hypervolume import ModeYield, find_mode_yields
 from autoquant.core.pareto import Bounds
+from autoquant.core.sensitivity import Sensitivity
 from autoquant.core.trial import Objective, Trial
 from autoquant.report.advice import advise_on_training
 from autoquant.report.curve_figure import calibration_figure, training_figure
+from autoquant.report.distribution import find_symmetries
+from autoquant.report.distribution_figure import browser_figure
 from autoquant.report.grid import LossPoint, LossRow, find_points, find_rows, is_main
 from autoquant.report.loss_figure import loss_figure
 from autoquant.report.noise_figure import Noises, noise_figure
 from autoquant.report.pareto import pareto_figure
+from autoquant.report.range_figure import input_range_figure, weight_grid_figure
+from autoquant.report.sensitivity import sensitivity_figure
 from autoquant.report.training_curve import trace_curve
 
 __all__ = ["StudyReport"]
@@ -36,6 +42,9 @@ class StudyReport:
         noises: of the cells that were looked at, by layer.
         left_out: why layers are missing, in words; None if none is.
         available: calibration images of the task; None if nobody knows.
+        distributions: of weights and inputs, by layer; None if nobody looked.
+        unseen: why there are none, in words; None if there are.
+        sensitivity: of single layers; None if it was not measured.
     """
 
     study: str
@@ -47,6 +56,9 @@ class StudyReport:
     noises: Noises = field(default_factory=dict)
     left_out: str | None = None
     available: int | None = None
+    distributions: Distributions | None = None
+    unseen: str | None = None
+    sensitivity: Sensitivity | None = None
 
     @cached_property
     def reference(self) -> Trial | None:
@@ -98,10 +110,28 @@ class StudyReport:
             words = granularity.replace("_", "-")
             title = f"Quantization noise by layer, {words} weights"
             found[f"noise_{granularity}"] = noise_figure(self.noises, granularity, title)
+        found |= self._layer_figures()
         if self.front:
             found["front"] = pareto_figure(
                 self.trials, self.front, title="Every complete trial of the study"
             )
+        return found
+
+    def _layer_figures(self) -> dict[str, go.Figure]:
+        found = {}
+        if self.distributions is not None:
+            title = "Weights and inputs with the ends of their grids"
+            found["distributions"] = browser_figure(self.distributions, title)
+            found["weight_grids"] = weight_grid_figure(
+                self.distributions, "How well each grid fits the weights"
+            )
+            for symmetry in find_symmetries(self.distributions):
+                found[f"ranges_{symmetry}"] = input_range_figure(
+                    self.distributions, symmetry, f"What each method clips, {symmetry} grids"
+                )
+        if self.sensitivity is not None:
+            title = "What each layer alone costs and buys"
+            found["sensitivity"] = sensitivity_figure(self.sensitivity, title)
         return found
 
     def _noisy_granularities(self) -> list[Granularity]:

@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 
 from autoquant.core.hypervolume import ModeYield
 from autoquant.core.rehearsal import REHEARSED_SAMPLES
+from autoquant.report.distribution import find_symmetries, tabulate_clipping
 from autoquant.report.document import StudyReport
 from autoquant.report.grid import LOSS_COLUMNS, describe_seconds, describe_weights, tabulate_losses
 from autoquant.report.noise_figure import tabulate_noise
 from autoquant.report.row import COLUMNS, format_drop, trial_row
+from autoquant.report.sensitivity import SENSITIVITY_COLUMNS, describe_base, tabulate_sensitivity
 
 __all__ = ["MODE_COLUMNS", "Links", "tabulate_modes", "write_markdown"]
 
@@ -39,6 +41,12 @@ _NOISE = (
     "file against the same in the quantized file, the errors of all layers before it included, "
     "on one batch of the search split."
 )
+_RANGES = (
+    "Float weights and, over the calibration images, what each layer reads, with the ends of the "
+    "grids that the quantizers of a recipe with that method get. A value is clipped that lies "
+    "more than half a step beyond an end; of weights, `distributions.csv` has it too. The table "
+    "is the clipped share of the input, {symmetry} grids."
+)
 _MODES = (
     "The box is spanned by the float model and what is better: latency and size as a share of "
     "float's, the drop as a share of the allowed one (ten points where none is set). All of it "
@@ -65,6 +73,8 @@ def write_markdown(report: StudyReport, links: Links) -> str:
         *_section("Calibration images", _CALIBRATION, _calibration(report), links, "calibration"),
         *_section("Minutes of training", _TRAINING, "", links, "training"),
         *_noise(report, links),
+        *_ranges(report, links),
+        *_sensitivity(report, links),
         "## What each mode bought",
         _table(MODE_COLUMNS, tabulate_modes(report.yields)),
         _MODES,
@@ -121,6 +131,28 @@ def _noise(report: StudyReport, links: Links) -> list[str]:
     figures = [_figure(links, name) for name in links if name.startswith("noise_")]
     left_out = f"Left out: {report.left_out}." if report.left_out else ""
     return [title, _NOISE, left_out, *figures, _table(*tabulate_noise(report.noises))]
+
+
+def _ranges(report: StudyReport, links: Links) -> list[str]:
+    title = "## Ranges by layer"
+    found = report.distributions
+    if found is None:
+        return [title, f"Left out: {report.unseen}."] if report.unseen else []
+    names = [n for n in links if n in ("distributions", "weight_grids") or n.startswith("ranges_")]
+    figures = [_figure(links, name) for name in names]
+    symmetries = find_symmetries(found)
+    if not symmetries:  # no layer of this network takes its input on a grid
+        return [title, *figures]
+    table = _table(*tabulate_clipping(found, symmetries[0]))
+    return [title, _RANGES.format(symmetry=symmetries[0]), *figures, table]
+
+
+def _sensitivity(report: StudyReport, links: Links) -> list[str]:
+    found = report.sensitivity
+    if found is None:
+        return []
+    table = _table(SENSITIVITY_COLUMNS, tabulate_sensitivity(found))
+    return _section("Sensitivity by layer", describe_base(found), table, links, "sensitivity")
 
 
 def _front(report: StudyReport, links: Links) -> list[str]:

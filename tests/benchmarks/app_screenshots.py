@@ -12,15 +12,19 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from autoquant.browse.errand import follow_errand
+from autoquant.browse.layers import layer_arguments
+from autoquant.search.storage import Location
 from tests.browser import find_chromium, open_page, running_app, wait_until_still
 from tests.journals import failed, measured_trials, rejected, write_study
 
 PUBLISHED = Path("results/published/resnet20-search/journal.log")
 PAGES = {
     "studies": "", "new": "new", "live": "live", "front": "front", "compare": "compare",
-    "qat": "qat", "export": "export",
+    "layers": "layers", "qat": "qat", "export": "export",
 }  # fmt: skip
 STUDY = "cifar10-resnet20"
+MORE = {"layers": "&layer=layer2.0.conv1&bits=4"}
 
 
 def prepare(results: Path) -> None:
@@ -40,7 +44,7 @@ def shoot(address: str, page: Any, output: Path, theme: str, names: list[str]) -
     for name in names:
         path = PAGES[name]
         study = "digits-night" if name == "live" else STUDY
-        query = "" if name in ("studies", "new") else f"?study={study}"
+        query = "" if name in ("studies", "new") else f"?study={study}{MORE.get(name, '')}"
         page.goto(f"{address}/{path}{query}")
         wait_until_still(page)
         if name == "front":
@@ -66,6 +70,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder) / "results"
         prepare(results)
+        if "layers" in arguments.pages:  # with the task's own weights and images
+            follow_errand("look", layer_arguments(Location(results, STUDY), None))
         # by a relative name, so that no picture shows where this ran
         with running_app(Path("results"), folder=Path(folder)) as address:
             for theme in arguments.themes:
