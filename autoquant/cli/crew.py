@@ -4,11 +4,8 @@ from typing import Annotated
 
 import typer
 
-from autoquant.backends.machine import available_cores
-from autoquant.cluster import Crew, check_ray
-from autoquant.cluster.address import check_address
+from autoquant.cluster import Crew, plan_crew
 from autoquant.config import parse_duration
-from autoquant.errors import InputError
 
 __all__ = [
     "GpusOption",
@@ -47,25 +44,6 @@ TrialTimeoutOption = Annotated[
 def build_crew(
     workers: int | None, address: str | None, gpus_per_qat_trial: float, trial_timeout: str | None
 ) -> Crew | None:
-    """The workers that are asked for; None for a search in this process.
-
-    Raises:
-        InputError: Ray is not installed, nobody listens at the address, or an option needs
-            workers that are not asked for.
-    """
-    if address is None and workers in (None, 1):
-        if gpus_per_qat_trial or trial_timeout:
-            raise InputError(
-                "--gpus-per-qat-trial and --trial-timeout need workers: --workers 2 or --ray"
-            )
-        return None
-    check_ray()
-    if address not in (None, "auto"):
-        check_address(address)
-    return Crew(
-        workers,
-        address,
-        1 if address is not None else max(1, available_cores() // (workers or 1)),
-        gpus_per_qat_trial,
-        None if trial_timeout is None else parse_duration(trial_timeout),
-    )
+    """The workers that are asked for; see `plan_crew`."""
+    timeout_s = None if trial_timeout is None else parse_duration(trial_timeout)
+    return plan_crew(workers, address, gpus_per_qat_trial, timeout_s)

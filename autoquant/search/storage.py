@@ -4,6 +4,7 @@ Layout of a study whose storage is the default: `RESULTS/STUDY/journal.log` (the
 `RESULTS/STUDY/artifacts/DIGEST.onnx` (files of front members).
 """
 
+import errno
 import re
 import shutil
 import tempfile
@@ -12,19 +13,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import filelock
 import optuna
-from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages import BaseStorage
 
 from autoquant.errors import StorageError, StudyError
 from autoquant.search.journal import BatchedStorage, find_damage, repair
-from autoquant.search.lease import hold_lease, is_leased
+from autoquant.search.lease import find_holder, hold_lease
+from autoquant.search.patience import PATIENCE_S, PatientStorage, waiting
+from autoquant.search.presence import Announcement, Presence, read_presence
 from autoquant.search.record import Record, StudyHeader
 
 __all__ = [
     "Location",
     "create_record",
+    "find_presence",
     "hold_driver_lock",
     "is_running",
     "lease_record",
@@ -38,6 +43,7 @@ Warn = Callable[[str], None]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _JOURNAL = "journal.log"
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # the disk, or a share of it
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -83,6 +89,16 @@ class Location:
     def checkpoints(self) -> Path:
         """Folder of what trainings go on from, and of what they ended with."""
         return self.folder / "checkpoints"
+
+    @property
+    def logs(self) -> Path:
+        """Folder of what was said while each trial was evaluated."""
+        return self.folder / "logs"
+
+    @property
+    def presence(self) -> Path:
+        """Where a process that runs the study says what runs where."""
+        return self.folder / "driver.json"
 
     @property
     def crash(self) -> Path:
@@ -141,10 +157,10 @@ def open_storage(
 
 
 @lru_cache(maxsize=8)  # each keeps connections
-def _open_database(url: str) -> RDBStorage:
+def _open_database(url: str) -> PatientStorage:
     url = re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url)
     # a connection that the server has dropped meanwhile is made again
-    return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+    return PatientStorage(url, engine_kwargs={"pool_pre_ping": True})
 
 
 def _hide_password(location: Location) -> str:
@@ -163,14 +179,29 @@ def _explain(location: Location, error: Exception) -> str:
 
 @contextmanager
 def translate_losses(location: Location) -> Iterator[None]:
-    """Say it in one line if the storage goes away within.
+    """Say it in one line if the storage goes away within, or the disk is full.
 
     Raises:
-        StorageError: it does not answer any more.
+        StorageError: it does not answer any more, or takes nothing more.
     """
-    if location.url is None:
-        yield
-        return
+    try:
+        if location.url is None:
+            yield
+        else:
+            with _translate_database(location):
+                yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        where = error.filename or location.folder
+        raise StorageError(
+            f"cannot write to '{where}' any more ({error.strerror}); everything finished is kept: "
+            f"make room, and autoquant resume {location.name} goes on"
+        ) from None
+
+
+@contextmanager
+def _translate_database(location: Location) -> Iterator[None]:
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
@@ -234,19 +265,44 @@ def hold_driver_lock(location: Location) -> Iterator[None]:
 
 
 @contextmanager
-def lease_record(location: Location, record: Record) -> Iterator[None]:
-    """Be the only process on any machine that runs a study of a database; see `hold_lease`."""
+def lease_record(
+    location: Location, record: Record, announcement: Announcement, warn: Warn
+) -> Iterator[None]:
+    """Be the only process on any machine that runs a study of a database; see `hold_lease`.
+
+    A database that goes away within is waited for.
+
+    Args:
+        location: where it lies.
+        record: the study.
+        announcement: what runs where.
+        warn: called with one line when the database goes away, and when it is back.
+    """
     if location.url is None:
         yield
         return
-    with hold_lease(record.study):
+
+    def tell(cause: Exception | None) -> None:
+        shown = f"storage '{_hide_password(location)}'"
+        if cause is None:
+            warn(f"{shown} answers again: the search goes on")
+            return
+        warn(
+            f"{shown} does not answer ({_explain(location, cause)}): waiting for it, "
+            f"{PATIENCE_S / 60:g} minutes at most; nothing finished is lost"
+        )
+
+    def describe() -> dict[str, Any]:
+        return announcement.presence.to_dict()
+
+    with hold_lease(record.study, describe) as lease, waiting(tell, lease.renew):
         yield
 
 
 def is_running(location: Location) -> bool:
     """Whether a process runs the study, on this machine or with its record in a database."""
     if location.url is not None:
-        return is_leased(load_record(location).study)
+        return find_holder(load_record(location).study) is not None
     if not (location.folder / "driver.lock").exists():
         return False
     try:
@@ -254,6 +310,14 @@ def is_running(location: Location) -> bool:
             return False
     except StudyError:
         return True
+
+
+def find_presence(location: Location) -> Presence | None:
+    """Who runs the study, and what runs where; None if nobody does, or nothing is known."""
+    if location.url is not None:
+        holder = find_holder(load_record(location).study)
+        return None if holder is None else Presence.from_dict(holder)
+    return read_presence(location.presence) if is_running(location) else None
 
 
 def load_record(location: Location, *, warn: Warn | None = None, is_driver: bool = False) -> Record:
