@@ -2,10 +2,14 @@
 
 import dataclasses
 import io
+import os
 import pickle
+import signal
+import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +31,17 @@ from autoquant.core.training import TrainingWatch
 from autoquant.core.trial import Measurement
 from autoquant.errors import ClusterError, InputError, NegativeAnswer, TaskError
 from autoquant.evaluate import Evaluator
+from autoquant.launch import run_launch
 from autoquant.progress import SearchProgress
 from autoquant.search.event import Event, Seat
 from autoquant.search.executor import Job, Outcome, SerialExecutor, evaluate_job
-from autoquant.search.storage import Location
+from autoquant.search.presence import Announcement, read_presence
+from autoquant.search.storage import Location, load_record
 from autoquant.search.study import Budget, Study
 from autoquant.search.trial_log import MOST_CHARACTERS, TrialLogs
 from tests.crews import FakeSource
 from tests.fakes import fake_evaluator, fake_record, fake_space
+from tests.ray_driver import fake_launch
 
 FP32 = Recipe(method="fp32")
 
@@ -443,3 +450,48 @@ def test_task_that_cannot_travel_is_told() -> None:
         expected = r"cannot be sent to workers: cannot pickle '_thread.lock' object; register it"
         with pytest.raises(ClusterError, match=expected):
             Connection.share(None, threading.Lock())
+
+
+def test_interrupt_while_sensitivities_are_measured_takes_effect_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing runs elsewhere yet that it would have to wait for."""
+    evaluator = fake_evaluator()
+    executor = LateSuccess(evaluator, succeeds=True)
+    reached: list[str] = []
+
+    @contextmanager
+    def crew(*arguments: object) -> Iterator[tuple[Evaluator, LateSuccess]]:
+        yield evaluator, executor
+
+    def measure(*arguments: object, **named: object) -> None:
+        reached.append("began")
+        signal.raise_signal(signal.SIGINT)
+        reached.append("went on")
+
+    monkeypatch.setattr("autoquant.launch._open_crew", crew)
+    monkeypatch.setattr("autoquant.sensitivity.measure_sensitivity", measure)
+    launch = fake_launch(tmp_path, 30, Crew(2), sampler="greedy")
+    with pytest.raises(KeyboardInterrupt):
+        run_launch(launch, evaluator, None, print)
+    assert reached == ["began"]
+    assert load_record(launch.location).trials() == []
+
+
+def test_study_says_what_runs_where_while_it_runs(tmp_path: Path) -> None:
+    path = tmp_path / "driver.json"
+    announcement = Announcement(path)
+    seats = [
+        Seat("worker 1", "builder:ab12", "idle", 0.0),
+        Seat("worker 2", "builder:ab12", "timing trial 3", 1.0),
+        Seat("probe", "edge:cd34", "idle", 0.0),
+    ]
+    announcement.see(seats, "10.0.0.5:8265")
+    announcement.see(seats)
+    text = read_presence(path).describe()
+    assert text.startswith(f"driver on {socket.gethostname()} (process {os.getpid()}); 2 workers")
+    assert "2 workers on builder:ab12; 1 probe on edge:cd34; dashboard at http://10.0.0.5" in text
+    path.write_text("half of")
+    assert read_presence(path) is None
+    announcement.end()
+    assert not path.exists()
