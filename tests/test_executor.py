@@ -471,7 +471,7 @@ def test_interrupt_while_sensitivities_are_measured_takes_effect_at_once(
 
     monkeypatch.setattr("autoquant.launch._open_crew", crew)
     monkeypatch.setattr("autoquant.sensitivity.measure_sensitivity", measure)
-    launch = fake_launch(tmp_path, 30, Crew(2), sampler="greedy")
+    launch = fake_launch(tmp_path, 40, Crew(2), sampler="greedy")
     with pytest.raises(KeyboardInterrupt):
         run_launch(launch, evaluator, None, print)
     assert reached == ["began"]

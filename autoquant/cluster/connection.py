@@ -95,8 +95,8 @@ class Connection:
             return ray.put(value)
         except (TypeError, PicklingError) as error:
             raise ClusterError(
-                f"the task cannot be sent to workers: {_first_sentence(error)}; register it in a file "
-                "and search with --tasks-from FILE.py: each worker makes it there"
+                f"the task cannot be sent to workers: {_first_sentence(error)}; register it in a "
+                "file and search with --tasks-from FILE.py: each worker makes it there"
             ) from None
 
     def listen(self, promises: Sequence[Any], timeout_s: float) -> list[Any]:
