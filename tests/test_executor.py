@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import json
 import os
 import pickle
 import signal
@@ -15,9 +16,11 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 pytest.importorskip("ray", reason="Ray is not installed")
 
+from autoquant.cli import app
 from autoquant.cli.crew import build_crew
 from autoquant.cluster.connection import Connection, Demand, Lost, Raised, connect
 from autoquant.cluster.crew import Crew
@@ -36,11 +39,11 @@ from autoquant.progress import SearchProgress
 from autoquant.search.event import Event, Seat
 from autoquant.search.executor import Job, Outcome, SerialExecutor, evaluate_job
 from autoquant.search.presence import Announcement, read_presence
-from autoquant.search.storage import Location, load_record
+from autoquant.search.storage import Location, hold_driver_lock, load_record
 from autoquant.search.study import Budget, Study
 from autoquant.search.trial_log import MOST_CHARACTERS, TrialLogs
 from tests.crews import FakeSource
-from tests.fakes import fake_evaluator, fake_record, fake_space
+from tests.fakes import fake_evaluator, fake_record, fake_space, fake_study
 from tests.ray_driver import fake_launch
 
 FP32 = Recipe(method="fp32")
@@ -495,3 +498,24 @@ def test_study_says_what_runs_where_while_it_runs(tmp_path: Path) -> None:
     assert read_presence(path) is None
     announcement.end()
     assert not path.exists()
+
+
+def test_commands_print_the_log_of_a_trial_and_what_runs_where(tmp_path: Path) -> None:
+    fake_study(tmp_path).run(Budget(6), "random")
+    location = Location(tmp_path, "fake")
+    TrialLogs(location.logs).keep(3, "a library says\n")
+
+    def run(*words: str) -> Any:
+        return CliRunner().invoke(app, [*words, "--results", str(tmp_path)])
+
+    assert run("trials", "fake", "--log", "3").stdout == "a library says\n"
+    missing = run("trials", "fake", "--log", "4").exception
+    assert isinstance(missing, NegativeAnswer)
+    assert "there is no log of trial 4" in str(missing)
+    assert json.loads(run("studies", "--format", "json").stdout)["studies"][0]["runs"] is None
+    with hold_driver_lock(location):
+        Announcement(location.presence).see([Seat("worker 1", "builder:ab12", "idle", 0.0)])
+        row = json.loads(run("studies", "--format", "json").stdout)["studies"][0]
+        assert "1 worker on builder:ab12" in run("studies").stderr
+    assert row["runs"]["seats"] == [["worker 1", "builder:ab12"]]
+    assert row["runs"]["pid"] == os.getpid()
