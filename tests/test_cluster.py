@@ -200,7 +200,7 @@ def start_search(cluster: Cluster, tmp_path: Path) -> Iterator[Callable[..., sub
     begun: list[subprocess.Popen[bytes]] = []
 
     def start(*arguments: str) -> subprocess.Popen[bytes]:
-        command = ["-m", "autoquant", *arguments, "--ray", cluster.address, "--workers", "2"]
+        command = ["-m", "autoquant", *arguments, "--ray", cluster.address]
         with (tmp_path / "driver.log").open("ab") as log:
             begun.append(
                 subprocess.Popen([sys.executable, *command], cwd=tmp_path, stdout=log, stderr=log)
@@ -230,7 +230,7 @@ def test_chaos_on_real_digits_leaves_every_trial_once_and_no_orphans(
 
     spare = cluster.add_node(num_cpus=1, object_store_memory=STORE, node_name="spare")
     begin = ("search", "space.yaml", "--study", "night", "--trials", "12", "--sampler", "random")
-    driver = start_search(*begin)
+    driver = start_search(*begin, "--workers", "2")
     wait_for(lambda: len(finished()) >= 2, 300)
     kill_worker()
     cluster.remove_node(spare, allow_graceful=False)
@@ -240,7 +240,7 @@ def test_chaos_on_real_digits_leaves_every_trial_once_and_no_orphans(
     driver.wait()
     earlier = {trial.digest for trial in finished()}
     wait_for(lambda: not worker_processes() - before)
-    driver = start_search("resume", "night")
+    driver = start_search("resume", "night", "--workers", "1")
     wait_for(lambda: len(finished()) > len(earlier), 300)
     kill_worker()
     assert driver.wait(timeout=300) == 0, (tmp_path / "driver.log").read_text()

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pickle import PicklingError
 from types import TracebackType
@@ -194,6 +195,8 @@ def _translate(address: str, join: Callable[[], Any]) -> Any:
     try:
         return join()
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+        with suppress(Exception):  # where it is refused, Ray leaves a part of itself connected
+            ray.shutdown()
         reason = _first_sentence(error)
         if "ersion mismatch" in str(error):
             text = " ".join(str(error).split())
