@@ -26,6 +26,7 @@ from autoquant.progress import SearchProgress
 from autoquant.search.crash import watch_crashes
 from autoquant.search.event import Evaluates
 from autoquant.search.executor import Executor
+from autoquant.search.presence import Announcement
 from autoquant.search.record import Record, StudyHeader
 from autoquant.search.sampler import INFORMED, SAMPLERS
 from autoquant.search.storage import (
@@ -37,6 +38,7 @@ from autoquant.search.storage import (
     translate_losses,
 )
 from autoquant.search.study import Budget, Event, Keep, Study
+from autoquant.search.trial_log import TrialLogs
 
 __all__ = [
     "Launch",
@@ -114,10 +116,11 @@ def run_launch(
     sampler = next(name for name in SAMPLERS if name == header.sampler)
     budget = Budget(header.trials, header.timeout_s)
     opened = _open_study(launch, evaluator, budget, console, warn, source)
-    with opened as study, _draining(study):
-        if sampler in INFORMED:
+    with opened as study:
+        if sampler in INFORMED:  # nothing runs elsewhere yet that Ctrl-C would wait for
             budget = _inform(study, evaluator, budget, console)
-        study.run(budget, sampler)
+        with _draining(study):
+            study.run(budget, sampler)
     return study.record
 
 
@@ -228,8 +231,9 @@ def _open_study(
     ):
         record = _open_record(launch, warn)
         with (
-            lease_record(location, record),
-            _open_crew(launch, evaluator, source) as (evaluates, executor),
+            _announcing(location) as announcement,
+            lease_record(location, record, announcement, warn),
+            _open_crew(launch, evaluator, source, announcement) as (evaluates, executor),
             _progress(budget, console, may_train=space.is_mixed) as show,
         ):
             # with workers, this process evaluates nothing that could have crashed it
@@ -243,20 +247,45 @@ def _open_study(
                 bounds=config.constraints.to_bounds(),
                 reject_early=launch.reject_early,
                 is_exact=has_integer_dot_product(),
-                on_event=show,
+                on_event=_hearing(announcement, show),
                 executor=executor,
             )
 
 
 @contextmanager
+def _announcing(location: Location) -> Iterator[Announcement]:
+    announcement = Announcement(location.presence)
+    announcement.see(())
+    try:
+        yield announcement
+    finally:
+        announcement.end()
+
+
+def _hearing(
+    announcement: Announcement, show: Callable[[Event], None] | None
+) -> Callable[[Event], None]:
+    """Whoever hears events: what says where workers are, and what is shown."""
+
+    def hear(event: Event) -> None:
+        announcement.see(event.seats)
+        if show is not None:
+            show(event)
+
+    return hear
+
+
+@contextmanager
 def _open_crew(
-    launch: Launch, evaluator: Evaluator, source: Source | None
+    launch: Launch, evaluator: Evaluator, source: Source | None, announcement: Announcement
 ) -> Iterator[tuple[Evaluates, Executor | None]]:
     """Workers, where the launch asks for some."""
     if launch.crew is None:
         yield evaluator, None
         return
-    with open_crew(launch.crew, source or find_source(launch), evaluator) as cluster:
+    logs = TrialLogs(launch.location.logs)
+    with open_crew(launch.crew, source or find_source(launch), evaluator, logs) as cluster:
+        announcement.see(cluster.executor.seats(), cluster.dashboard)
         yield cluster, cluster.executor
 
 

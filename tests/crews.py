@@ -16,12 +16,14 @@ from tests.fakes import QUICK
 class SlowBuilder(FakeBuilder):
     """Takes its time, and notes in a folder which recipe was begun by which process."""
 
-    def __init__(self, count: int, seconds: float, notes: Path | None) -> None:
+    def __init__(self, count: int, seconds: float, notes: Path | None, chatter: str = "") -> None:
         super().__init__(count)
         self.seconds = seconds
         self.notes = notes
+        self.chatter = chatter.encode()
 
     def build(self, recipe: Recipe, watch: TrainingWatch | None = None) -> Candidate:
+        os.write(1, self.chatter)  # as a native library does
         if recipe.method != "fp32":
             time.sleep(self.seconds)
         if self.notes is not None:
@@ -38,10 +40,11 @@ class FakeSource:
     seconds: float = 0.0
     notes: Path | None = None
     samples: int = 1000
+    chatter: str = ""
 
     def __call__(self) -> Evaluator:
         return Evaluator(
-            SlowBuilder(self.layers, self.seconds, self.notes),
+            SlowBuilder(self.layers, self.seconds, self.notes, self.chatter),
             FakeBackend(),
             FakeData(self.samples),
             FakeData(500),

@@ -2,11 +2,13 @@
 
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,11 +17,14 @@ import pytest
 ray = pytest.importorskip("ray", reason="Ray is not installed")
 from ray.cluster_utils import Cluster  # noqa: E402
 
+import autoquant as aq  # noqa: E402
 from autoquant.cluster import Crew, open_crew  # noqa: E402
+from autoquant.cluster.connection import connect  # noqa: E402
 from autoquant.core.trial import Trial  # noqa: E402
 from autoquant.errors import ClusterError  # noqa: E402
 from autoquant.launch import run_launch  # noqa: E402
 from autoquant.search.storage import Location, load_record  # noqa: E402
+from autoquant.search.trial_log import TrialLogs  # noqa: E402
 from tests.crews import FakeSource  # noqa: E402
 from tests.ray_driver import fake_launch  # noqa: E402
 
@@ -178,3 +183,98 @@ def test_interrupted_search_on_this_machine_lets_what_runs_end(tmp_path: Path) -
     assert 1 < len(record.trials()) < 40
     assert record.recover() == 0, "what was running has been finished"
     wait_for(lambda: not worker_processes() - before)
+
+
+SPACE = """
+version: 1
+task: digits
+objectives: [accuracy, latency, size]
+constraints: {max_accuracy_drop: 0.02}
+layers: {"*": {weight_bits: [8, 4], exclude: [false, true]}}
+"""
+
+
+@pytest.fixture
+def start_search(cluster: Cluster, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen]]:
+    """Runs commands on the cluster; none of them outlives the test."""
+    begun: list[subprocess.Popen[bytes]] = []
+
+    def start(*arguments: str) -> subprocess.Popen[bytes]:
+        command = ["-m", "autoquant", *arguments, "--ray", cluster.address]
+        with (tmp_path / "driver.log").open("ab") as log:
+            begun.append(
+                subprocess.Popen([sys.executable, *command], cwd=tmp_path, stdout=log, stderr=log)
+            )
+        return begun[-1]
+
+    yield start
+    for process in begun:
+        process.kill()
+        process.wait()
+
+
+def test_chaos_on_real_digits_leaves_every_trial_once_and_no_orphans(
+    cluster: Cluster, tmp_path: Path, start_search: Callable[..., subprocess.Popen]
+) -> None:
+    dice = random.Random(1)
+    before = worker_processes()
+    (tmp_path / "space.yaml").write_text(SPACE)
+    location = Location(tmp_path / "results", "night")
+
+    def finished() -> list[Trial]:
+        return load_record(location).trials() if location.exists() else []
+
+    def kill_worker() -> None:
+        wait_for(lambda: bool(worker_processes() - before))
+        os.kill(dice.choice(sorted(worker_processes() - before)), signal.SIGKILL)
+
+    spare = cluster.add_node(num_cpus=1, object_store_memory=STORE, node_name="spare")
+    begin = ("search", "space.yaml", "--study", "night", "--trials", "12", "--sampler", "random")
+    driver = start_search(*begin, "--workers", "2")
+    wait_for(lambda: len(finished()) >= 2, 300)
+    kill_worker()
+    cluster.remove_node(spare, allow_graceful=False)
+    wait_for(lambda: len(finished()) >= 5, 300)
+    time.sleep(dice.uniform(0.0, 1.0))
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    earlier = {trial.digest for trial in finished()}
+    wait_for(lambda: not worker_processes() - before)
+    driver = start_search("resume", "night", "--workers", "1")
+    wait_for(lambda: len(finished()) > len(earlier), 300)
+    kill_worker()
+    assert driver.wait(timeout=300) == 0, (tmp_path / "driver.log").read_text()
+    trials = finished()
+    assert len(trials) == len({trial.digest for trial in trials}) == 12
+    assert earlier <= {trial.digest for trial in trials}, "a finished trial was lost"
+    assert {trial.state for trial in trials} <= {"complete", "rejected"}
+    assert {trial.probe.partition(":")[0] for trial in trials} == {"edge"}
+    journal = location.journal.read_text()
+    ended = Counter(re.findall(r'"user_attr":\{"record":.*?"digest":"(\w+)"', journal))
+    assert set(ended.values()) == {1}, "a recipe was evaluated twice to its end"
+    wait_for(lambda: not worker_processes() - before)
+
+
+def test_task_without_a_name_travels_to_the_workers_whole(cluster: Cluster, tmp_path: Path) -> None:
+    from tests.networks import make_task
+
+    study = aq.search(
+        make_task(name=""), {"objectives": ["accuracy", "size"]}, trials=4, sampler="random",
+        results=tmp_path, ray=cluster.address, workers=1, progress=False,
+    )  # fmt: skip
+    trials = load_record(study.location).trials()
+    assert len(trials) == 4
+    assert {trial.state for trial in trials} <= {"complete", "rejected"}
+    assert {trial.node.partition(":")[0] for trial in trials} <= {"builder", "edge"}
+    assert "== built and judged on" in TrialLogs(study.location.logs).read(3)
+
+
+def test_other_version_of_ray_is_told_with_both(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = ray.__version__
+    monkeypatch.setattr(ray, "__version__", "2.0.0")
+    with pytest.raises(ClusterError, match="install the same ones here") as caught:
+        connect(cluster.address, 1)
+    assert theirs in str(caught.value)
+    assert "2.0.0" in str(caught.value)

@@ -1,36 +1,50 @@
 """What executors promise, on a stand-in for Ray: workers that answer, fail or die as told."""
 
-import errno
+import dataclasses
 import io
+import json
 import os
 import pickle
-from collections.abc import Callable, Sequence
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 pytest.importorskip("ray", reason="Ray is not installed")
 
-from autoquant.cluster.connection import Demand, Lost, Raised, connect
+from autoquant.cli import app
+from autoquant.cluster.connection import Connection, Demand, Lost, Raised, connect
 from autoquant.cluster.crew import Crew
 from autoquant.cluster.executor import RayExecutor
 from autoquant.cluster.hire import build_crew
 from autoquant.cluster.pool import Pool
-from autoquant.cluster.worker import Worker
+from autoquant.cluster.worker import Greeting, Worker, find_versions
 from autoquant.core.gate import Gate
 from autoquant.core.pareto import Bounds
 from autoquant.core.recipe import QatOptions, Recipe
-from autoquant.errors import ClusterError, InputError, TaskError
+from autoquant.core.training import TrainingWatch
+from autoquant.core.trial import Measurement
+from autoquant.errors import ClusterError, InputError, NegativeAnswer, TaskError
+from autoquant.evaluate import Evaluator
+from autoquant.launch import run_launch
 from autoquant.progress import SearchProgress
 from autoquant.search.event import Event, Seat
-from autoquant.search.executor import Job, SerialExecutor
-from autoquant.search.journal import BatchedFile
-from autoquant.search.storage import Location, load_record
-from autoquant.search.study import Budget
+from autoquant.search.executor import Job, Outcome, SerialExecutor, evaluate_job
+from autoquant.search.presence import Announcement, read_presence
+from autoquant.search.storage import Location, hold_driver_lock, load_record
+from autoquant.search.study import Budget, Study
+from autoquant.search.trial_log import MOST_CHARACTERS, TrialLogs
 from tests.crews import FakeSource
-from tests.fakes import fake_evaluator, fake_study
+from tests.fakes import fake_evaluator, fake_record, fake_space, fake_study
+from tests.ray_driver import fake_launch
 
 FP32 = Recipe(method="fp32")
 
@@ -75,6 +89,7 @@ class StubConnection:
         self.nodes: dict[str, dict[str, float]] = {"here": {"CPU": 2}}
         self.hired: list[Demand] = []
         self.gpus = 1.0
+        self.dashboard: str | None = None
         self.is_full = False
 
     def hire(self, demand: Demand) -> StubActor:
@@ -259,7 +274,7 @@ def test_terminal_shows_what_each_worker_does() -> None:
 
 
 def test_missing_ray_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autoquant.cluster.find_spec", lambda name: None)
+    monkeypatch.setattr("autoquant.cluster.crew.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install 'autoquant\[ray\]'"):
         build_crew(2, None, 0.0, None)
     assert build_crew(1, None, 0.0, None) is None, "one worker is this process"
@@ -318,22 +333,189 @@ def test_address_that_is_none_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         connect("somewhere", 1)
 
 
-def test_full_disk_ends_a_search_in_one_line_and_it_goes_on(
+def test_node_of_another_version_is_named() -> None:
+    connection = StubConnection()
+
+    class Older(Worker):
+        def greet(self) -> Greeting:
+            versions = {**find_versions(), "torch": "1.0"}
+            return dataclasses.replace(super().greet(), versions=versions)
+
+    connection.hire = lambda demand: StubActor(Older("attic", 1), connection.plan)
+    with pytest.raises(
+        ClusterError, match=r"node attic has torch 1\.0, this process has .*same on"
+    ):
+        make_executor(connection)
+
+
+def test_each_trial_leaves_a_log_of_what_was_said_on_the_way(tmp_path: Path) -> None:
+    connection = StubConnection(failing("evaluate", [Lost("killed")]))
+    logs = TrialLogs(tmp_path / "logs")
+    source = FakeSource(chatter="a library says\n")
+    pool = Pool(connection, source, Crew(2), is_timed=True)
+    executor = RayExecutor(pool, lambda artifact, figures, fingerprint: artifact, logs)
+    executor.wait_until_ready()
+    executor.evaluate(Job(7, FP32))
+    said = logs.read(7).splitlines()
+    assert said[0] == "== trial 7 is tried again (1 of 3): killed"
+    assert said[1].startswith("== built and judged on here, process ")
+    assert said[2] == "a library says"
+    assert said[3].startswith("== timed on here, ")
+    executor.evaluate(Job(-1, FP32))
+    assert [path.name for path in logs.folder.iterdir()] == ["7.log"], "a second look has no number"
+
+
+def test_log_of_a_failed_trial_says_where_and_is_bounded(tmp_path: Path) -> None:
+    evaluator = fake_evaluator()
+
+    def fail(*arguments: object) -> None:
+        raise ValueError("x" * 200_000)
+
+    evaluator.evaluate = fail
+    logs = TrialLogs(tmp_path / "logs")
+    executor = SerialExecutor(evaluator, lambda: None, logs)
+    executor.submit(Job(3, FP32))
+    executor.take()
+    text = logs.read(3)
+    assert text.startswith("Traceback (most recent call last)")
+    assert ", in fail\n" in text
+    assert len(text) < MOST_CHARACTERS + 100
+    assert "characters left out" in text
+    assert logs.read(4) is None
+
+
+def test_what_was_finished_while_this_process_was_away_is_in_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    executor = make_executor(StubConnection(), trial_timeout_s=5.0)
+    executor.submit(Job(0, FP32))
+    now = time.monotonic
+    monkeypatch.setattr("autoquant.cluster.executor.time.monotonic", lambda: now() + 60)
+    _, outcome = executor.take()
+    assert outcome.state == "complete"
+
+
+class LateSuccess:
+    """Workers of which one alone succeeds, after all others have failed."""
+
+    is_remote = True
+
+    def __init__(self, evaluator: Evaluator, *, succeeds: bool) -> None:
+        self.evaluator = evaluator
+        self.succeeds = succeeds
+        self.running: list[Job] = []
+
+    @property
+    def has_room(self) -> bool:
+        return len(self.running) < 4
+
+    def submit(self, job: Job) -> None:
+        self.running.append(job)
+
+    def take(self, timeout_s: float | None = None) -> tuple[Job, Outcome] | None:
+        named = [job for job in self.running if job.gate is None]
+        job = (named or self.running[::-1])[0]  # the first to begin is the last to end
+        self.running.remove(job)
+        if named or (self.succeeds and not self.running):
+            return job, evaluate_job(self.evaluator, job, TrainingWatch())
+        return job, Outcome("failed", Measurement(), error="no memory")
+
+    def listen(self, on_note: Callable[[str], None]) -> None:
+        pass
+
+    def seats(self) -> list[Seat]:
+        return []
+
+
+@pytest.mark.parametrize("succeeds", [False, True])
+def test_search_is_given_up_when_what_runs_has_ended(tmp_path: Path, succeeds: bool) -> None:
+    record = fake_record(Location(tmp_path, "fake"))
+    evaluator = fake_evaluator()
+    executor = LateSuccess(evaluator, succeeds=succeeds)
+    study = Study(record, fake_space(), evaluator, tmp_path / "fake/artifacts", executor=executor)
+    close, running_at_close = study.close, []
+    study.close = lambda: running_at_close.append(len(executor.running)) or close()
+    if succeeds:
+        study.run(Budget(30), "random")
+    else:
+        with pytest.raises(NegativeAnswer, match="proposed recipes failed"):
+            study.run(Budget(60), "random")
+    assert running_at_close == [0]
+
+
+def test_task_that_cannot_travel_is_told() -> None:
+    class Ray:
+        def put(self, value: object) -> None:
+            raise TypeError("cannot pickle '_thread.lock' object\n=====\nDetails")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("autoquant.cluster.connection.ray", Ray())
+        expected = r"cannot be sent to workers: cannot pickle '_thread.lock' object; register it"
+        with pytest.raises(ClusterError, match=expected):
+            Connection.share(None, threading.Lock())
+
+
+def test_interrupt_while_sensitivities_are_measured_takes_effect_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study = fake_study(tmp_path)
-    study.run(Budget(5), "random")
-    write = BatchedFile._write
+    """Nothing runs elsewhere yet that it would have to wait for."""
+    evaluator = fake_evaluator()
+    executor = LateSuccess(evaluator, succeeds=True)
+    reached: list[str] = []
 
-    def fill(self: BatchedFile, logs: list[Any], *, is_durable: bool) -> None:
-        if is_durable:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        write(self, logs, is_durable=is_durable)
+    @contextmanager
+    def crew(*arguments: object) -> Iterator[tuple[Evaluator, LateSuccess]]:
+        yield evaluator, executor
 
-    monkeypatch.setattr(BatchedFile, "_write", fill)
-    with pytest.raises(OSError, match="No space left"):
-        fake_study(tmp_path, load_record(Location(tmp_path, "fake"))).run(Budget(8), "random")
-    monkeypatch.setattr(BatchedFile, "_write", write)
-    fake_study(tmp_path, load_record(Location(tmp_path, "fake"))).run(Budget(8), "random")
-    trials = load_record(Location(tmp_path, "fake")).trials()
-    assert len(trials) == len({trial.digest for trial in trials}) == 8
+    def measure(*arguments: object, **named: object) -> None:
+        reached.append("began")
+        signal.raise_signal(signal.SIGINT)
+        reached.append("went on")
+
+    monkeypatch.setattr("autoquant.launch._open_crew", crew)
+    monkeypatch.setattr("autoquant.sensitivity.measure_sensitivity", measure)
+    launch = fake_launch(tmp_path, 40, Crew(2), sampler="greedy")
+    with pytest.raises(KeyboardInterrupt):
+        run_launch(launch, evaluator, None, print)
+    assert reached == ["began"]
+    assert load_record(launch.location).trials() == []
+
+
+def test_study_says_what_runs_where_while_it_runs(tmp_path: Path) -> None:
+    path = tmp_path / "driver.json"
+    announcement = Announcement(path)
+    seats = [
+        Seat("worker 1", "builder:ab12", "idle", 0.0),
+        Seat("worker 2", "builder:ab12", "timing trial 3", 1.0),
+        Seat("probe", "edge:cd34", "idle", 0.0),
+    ]
+    announcement.see(seats, "10.0.0.5:8265")
+    announcement.see(seats)
+    text = read_presence(path).describe()
+    assert text.startswith(f"driver on {socket.gethostname()} (process {os.getpid()}); 2 workers")
+    assert "2 workers on builder:ab12; 1 probe on edge:cd34; dashboard at http://10.0.0.5" in text
+    path.write_text("half of")
+    assert read_presence(path) is None
+    announcement.end()
+    assert not path.exists()
+
+
+def test_commands_print_the_log_of_a_trial_and_what_runs_where(tmp_path: Path) -> None:
+    fake_study(tmp_path).run(Budget(6), "random")
+    location = Location(tmp_path, "fake")
+    TrialLogs(location.logs).keep(3, "a library says\n")
+
+    def run(*words: str) -> Any:
+        return CliRunner().invoke(app, [*words, "--results", str(tmp_path)])
+
+    assert run("trials", "fake", "--log", "3").stdout == "a library says\n"
+    missing = run("trials", "fake", "--log", "4").exception
+    assert isinstance(missing, NegativeAnswer)
+    assert "there is no log of trial 4" in str(missing)
+    assert json.loads(run("studies", "--format", "json").stdout)["studies"][0]["runs"] is None
+    with hold_driver_lock(location):
+        Announcement(location.presence).see([Seat("worker 1", "builder:ab12", "idle", 0.0)])
+        row = json.loads(run("studies", "--format", "json").stdout)["studies"][0]
+        assert "1 worker on builder:ab12" in run("studies").stderr
+    assert row["runs"]["seats"] == [["worker 1", "builder:ab12"]]
+    assert row["runs"]["pid"] == os.getpid()

@@ -1,20 +1,29 @@
 """What every storage of a study must do: a journal file, SQLite, a real PostgreSQL server."""
 
+import errno
 import os
+import resource
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from autoquant.backends.fake import fake_artifact
 from autoquant.errors import StorageError, StudyError
+from autoquant.evaluate import Evaluator
 from autoquant.launch import Launch, run_launch
+from autoquant.search.journal import find_damage
+from autoquant.search.lease import hold_lease
 from autoquant.search.record import StudyHeader
+from autoquant.search.shelf import Shelf
 from autoquant.search.storage import Location, is_running, list_studies, load_record
 from autoquant.search.study import Event
 from tests.fakes import DEFINITION, fake_evaluator
-from tests.postgres import Server, find_binaries
+from tests.postgres import PASSWORD, Server, find_binaries
 
 
 @pytest.fixture(scope="module")
@@ -134,24 +143,103 @@ def test_wrong_password_is_told_and_never_shown(server: Server, tmp_path: Path) 
     assert "aq:***@127.0.0.1" in text
 
 
-def test_server_that_goes_away_leaves_a_study_that_goes_on(server: Server, tmp_path: Path) -> None:
-    location = Location(tmp_path, "lost", server.url())
+def interrupting(event: Callable[[], None]) -> Evaluator:
+    """Something happens while the fourth trial is evaluated."""
     evaluator = fake_evaluator()
     evaluate, seen = evaluator.evaluate, []
 
-    def lose(*arguments: object) -> object:
+    def interrupt(*arguments: object) -> object:
         seen.append(arguments)
         if len(seen) == 4:
-            server.stop()
+            event()
         return evaluate(*arguments)
 
-    evaluator.evaluate = lose
+    evaluator.evaluate = interrupt
+    return evaluator
+
+
+def test_server_that_comes_back_is_waited_for(server: Server, tmp_path: Path) -> None:
+    location = Location(tmp_path, "patient", server.url())
+    returning = threading.Timer(2.0, server.start)
+
+    def restart() -> None:
+        server.stop()
+        returning.start()
+
+    notes: list[str] = []
+    try:
+        run_launch(begin(location, 10), interrupting(restart), None, notes.append)
+    finally:
+        returning.join()
+    trials = load_record(location).trials()
+    assert len(trials) == len({trial.digest for trial in trials}) == 10
+    assert {trial.state for trial in trials} <= {"complete", "rejected"}
+    lost, back = notes
+    assert "waiting for it, 10 minutes at most" in lost
+    assert PASSWORD not in lost
+    assert back.endswith("answers again: the search goes on")
+
+
+def test_study_that_another_took_over_in_the_silence_is_left_to_it(tmp_path: Path) -> None:
+    location = Location(tmp_path, "taken", f"sqlite:///{tmp_path / 'studies.db'}")
+    search(location, 6)
+    study = load_record(location).study
+    with hold_lease(study) as lease:
+        lease.renew()
+        other = {"token": "other", "host": "elsewhere", "pid": 1, "beat": time.time()}
+        study.set_user_attr("driver", other)
+        with pytest.raises(StudyError, match=r"taken over by elsewhere \(process 1\)"):
+            lease.renew()
+    assert study.user_attrs["driver"] == other, "it is the other's to end"
+
+
+def test_server_that_stays_away_ends_a_search_that_goes_on_later(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autoquant.search.patience.PATIENCE_S", 0.6)
+    location = Location(tmp_path, "lost", server.url())
     try:
         with pytest.raises(StorageError, match=r"does not answer any more .* resume lost goes on"):
-            run_launch(begin(location, 10), evaluator, None, print)
+            run_launch(begin(location, 10), interrupting(server.stop), None, print)
     finally:
         server.start()
     assert len(load_record(location).trials()) == 3
     search(location, 10)
     trials = load_record(location).trials()
     assert len(trials) == len({trial.digest for trial in trials}) == 10
+
+
+def test_full_disk_ends_a_search_in_one_line_that_goes_on_later(tmp_path: Path) -> None:
+    """The limit of this process's files stands for the disk: half of a write gets through."""
+    location = Location(tmp_path, "full")
+    search(location, 6)
+    _, hard = before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        limit = location.journal.stat().st_size + 9_000
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        with pytest.raises(StorageError, match=r"any more \(File too large\).* resume full goes"):
+            search(location, 30)
+        reached = location.journal.stat().st_size
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert reached <= limit
+    assert find_damage(location.journal) is None, "no half of a line is left behind"
+    kept = [trial.digest for trial in load_record(location).trials()]
+    assert 6 < len(kept) < 30
+    search(location, 30)
+    trials = load_record(location).trials()
+    assert len(trials) == len({trial.digest for trial in trials}) == 30
+    assert [trial.digest for trial in trials if trial.digest in kept] == kept
+
+
+def test_file_that_does_not_fit_leaves_no_half_of_it(tmp_path: Path) -> None:
+    artifact = fake_artifact({"conv0": "int8"})
+    _, hard = before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (artifact.size_bytes - 1, hard))
+        with pytest.raises(OSError, match="too large") as caught:
+            Shelf(tmp_path).put("digest", artifact)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.errno == errno.EFBIG
+    assert list(tmp_path.iterdir()) == []

@@ -18,9 +18,10 @@ from autoquant.report import describe_drift, describe_saturation
 from autoquant.search.choice import FrontView, advise, view_front
 from autoquant.search.record import Record
 from autoquant.search.storage import Location
+from autoquant.search.trial_log import TrialLogs
 from autoquant.tasks import load_task, load_task_file
 
-__all__ = ["run_study", "show_front"]
+__all__ = ["print_log", "run_study", "show_front"]
 
 _STATES = ("complete", "rejected", "failed")
 
@@ -37,6 +38,21 @@ def run_study(launch: Launch, kind: str) -> None:
         evaluator = load_evaluator(header, task, location)
     record = run_launch(launch, evaluator, STDERR, warn)
     show_front(location, record, header.objectives, Bounds(), kind, with_next=True)
+
+
+def print_log(location: Location, number: int) -> None:
+    """Print what was said while a trial was evaluated.
+
+    Raises:
+        NegativeAnswer: nothing is kept of it.
+    """
+    text = TrialLogs(location.logs).read(number)
+    if text is None:
+        raise NegativeAnswer(
+            f"there is no log of trial {number} in '{location.logs}': workers keep one of every "
+            "trial, a search without workers of those that failed, both where the search was run"
+        )
+    print(text, end="" if text.endswith("\n") else "\n")
 
 
 def show_front(

@@ -1,7 +1,7 @@
 """Commands on studies: search, resume, studies, trials, front, export."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -28,7 +28,7 @@ from autoquant.cli.options import (
     collect_task_options,
 )
 from autoquant.cli.output import STDERR, print_json, print_rows, print_trials, warn
-from autoquant.cli.running import run_study, show_front
+from autoquant.cli.running import print_log, run_study, show_front
 from autoquant.cluster.hire import build_crew
 from autoquant.config import find_space, load_space
 from autoquant.core.front import find_front
@@ -40,9 +40,16 @@ from autoquant.errors import InputError
 from autoquant.launch import Launch
 from autoquant.report import describe_trade
 from autoquant.search.choice import choose_trial, find_reference, parse_objectives
+from autoquant.search.presence import Presence
 from autoquant.search.record import Record
 from autoquant.search.sampler import SamplerName
-from autoquant.search.storage import Location, is_running, list_studies, load_record
+from autoquant.search.storage import (
+    Location,
+    find_presence,
+    is_running,
+    list_studies,
+    load_record,
+)
 from autoquant.search.study import Keep
 from autoquant.tasks import load_task, load_task_file
 
@@ -181,11 +188,17 @@ def studies(
         return
     columns = ["study", "task", "state", "trials", "rejected", "failed", "front", "sampler"]
     print_rows(columns, [[str(row[name]) for name in columns] for row in rows], format_)
+    if format_ == "table":
+        for row in rows:
+            if row["runs"] is not None:
+                what = Presence.from_dict(row["runs"]).describe()
+                STDERR.print(f"study {row['study']}: {what}", markup=False)
 
 
-def _summarize(location: Location, record: Record) -> dict[str, str | int]:
+def _summarize(location: Location, record: Record) -> dict[str, Any]:
     trials = record.trials()
     is_full = len(trials) >= record.header.trials
+    presence = find_presence(location)
     return {
         "study": location.name,
         "task": record.header.task,
@@ -196,6 +209,7 @@ def _summarize(location: Location, record: Record) -> dict[str, str | int]:
         "failed": sum(trial.state == "failed" for trial in trials),
         "front": len(find_front(trials, record.header.objectives, record.header.bounds)),
         "sampler": record.header.sampler,
+        "runs": None if presence is None else presence.to_dict(),
     }
 
 
@@ -203,6 +217,10 @@ def trials(
     study: Annotated[str, typer.Argument(help="Name of the study.")],
     results: ResultsOption = RESULTS,
     storage: StorageOption = None,
+    log: Annotated[
+        int | None,
+        typer.Option("--log", metavar="N", help="What was said while trial N was evaluated."),
+    ] = None,
     format_: FormatOption = "table",
 ) -> None:
     """List every finished trial of a study.
@@ -210,8 +228,13 @@ def trials(
     Examples:
       autoquant trials digits
       autoquant trials digits --format csv > trials.csv
+      autoquant trials digits --log 17
     """
-    record = load_record(find_study(results, study, storage), warn=warn)
+    location = find_study(results, study, storage)
+    if log is not None:
+        print_log(location, log)
+        return
+    record = load_record(location, warn=warn)
     found = record.trials()
     document = {
         "study": study,

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from autoquant.cluster.evaluator import ClusterEvaluator
     from autoquant.cluster.worker import Source
     from autoquant.evaluate import Evaluator
+    from autoquant.search.trial_log import TrialLogs
 
 __all__ = ["Crew", "check_ray", "open_crew"]
 
@@ -27,10 +28,12 @@ def check_ray() -> None:
 
 
 @contextmanager
-def open_crew(crew: Crew, source: "Source", local: "Evaluator") -> Iterator["ClusterEvaluator"]:
+def open_crew(
+    crew: Crew, source: "Source", local: "Evaluator", logs: "TrialLogs | None" = None
+) -> Iterator["ClusterEvaluator"]:
     """Workers of a search, ready to begin; see `cluster.evaluator.open_crew`."""
     check_ray()
     from autoquant.cluster import evaluator
 
-    with evaluator.open_crew(crew, source, local) as found:
+    with evaluator.open_crew(crew, source, local, logs) as found:
         yield found

@@ -2,7 +2,9 @@
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pickle import PicklingError
 from types import TracebackType
 from typing import Any, Self
 
@@ -85,8 +87,18 @@ class Connection:
         ray.kill(actor, no_restart=True)
 
     def share(self, value: Any) -> Any:
-        """Put a value into the object store, from which each node fetches it once."""
-        return ray.put(value)
+        """Put a value into the object store, from which each node fetches it once.
+
+        Raises:
+            ClusterError: it cannot be sent.
+        """
+        try:
+            return ray.put(value)
+        except (TypeError, PicklingError) as error:
+            raise ClusterError(
+                f"the task cannot be sent to workers: {_first_sentence(error)}; register it in a "
+                "file and search with --tasks-from FILE.py: each worker makes it there"
+            ) from None
 
     def listen(self, promises: Sequence[Any], timeout_s: float) -> list[Any]:
         """Those that are kept, or broken; waits for the first of them."""
@@ -183,6 +195,8 @@ def _translate(address: str, join: Callable[[], Any]) -> Any:
     try:
         return join()
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+        with suppress(Exception):  # where it is refused, Ray leaves a part of itself connected
+            ray.shutdown()
         reason = _first_sentence(error)
         if "ersion mismatch" in str(error):
             text = " ".join(str(error).split())

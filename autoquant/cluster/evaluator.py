@@ -18,6 +18,7 @@ from autoquant.core.trial import LatencyFigures, Measurement, ReportFigures
 from autoquant.errors import Rejection, TrialError
 from autoquant.evaluate import Evaluator
 from autoquant.search.executor import Job
+from autoquant.search.trial_log import TrialLogs
 
 __all__ = ["ClusterEvaluator", "open_crew"]
 
@@ -35,6 +36,11 @@ class ClusterEvaluator:
     def __init__(self, local: Evaluator, executor: RayExecutor) -> None:
         self.local = local
         self.executor = executor
+
+    @property
+    def dashboard(self) -> str | None:
+        """Address of Ray's dashboard, where there is one."""
+        return self.executor.pool.connection.dashboard
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -80,13 +86,16 @@ class ClusterEvaluator:
 
 
 @contextmanager
-def open_crew(crew: Crew, source: Source, local: Evaluator) -> Iterator[ClusterEvaluator]:
+def open_crew(
+    crew: Crew, source: Source, local: Evaluator, logs: TrialLogs | None = None
+) -> Iterator[ClusterEvaluator]:
     """Workers of a search, ready to begin; they end with this.
 
     Args:
         crew: how many, where.
         source: makes the evaluator of each of them.
         local: the same of this process.
+        logs: where it is kept what workers say of each trial.
 
     Raises:
         ClusterError: the cluster cannot be reached, or has not what is asked of it.
@@ -97,6 +106,6 @@ def open_crew(crew: Crew, source: Source, local: Evaluator) -> Iterator[ClusterE
             crew = dataclasses.replace(crew, workers=max(1, connection.cpus // crew.cpus))
         is_timed = local.options.latency is not None
         pool = Pool(connection, source, crew, is_timed=is_timed)
-        executor = RayExecutor(pool, local.builder.seal)
+        executor = RayExecutor(pool, local.builder.seal, logs)
         executor.wait_until_ready()
         yield ClusterEvaluator(local, executor)

@@ -19,6 +19,7 @@ from autoquant.core.trial import LatencyFigures, Measurement
 from autoquant.errors import TrialError
 from autoquant.search.event import Seat
 from autoquant.search.executor import Job, Outcome
+from autoquant.search.trial_log import TrialLogs
 
 __all__ = ["RayExecutor"]
 
@@ -35,13 +36,15 @@ class RayExecutor:
     Args:
         pool: the workers.
         seal: writes figures into a file's passport.
+        logs: where it is kept what was said of each trial.
     """
 
     is_remote = True
 
-    def __init__(self, pool: Pool, seal: Seal) -> None:
+    def __init__(self, pool: Pool, seal: Seal, logs: TrialLogs | None = None) -> None:
         self.pool = pool
         self._seal = seal
+        self._logs = logs
         self._queue: deque[Flight] = deque()
         self._untimed: deque[Flight] = deque()
         self._done: deque[tuple[Job, Outcome]] = deque()
@@ -128,10 +131,11 @@ class RayExecutor:
     # What happens
 
     def _tick(self, timeout_s: float) -> None:
-        self._stop_overdue()
         self._assign()
         for slot, answer, promise in self.pool.listen(timeout_s):
             self._hear(slot, answer, promise)
+        # after the answers: this process may have been away, waiting for a database
+        self._stop_overdue()
         self._assign()
 
     def _hear(self, slot: Slot, answer: Any, promise: Any) -> None:
@@ -142,6 +146,8 @@ class RayExecutor:
             self.pool.replace(slot)
             return
         slot.turn("idle")
+        if isinstance(answer, Outcome):
+            flight.log.append(answer.log)
         if isinstance(answer, Raised):  # not by the evaluation, which tells what it raises
             cause = answer.cause
             self._fail(flight, " ".join(f"{type(cause).__name__}: {cause}".split()), slot.node)
@@ -163,9 +169,12 @@ class RayExecutor:
         return dataclasses.replace(timed, artifact=sealed)
 
     def _finish(self, flight: Flight, outcome: Outcome) -> None:
+        if self._logs is not None:
+            self._logs.keep(flight.job.number, "".join(flight.log))
         self._done.append((flight.job, outcome))
 
     def _fail(self, flight: Flight, error: str, node: str | None) -> None:
+        flight.log.append(f"== {error}\n")
         self._finish(flight, Outcome("failed", Measurement(), error=error, node=node))
 
     # Who does what
@@ -216,9 +225,9 @@ class RayExecutor:
             self._fail(flight, text, None)
             return
         number = flight.job.number
-        self.pool.on_note(
-            f"trial {number} is tried again ({flight.retries} of {_RETRIES}): {reason}"
-        )
+        note = f"trial {number} is tried again ({flight.retries} of {_RETRIES}): {reason}"
+        flight.log.append(f"== {note}\n")
+        self.pool.on_note(note)
         (self._untimed if is_built else self._queue).appendleft(flight)
 
     def _stop_overdue(self) -> None:

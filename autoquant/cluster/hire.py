@@ -14,7 +14,7 @@ def build_crew(
     workers: int | None,
     address: str | None,
     gpus_per_qat_trial: float,
-    trial_timeout: str | None,
+    trial_timeout: str | float | None,
     *,
     is_reached: bool = True,
 ) -> Crew | None:
@@ -24,7 +24,7 @@ def build_crew(
         workers: trials at the same time; None fills a cluster.
         address: of the cluster's head, `HOST:PORT` or `auto`; None begins one on this machine.
         gpus_per_qat_trial: GPUs, or a share of one, for a trial that trains.
-        trial_timeout: `10m`; None for none.
+        trial_timeout: `10m`, or seconds; None for none.
         is_reached: also ask whether somebody listens at the address, for 5 s at most.
 
     Raises:

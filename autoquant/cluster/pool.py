@@ -48,6 +48,8 @@ class Pool:
         self._told: set[str] = set()
         self._scanned = time.monotonic()
         self._is_manned = False
+        if connection.dashboard is not None:
+            self._tell(f"Ray's dashboard is at http://{connection.dashboard}")
         for slot in self._plan():
             self._add(slot)
 

@@ -25,12 +25,14 @@ class Flight:
         retries: how often it was begun again since a worker died.
         outcome: what a worker said of it, before it is timed.
         promise: of the outcome, so that it can go from node to node.
+        log: what was said of it so far, by workers and by us.
     """
 
     job: Job
     retries: int = 0
     outcome: Outcome | None = None
     promise: Any = None
+    log: list[str] = field(default_factory=list)
 
 
 @dataclass(eq=False)

@@ -1,4 +1,4 @@
-"""`TaskSource`: what a worker needs to make a study's evaluator by itself."""
+"""What a worker needs to make a study's evaluator by itself: a task by name, or the task."""
 
 import os
 import tempfile
@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from autoquant.core.task import Task
 from autoquant.evaluate import EvaluationOptions, Evaluator
 from autoquant.tasks import load_task, load_task_file
 
-__all__ = ["TaskSource", "read_environment"]
+__all__ = ["TaskSource", "WholeSource", "read_environment"]
 
 _VARIABLES = ("AUTOQUANT_DATA", "AUTOQUANT_CACHE")
 
@@ -58,6 +59,31 @@ class TaskSource:
             load_task_file(_place_file(*self.file))
         task = load_task(self.task, self.task_options)
         return build_evaluator(task, self.seed, self.options, self.backend, self.checkpoints)
+
+
+@dataclass(frozen=True)
+class WholeSource:
+    """A task that no name leads to: its model and its data sets travel, once to each node.
+
+    Attributes:
+        task: the task.
+        seed: of the study.
+        options: how files are judged.
+        backend: name of the runtime.
+        checkpoints: folder from which trainings go on, where the worker can reach it.
+    """
+
+    task: Task
+    seed: int
+    options: EvaluationOptions
+    backend: str
+    checkpoints: Path | None = None
+
+    def __call__(self) -> Evaluator:
+        """The evaluator."""
+        from autoquant.build import build_evaluator
+
+        return build_evaluator(self.task, self.seed, self.options, self.backend, self.checkpoints)
 
 
 def _place_file(path: Path, content: bytes) -> Path:

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import platform
 import socket
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,12 @@ from typing import Any
 
 from autoquant.backends.machine import grant_cores, package_versions
 from autoquant.backends.quiet import GuidedPlace, QuietPlace
+from autoquant.cluster.capture import capturing
 from autoquant.core.artifact import Artifact
 from autoquant.core.evidence import Evidence
 from autoquant.core.fingerprint import Fingerprint
 from autoquant.core.gate import Gate
-from autoquant.core.training import TrainingWatch
+from autoquant.core.training import Predict, TrainingProgress, TrainingWatch
 from autoquant.core.trial import LatencyFigures, Measurement
 from autoquant.errors import Rejection
 from autoquant.evaluate import Evaluator
@@ -46,6 +48,18 @@ class Greeting:
     kernel: str
     pid: int
     versions: Mapping[str, str]
+
+
+class PrintingWatch(TrainingWatch):
+    """Prints how a training goes, for the trial's log."""
+
+    def on_epoch(self, progress: TrainingProgress, predict: Predict) -> None:
+        """A line."""
+        print(f"training: {progress.describe()}")
+
+    def on_note(self, text: str) -> None:
+        """A line."""
+        print(text)
 
 
 class Worker:
@@ -88,8 +102,13 @@ class Worker:
 
     def evaluate(self, job: Job) -> Outcome:
         """Build a file and judge it; latency is left out."""
-        outcome = evaluate_job(self.evaluator, job, TrainingWatch(), node=self.node)
-        return dataclasses.replace(outcome, fingerprints=(self.evaluator.fingerprint,))
+        with capturing() as printed:
+            outcome = evaluate_job(self.evaluator, job, PrintingWatch(), node=self.node)
+        return dataclasses.replace(
+            outcome,
+            fingerprints=(self.evaluator.fingerprint,),
+            log=self._head("built and judged") + printed.text + outcome.log,
+        )
 
     def time(
         self,
@@ -109,17 +128,24 @@ class Worker:
         Returns:
             The same with its latency; its file is left out.
         """
+        with self._quiet(neighbours), capturing() as printed:
+            timed = self._time(seen, gate, float_evidence)
+        return dataclasses.replace(timed, log=self._head("timed") + printed.text + timed.log)
+
+    def _time(self, seen: Outcome, gate: Gate | None, evidence: Evidence | None) -> Outcome:
         assert seen.artifact is not None
-        with self._quiet(neighbours):
-            try:
-                whole = self.evaluator.time(seen.artifact, seen.measurement, gate, float_evidence)
-            except Rejection as rejection:
-                return self._timed(seen, "rejected", rejection.measurement)
-            except Exception as error:  # whatever the backend raises: this trial fails
-                return dataclasses.replace(
-                    self._timed(seen, "failed", Measurement()), error=describe_error(error)
-                )
+        try:
+            whole = self.evaluator.time(seen.artifact, seen.measurement, gate, evidence)
+        except Rejection as rejection:
+            return self._timed(seen, "rejected", rejection.measurement)
+        except Exception as error:  # whatever the backend raises: this trial fails
+            nothing, trail = self._timed(seen, "failed", Measurement()), traceback.format_exc()
+            return dataclasses.replace(nothing, error=describe_error(error), log=trail)
         return self._timed(seen, seen.state, whole)
+
+    def _head(self, verb: str) -> str:
+        """The line of a log above what this worker has to say."""
+        return f"== {verb} on {self.node}, process {os.getpid()}, {socket.gethostname()}\n"
 
     def _timed(self, seen: Outcome, state: Any, measurement: Measurement) -> Outcome:
         prints = (*seen.fingerprints, self.evaluator.fingerprint)

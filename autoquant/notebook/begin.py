@@ -20,7 +20,14 @@ from autoquant.deliver import (
 )
 from autoquant.errors import RecipeError, StudyError
 from autoquant.launch import Launch
-from autoquant.notebook.check import check_choices, check_counts, find_task, name_of, warn
+from autoquant.notebook.check import (
+    check_choices,
+    check_counts,
+    find_crew,
+    find_task,
+    name_of,
+    warn,
+)
 from autoquant.notebook.space import Space, check_complete, name_space, read_space
 from autoquant.notebook.study import NotebookStudy, open_console
 from autoquant.progress import TrainingShow
@@ -47,6 +54,10 @@ def search(
     storage: str | None = None,
     keep: Keep = "front",
     full: bool = False,
+    workers: int | None = None,
+    ray: str | None = None,
+    gpus_per_qat_trial: float = 0.0,
+    trial_timeout: str | float | None = None,
     progress: bool = True,
 ) -> NotebookStudy:
     """Search a space: every trial is judged as the file that would ship, on its runtime.
@@ -71,6 +82,11 @@ def search(
         storage: database URL for the record; a journal in the results folder if left out.
         keep: which files stay on disk; all others are rebuilt on demand.
         full: stop no trial early.
+        workers: trials that are built and judged at the same time, in processes of their own.
+        ray: head of a Ray cluster to search on, `HOST:PORT` or `auto`; a task that no name leads
+            to travels there, once to each node, with its model and its data.
+        gpus_per_qat_trial: GPUs, or a share of one, for a trial that trains.
+        trial_timeout: stop a trial that takes longer: seconds, or text such as `10m`.
         progress: show it.
 
     Raises:
@@ -78,6 +94,7 @@ def search(
     """
     check_counts(threads, batch, trials)
     check_choices(keep, sampler)
+    crew = find_crew(workers, ray, gpus_per_qat_trial, trial_timeout)
     name = name_of(task)
     header = build_header(
         read_space(space, name),
@@ -93,7 +110,7 @@ def search(
     _check_existing(location, header, console)
     found = NotebookStudy(location, task if isinstance(task, Task) else None)
     check_complete(space, [layer.name for layer in found.evaluator(header, console).layers])
-    return found.run(Launch(location, header, keep, not full), console)
+    return found.run(Launch(location, header, keep, not full, crew), console)
 
 
 def _check_existing(location: Location, header: StudyHeader, console: Console | None) -> None:

@@ -2,19 +2,38 @@
 
 import dataclasses
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, get_args
 
 from autoquant.backends.machine import explain_oversubscription
+from autoquant.cluster.crew import Crew
+from autoquant.cluster.hire import build_crew
 from autoquant.core.task import Task
 from autoquant.errors import InputError, TaskError
 from autoquant.search.sampler import SAMPLERS
 from autoquant.search.study import Keep
 from autoquant.tasks import load_task, task_names
 
-__all__ = ["check_choices", "check_counts", "find_task", "name_of", "name_task", "warn"]
+__all__ = [
+    "check_choices",
+    "check_counts",
+    "find_crew",
+    "find_task",
+    "name_of",
+    "name_task",
+    "speaking_python",
+    "warn",
+]
 
 _UNNAMED = "notebook"
+_ARGUMENTS = {
+    "--gpus-per-qat-trial": "gpus_per_qat_trial",
+    "--trial-timeout": "trial_timeout",
+    "--workers ": "workers=",
+    "--ray ": "ray=",
+    "--ray": "ray=ADDRESS",
+}
 
 
 def name_of(task: Task | str) -> str:
@@ -81,6 +100,36 @@ def check_choices(keep: str, sampler: str = SAMPLERS[0]) -> None:
     for name, value, known in (("keep", keep, get_args(Keep)), ("sampler", sampler, SAMPLERS)):
         if value not in known:
             raise InputError(f"{name}={value!r}: there are {', '.join(known)}")
+
+
+def find_crew(
+    workers: int | None,
+    ray: str | None,
+    gpus_per_qat_trial: float,
+    trial_timeout: str | float | None,
+) -> Crew | None:
+    """The workers that are asked for; None for a search in this process.
+
+    Raises:
+        InputError: no such number, Ray is not installed, nobody listens at the address, or an
+            option needs workers that are not asked for.
+    """
+    if workers is not None and workers < 1:
+        raise InputError(f"workers={workers}: at least 1")
+    with speaking_python():
+        return build_crew(workers, ray, gpus_per_qat_trial, trial_timeout)
+
+
+@contextmanager
+def speaking_python() -> Iterator[None]:
+    """What is said of options of the command line, said of arguments."""
+    try:
+        yield
+    except InputError as error:
+        text = str(error)
+        for option, argument in _ARGUMENTS.items():
+            text = text.replace(option, argument)
+        raise type(error)(text) from None
 
 
 def warn(text: str) -> None:

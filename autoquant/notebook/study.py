@@ -7,7 +7,9 @@ import pandas as pd
 import plotly.graph_objects as go
 from rich.console import Console
 
-from autoquant.agreement import check_same_model, extend_header, load_evaluator
+from autoquant.agreement import check_same_model, extend_header, load_evaluator, options_of
+from autoquant.cluster.source import WholeSource
+from autoquant.cluster.worker import Source
 from autoquant.core.front import find_front
 from autoquant.core.pareto import Bounds
 from autoquant.core.task import Task
@@ -17,7 +19,15 @@ from autoquant.errors import InputError
 from autoquant.evaluate import Evaluator
 from autoquant.launch import Launch, run_launch
 from autoquant.notebook.advice import Recommendations
-from autoquant.notebook.check import check_choices, check_counts, find_task, name_task, warn
+from autoquant.notebook.check import (
+    check_choices,
+    check_counts,
+    find_crew,
+    find_task,
+    name_task,
+    speaking_python,
+    warn,
+)
 from autoquant.notebook.table import frame_trials
 from autoquant.report import pareto_figure
 from autoquant.search.choice import (
@@ -31,6 +41,7 @@ from autoquant.search.choice import (
 from autoquant.search.record import Record, StudyHeader
 from autoquant.search.storage import Location, load_record
 from autoquant.search.study import Keep
+from autoquant.tasks import is_installed
 
 __all__ = ["NotebookStudy", "open_console"]
 
@@ -150,6 +161,10 @@ class NotebookStudy:
         task: Task | None = None,
         keep: Keep = "front",
         full: bool = False,
+        workers: int | None = None,
+        ray: str | None = None,
+        gpus_per_qat_trial: float = 0.0,
+        trial_timeout: str | float | None = None,
         progress: bool = True,
     ) -> "NotebookStudy":
         """Go on with a study that was stopped or is to grow; returns it.
@@ -160,6 +175,10 @@ class NotebookStudy:
             task: the task, if no name leads to it.
             keep: which files stay on disk; all others are rebuilt on demand.
             full: stop no trial early.
+            workers: trials that are built and judged at the same time; see `search`.
+            ray: head of a Ray cluster to search on.
+            gpus_per_qat_trial: GPUs, or a share of one, for a trial that trains.
+            trial_timeout: stop a trial that takes longer: seconds, or text such as `10m`.
             progress: show it.
         """
         known = self._record().header
@@ -168,13 +187,16 @@ class NotebookStudy:
         header = extend_header(known, trials, timeout)
         if task is not None:
             self._own_task, self._evaluator = task, None
-        launch = Launch(self.location, header, keep, not full)
+        crew = find_crew(workers, ray, gpus_per_qat_trial, trial_timeout)
+        launch = Launch(self.location, header, keep, not full, crew)
         return self.run(launch, open_console(progress=progress))
 
     def run(self, launch: Launch, console: Console | None) -> "NotebookStudy":
         """Search until the budget is spent, or until an interrupt; returns this study."""
+        evaluator, source = self.evaluator(launch.header, console), self._find_source(launch)
         try:
-            run_launch(launch, self.evaluator(launch.header, console), console, warn)
+            with speaking_python():
+                run_launch(launch, evaluator, console, warn, source)
         except KeyboardInterrupt:
             if not self.location.exists():
                 raise
@@ -195,6 +217,19 @@ class NotebookStudy:
             check_same_model(self.location, evaluator)
             self._evaluator = evaluator
         return self._evaluator
+
+    def _find_source(self, launch: Launch) -> Source | None:
+        """What workers make their evaluators of; None where the task's name is enough for that."""
+        header = launch.header
+        if launch.crew is None or (self._own_task is None and is_installed(header.task)):
+            return None
+        return WholeSource(
+            self._find_task(header),
+            header.seed,
+            options_of(header),
+            header.backend,
+            self.location.checkpoints.resolve(),
+        )
 
     def _find_task(self, header: StudyHeader) -> Task:
         if self._own_task is None:

@@ -5,9 +5,8 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
 
-from optuna.storages import RDBStorage
-
 from autoquant.errors import StorageError
+from autoquant.search.patience import PatientStorage
 
 __all__ = ["check_url", "describe_loss", "explain_failure", "hide_password", "open_database"]
 
@@ -36,7 +35,7 @@ def check_url(url: str) -> None:
 
 
 @lru_cache(maxsize=8)  # each keeps connections
-def open_database(url: str) -> RDBStorage:
+def open_database(url: str) -> PatientStorage:
     """A database; whatever SQLAlchemy and its drivers raise if it cannot be opened.
 
     Args:
@@ -51,7 +50,7 @@ def open_database(url: str) -> RDBStorage:
     if named.startswith("postgresql+psycopg:") and "connect_timeout=" not in named:
         options["connect_args"] = {"connect_timeout": _CONNECT_S}
     try:
-        return RDBStorage(named, engine_kwargs=options)
+        return PatientStorage(named, engine_kwargs=options)
     except ModuleNotFoundError as error:
         raise StorageError(f"storage '{hide_password(url)}' needs {error.name}: {_EXTRA}") from None
 

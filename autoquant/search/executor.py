@@ -1,6 +1,7 @@
 """`Executor`: where the trials of a study are evaluated, one in this process or many elsewhere."""
 
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -13,6 +14,7 @@ from autoquant.core.training import TrainingWatch
 from autoquant.core.trial import Measurement, Trial, TrialState
 from autoquant.errors import Rejection
 from autoquant.search.event import Evaluates, Seat, describe_error
+from autoquant.search.trial_log import TrialLogs
 
 __all__ = ["Executor", "Job", "Outcome", "SerialExecutor", "evaluate_job"]
 
@@ -47,6 +49,7 @@ class Outcome:
         probe: where it was timed, likewise.
         fingerprints: what its figures were measured on, where that may be another machine than
             the evaluator's.
+        log: what was said on the way, and where it failed; kept beside the study.
     """
 
     state: TrialState
@@ -56,6 +59,7 @@ class Outcome:
     node: str | None = None
     probe: str | None = None
     fingerprints: tuple[Fingerprint, ...] = field(default=(), repr=False)
+    log: str = field(default="", repr=False)
 
 
 class Executor(Protocol):
@@ -101,11 +105,18 @@ class SerialExecutor:
     Args:
         evaluator: measures recipes.
         find_watch: who is told how a recipe is trained.
+        logs: where it is kept how trials failed.
     """
 
-    def __init__(self, evaluator: Evaluates, find_watch: Callable[[], TrainingWatch]) -> None:
+    def __init__(
+        self,
+        evaluator: Evaluates,
+        find_watch: Callable[[], TrainingWatch],
+        logs: TrialLogs | None = None,
+    ) -> None:
         self.evaluator = evaluator
         self._find_watch = find_watch
+        self._logs = logs
         self._job: Job | None = None
 
     @property
@@ -127,7 +138,10 @@ class SerialExecutor:
         job, self._job = self._job, None
         if job is None:
             return None
-        return job, evaluate_job(self.evaluator, job, self._find_watch())
+        outcome = evaluate_job(self.evaluator, job, self._find_watch())
+        if self._logs is not None:
+            self._logs.keep(job.number, outcome.log)
+        return job, outcome
 
     def listen(self, on_note: Callable[[str], None]) -> None:
         """Nothing is ever said."""
@@ -162,5 +176,6 @@ def evaluate_job(
         return Outcome("rejected", whole, rejection.artifact, node=node)
     except Exception as error:  # a backend may raise anything: this trial fails, no other
         nothing = Measurement(seconds=find_wasted())
-        return Outcome("failed", nothing, error=describe_error(error), node=node)
+        trail = traceback.format_exc()
+        return Outcome("failed", nothing, error=describe_error(error), node=node, log=trail)
     return Outcome("complete", measurement, artifact, node=node)

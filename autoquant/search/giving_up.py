@@ -17,8 +17,10 @@ def explain_failures(trials: Sequence[Trial]) -> str | None:
     Args:
         trials: finished since the search began or went on; baselines do not count.
     """
+    if any(trial.state != "failed" and trial.name is None for trial in trials):
+        return None
     proposed = [trial for trial in trials if trial.name is None]
-    if len(proposed) < MOST_FAILURES or any(trial.state != "failed" for trial in proposed):
+    if len(proposed) < MOST_FAILURES:
         return None
     reasons = Counter(trial.error for trial in proposed).most_common()
     named = "; ".join(f"{count} with: {reason}" for reason, count in reasons[:_NAMED])

@@ -75,9 +75,8 @@ class BatchedFile(JournalFileBackend):
 
     def append_logs(self, logs: list[Log]) -> None:
         """Write, or hold back."""
-        if self._held is None:
-            super().append_logs(logs)
-        else:
+        with self.together(is_durable=True):
+            assert self._held is not None
             self._held.extend(logs)
 
     def read_logs(self, log_number_from: int) -> Generator[Log, None, None]:
@@ -96,11 +95,7 @@ class BatchedFile(JournalFileBackend):
         if not logs:
             return
         lines = [json.dumps(log, separators=(",", ":")).encode() + b"\n" for log in logs]
-        with Path(self._file_path).open("ab") as file:
-            file.write(b"".join(lines))
-            file.flush()
-            if is_durable:
-                os.fsync(file.fileno())
+        _append(Path(self._file_path), b"".join(lines), is_durable=is_durable)
         self._note_offsets(lines)
 
     def _note_offsets(self, lines: list[bytes]) -> None:
@@ -112,6 +107,20 @@ class BatchedFile(JournalFileBackend):
             if position is not None:
                 position += len(line)
                 self._log_number_offset[number] = position
+
+
+def _append(path: Path, content: bytes, *, is_durable: bool) -> None:
+    """Add to a file all of it or, where the disk is full, nothing: half a line is damage."""
+    with path.open("ab", buffering=0) as file:
+        whole, rest = file.tell(), memoryview(content)
+        try:
+            while rest:
+                rest = rest[file.write(rest) :]
+            if is_durable:
+                os.fsync(file.fileno())
+        except OSError:
+            file.truncate(whole)
+            raise
 
 
 class BatchedStorage(JournalStorage):

@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -17,62 +17,113 @@ import optuna
 
 from autoquant.errors import StudyError
 
-__all__ = ["KEY", "find_holder", "hold_lease", "is_leased"]
+__all__ = ["KEY", "Lease", "find_holder", "hold_lease"]
 
 KEY = "driver"  # of the study's attributes
 _BEAT_S, _STALE_S = 15.0, 60.0
 _held: set[str] = set()  # by this process
 
 
-def is_leased(study: optuna.Study) -> bool:
-    """Whether somebody runs it now."""
-    return find_holder(study.user_attrs) is not None
+class Lease:
+    """What this process says of itself in a study that it runs.
+
+    Args:
+        study: the study.
+        describe: what else to say each time.
+    """
+
+    def __init__(
+        self, study: optuna.Study, describe: Callable[[], Mapping[str, Any]] = dict
+    ) -> None:
+        self._study = study
+        self._describe = describe
+        self._name = study.study_name
+        self._said: dict[str, Any] = {
+            "token": uuid.uuid4().hex, "host": socket.gethostname(), "pid": os.getpid()
+        }  # fmt: skip
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._keep, daemon=True)
+
+    def begin(self) -> None:
+        """Say it, and go on saying it.
+
+        Raises:
+            StudyError: another process runs the study, here or on another machine.
+        """
+        holder = find_holder(self._study.user_attrs)
+        if holder is not None:
+            ago = max(0.0, time.time() - holder["beat"])
+            raise StudyError(
+                f"study '{self._name}' is being run on {holder['host']} (process "
+                f"{holder['pid']}, heard of {ago:.0f} s ago); wait for it or stop it"
+            )
+        _held.add(self._said["token"])
+        self._beat()
+        self._thread.start()
+
+    def renew(self) -> None:
+        """Say it at once, after a silence.
+
+        Raises:
+            StudyError: another process runs the study since.
+        """
+        holder = find_holder(self._study.user_attrs)
+        if holder is not None and holder["token"] != self._said["token"]:
+            raise StudyError(
+                f"study '{self._name}' was taken over by {holder['host']} (process "
+                f"{holder['pid']}) while its storage was away: this search ends, everything "
+                "finished is kept"
+            )
+        self._beat()
+
+    def end(self) -> None:
+        """Say no more."""
+        self._is_over.set()
+        self._thread.join()
+        _held.discard(self._said["token"])
+        with suppress(Exception):  # the database may be what ended the search
+            if _find_token(self._study) == self._said["token"]:
+                self._study.set_user_attr(KEY, None)
+
+    def _keep(self) -> None:
+        while not self._is_over.wait(_BEAT_S):
+            with suppress(Exception):  # whoever writes trials will say that the database is gone
+                if _find_token(self._study) in (None, self._said["token"]):
+                    self._beat()
+
+    def _beat(self) -> None:
+        self._study.set_user_attr(KEY, {**self._describe(), **self._said, "beat": time.time()})
 
 
 @contextmanager
-def hold_lease(study: optuna.Study) -> Iterator[None]:
+def hold_lease(
+    study: optuna.Study, describe: Callable[[], Mapping[str, Any]] = dict
+) -> Iterator[Lease]:
     """Be the only process that runs this study.
+
+    Args:
+        study: the study.
+        describe: what else to say of this process, again and again.
 
     Raises:
         StudyError: another process runs it, here or on another machine.
     """
-    holder = find_holder(study.user_attrs)
-    if holder is not None:
-        ago = max(0.0, time.time() - holder["beat"])
-        raise StudyError(
-            f"study '{study.study_name}' is being run on {holder['host']} (process "
-            f"{holder['pid']}, heard of {ago:.0f} s ago); wait for it or stop it"
-        )
-    lease: dict[str, Any] = {
-        "token": uuid.uuid4().hex, "host": socket.gethostname(), "pid": os.getpid()
-    }  # fmt: skip
-    is_over = threading.Event()
-    _held.add(lease["token"])
-    _beat(study, lease)
-    thread = threading.Thread(target=_keep, args=(study, lease, is_over), daemon=True)
-    thread.start()
+    lease = Lease(study, describe)
+    lease.begin()
     try:
-        yield
+        yield lease
     finally:
-        is_over.set()
-        thread.join()
-        _held.discard(lease["token"])
-        with suppress(Exception):  # the database may be what ended the search
-            study.set_user_attr(KEY, None)
+        lease.end()
 
 
-def _keep(study: optuna.Study, lease: dict[str, Any], is_over: threading.Event) -> None:
-    while not is_over.wait(_BEAT_S):
-        with suppress(Exception):  # whoever writes trials will say that the database is gone
-            _beat(study, lease)
-
-
-def _beat(study: optuna.Study, lease: dict[str, Any]) -> None:
-    study.set_user_attr(KEY, {**lease, "beat": time.time()})
+def _find_token(study: optuna.Study) -> str | None:
+    """Of whoever said last that it runs the study."""
+    holder: dict[str, Any] = study.user_attrs.get(KEY) or {}
+    return holder.get("token")
 
 
 def find_holder(attributes: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Who runs a study now, by its attributes; None if nobody does, or was long not heard of."""
+    """What whoever runs a study now says of itself, by its attributes; None if nobody does."""
     holder: dict[str, Any] | None = attributes.get(KEY)
     if holder is None or time.time() - holder["beat"] > _STALE_S:
         return None

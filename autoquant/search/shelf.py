@@ -27,8 +27,14 @@ class Shelf:
     def put(self, digest: str, artifact: Artifact) -> None:
         """Write beside the target and rename, so that no reader ever sees half a file."""
         with tempfile.NamedTemporaryFile(dir=self.folder, delete=False) as file:
-            file.write(artifact.content)
-        Path(file.name).replace(self.folder / f"{digest}.onnx")
+            beside = Path(file.name)
+            try:
+                file.write(artifact.content)
+                file.flush()
+            except OSError:  # the disk is full: what fits on it is of no use
+                beside.unlink()
+                raise
+        beside.replace(self.folder / f"{digest}.onnx")
         self._put[digest] = dataclasses.replace(artifact, content=b"")
 
     def get(self, digest: str) -> Artifact | None:

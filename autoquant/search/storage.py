@@ -4,6 +4,7 @@ Layout of a study whose storage is the default: `RESULTS/STUDY/journal.log` (the
 `RESULTS/STUDY/artifacts/DIGEST.onnx` (files of front members).
 """
 
+import errno
 import re
 import shutil
 import tempfile
@@ -11,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import filelock
 import optuna
@@ -19,12 +21,15 @@ from optuna.storages import BaseStorage
 from autoquant.errors import StorageError, StudyError
 from autoquant.search.database import explain_failure, hide_password, open_database
 from autoquant.search.journal import BatchedStorage, find_damage, repair
-from autoquant.search.lease import hold_lease, is_leased
+from autoquant.search.lease import find_holder, hold_lease
+from autoquant.search.patience import PATIENCE_S, waiting
+from autoquant.search.presence import Announcement, Presence, read_presence
 from autoquant.search.record import Record, StudyHeader
 
 __all__ = [
     "Location",
     "create_record",
+    "find_presence",
     "hold_driver_lock",
     "is_running",
     "is_study_name",
@@ -39,6 +44,7 @@ Warn = Callable[[str], None]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _JOURNAL = "journal.log"
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # the disk, or a share of it
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -89,6 +95,16 @@ class Location:
     def checkpoints(self) -> Path:
         """Folder of what trainings go on from, and of what they ended with."""
         return self.folder / "checkpoints"
+
+    @property
+    def logs(self) -> Path:
+        """Folder of what was said while each trial was evaluated."""
+        return self.folder / "logs"
+
+    @property
+    def presence(self) -> Path:
+        """Where a process that runs the study says what runs where."""
+        return self.folder / "driver.json"
 
     @property
     def crash(self) -> Path:
@@ -146,14 +162,29 @@ def open_storage(
 
 @contextmanager
 def translate_losses(location: Location) -> Iterator[None]:
-    """Say it in one line if the storage goes away within.
+    """Say it in one line if the storage goes away within, or the disk is full.
 
     Raises:
-        StorageError: it does not answer any more.
+        StorageError: it does not answer any more, or takes nothing more.
     """
-    if location.url is None:
-        yield
-        return
+    try:
+        if location.url is None:
+            yield
+        else:
+            with _translate_database(location):
+                yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        where = error.filename or location.folder
+        raise StorageError(
+            f"cannot write to '{where}' any more ({error.strerror}); everything finished is kept: "
+            f"make room, and autoquant resume {location.name} goes on"
+        ) from None
+
+
+@contextmanager
+def _translate_database(location: Location) -> Iterator[None]:
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
@@ -161,8 +192,8 @@ def translate_losses(location: Location) -> Iterator[None]:
     except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
         cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
         raise StorageError(
-            f"storage '{hide_password(location.url)}' does not answer any more "
-            f"({explain_failure(location.url, cause)}); everything finished is kept: "
+            f"storage '{hide_password(str(location.url))}' does not answer any more "
+            f"({explain_failure(str(location.url), cause)}); everything finished is kept: "
             f"autoquant resume {location.name} goes on"
         ) from None
 
@@ -217,19 +248,44 @@ def hold_driver_lock(location: Location) -> Iterator[None]:
 
 
 @contextmanager
-def lease_record(location: Location, record: Record) -> Iterator[None]:
-    """Be the only process on any machine that runs a study of a database; see `hold_lease`."""
+def lease_record(
+    location: Location, record: Record, announcement: Announcement, warn: Warn
+) -> Iterator[None]:
+    """Be the only process on any machine that runs a study of a database; see `hold_lease`.
+
+    A database that goes away within is waited for.
+
+    Args:
+        location: where it lies.
+        record: the study.
+        announcement: what runs where.
+        warn: called with one line when the database goes away, and when it is back.
+    """
     if location.url is None:
         yield
         return
-    with hold_lease(record.study):
+
+    def tell(cause: Exception | None) -> None:
+        shown = f"storage '{hide_password(str(location.url))}'"
+        if cause is None:
+            warn(f"{shown} answers again: the search goes on")
+            return
+        warn(
+            f"{shown} does not answer ({explain_failure(str(location.url), cause)}): waiting for "
+            f"it, {PATIENCE_S / 60:g} minutes at most; nothing finished is lost"
+        )
+
+    def describe() -> dict[str, Any]:
+        return announcement.presence.to_dict()
+
+    with hold_lease(record.study, describe) as lease, waiting(tell, lease.renew):
         yield
 
 
 def is_running(location: Location) -> bool:
     """Whether a process runs the study, on this machine or with its record in a database."""
     if location.url is not None:
-        return is_leased(load_record(location).study)
+        return find_holder(load_record(location).study.user_attrs) is not None
     if not (location.folder / "driver.lock").exists():
         return False
     try:
@@ -237,6 +293,14 @@ def is_running(location: Location) -> bool:
             return False
     except StudyError:
         return True
+
+
+def find_presence(location: Location) -> Presence | None:
+    """Who runs the study, and what runs where; None if nobody does, or nothing is known."""
+    if location.url is not None:
+        holder = find_holder(load_record(location).study.user_attrs)
+        return None if holder is None else Presence.from_dict(holder)
+    return read_presence(location.presence) if is_running(location) else None
 
 
 def load_record(location: Location, *, warn: Warn | None = None, is_driver: bool = False) -> Record:

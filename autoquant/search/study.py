@@ -27,6 +27,7 @@ from autoquant.search.recall import keep_knowledge
 from autoquant.search.record import Asked, Record
 from autoquant.search.sampler import SamplerName, build_sampler
 from autoquant.search.shelf import Shelf
+from autoquant.search.trial_log import TrialLogs
 
 __all__ = ["Budget", "Evaluates", "Event", "Keep", "Study"]
 
@@ -97,7 +98,8 @@ class Study:
         self._wanted: frozenset[str] = frozenset()
         # trained recipes are promoted from others, not proposed by the sampler
         self._proposed = space.untrained
-        self.executor: Executor = executor or SerialExecutor(evaluator, lambda: self._watch)
+        logs = TrialLogs(artifacts.parent / "logs")
+        self.executor: Executor = executor or SerialExecutor(evaluator, lambda: self._watch, logs)
         self.executor.listen(lambda text: self._emit("note", text))
         self.is_stopping = self._is_stop_told = self._is_exhausted = False
         self._running: dict[int, Asked] = {}
@@ -144,6 +146,8 @@ class Study:
             and len(self._seen) + len(self._running) < budget.trials
             and time.monotonic() < deadline
             and self.executor.has_room
+            # before a search is given up, what runs elsewhere may show that it need not be
+            and not (self._running and explain_failures(self._trials[self._found :]))
         )
 
     @property

@@ -2,6 +2,7 @@
 
 from autoquant.tasks.options import TaskOptions
 from autoquant.tasks.registry import (
+    is_installed,
     load_task,
     load_task_file,
     register_task,
@@ -11,6 +12,7 @@ from autoquant.tasks.registry import (
 
 __all__ = [
     "TaskOptions",
+    "is_installed",
     "load_task",
     "load_task_file",
     "register_task",

@@ -12,7 +12,14 @@ from autoquant.core.task import Task
 from autoquant.errors import AutoquantError, TaskError
 from autoquant.tasks.options import TaskOptions, merge_options
 
-__all__ = ["load_task", "load_task_file", "register_task", "resolve_options", "task_names"]
+__all__ = [
+    "is_installed",
+    "load_task",
+    "load_task_file",
+    "register_task",
+    "resolve_options",
+    "task_names",
+]
 
 Factory = TypeVar("Factory", bound=Callable[..., Task])
 
@@ -63,6 +70,11 @@ def task_names() -> list[str]:
     """Every known task: built in, from installed packages, from files read so far."""
     installed = {point.name for point in entry_points(group=_GROUP)}
     return sorted({*_BUILT_IN, *_FACTORIES, *installed})
+
+
+def is_installed(name: str) -> bool:
+    """Whether every process finds the task by its name, where the same packages are installed."""
+    return name in _BUILT_IN or bool(entry_points(group=_GROUP, name=name))
 
 
 def load_task(name: str, options: Mapping[str, Any] | None = None) -> Task:
