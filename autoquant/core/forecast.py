@@ -27,9 +27,10 @@ _CACHED, _LATEST = 0.5, 5  # of what quantizing took of late: more and more of i
 _DOUBT = 0.35  # of the first forecast, relative
 _CERTAIN = 0.2  # below, one figure is told
 _SECOND_LOOKS = 0.25  # of those turned away, evaluated after all
-_FEWEST_MEMBERS = 3
+_FEWEST_MEMBERS = 5
+_REPORTING = 1.3  # of reading the search split
 _ROUNDS = 1.5  # of timing the front: who falls off lets others in
-_LAST_TRAINED = 3
+_LAST_TRAINED, _UNUSUAL = 3, 3.0
 _IN_MINUTES = 180.0
 
 
@@ -42,7 +43,7 @@ class Cost:
         wall_s: from the end of the trial before to its own; None where nobody looked.
         name: of a baseline, or None.
         is_trained: it was trained.
-        is_full: it was evaluated in full, not turned away and not failed.
+        is_full: it was not turned away; one that failed took as long as others.
     """
 
     work: Mapping[str, float]
@@ -54,13 +55,13 @@ class Cost:
     @classmethod
     def of(cls, trial: Trial, wall_s: float | None = None) -> Self:
         """Of a trial's record."""
-        is_full = trial.state == "complete"
+        is_full = trial.state != "rejected"
         return cls(trial.seconds, wall_s, trial.name, trial.recipe.is_trained, is_full)
 
     @property
     def work_s(self) -> float:
-        """All stages together."""
-        return sum(self.work.values())
+        """All stages together; of one that failed, which has none, the clock's."""
+        return sum(self.work.values()) or self.wall_s or 0.0
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,7 @@ def _expect(costs: Sequence[Cost]) -> _Each | None:
     proposed = [cost for cost in costs if cost.name is None and not cost.is_trained]
     full = [cost for cost in proposed if cost.is_full][-_RECENT:]
     rejected = [cost.work_s for cost in proposed if not cost.is_full][-_RECENT:]
-    begun = [cost for cost in costs if cost.name in _QUANTIZED and cost.is_full]
+    begun = [cost for cost in costs if cost.name in _QUANTIZED and cost.work]
     if not begun and not full:
         return None
     prior = _expect_full(begun or full)
@@ -197,7 +198,9 @@ def _expect_full(costs: Sequence[Cost]) -> float:
         return 0.0
     quantize = [cost.work.get("quantize", 0.0) for cost in costs]
     judge = [cost.work_s - own for cost, own in zip(costs, quantize, strict=True)]
-    return float(np.mean(judge)) + _CACHED * float(np.median(quantize[-_LATEST:]))
+    # a machine that stood still for minutes says nothing of the trials to come
+    usual = np.minimum(judge, _UNUSUAL * float(np.median(judge)))
+    return float(np.mean(usual)) + _CACHED * float(np.median(quantize[-_LATEST:]))
 
 
 def _pace(costs: Sequence[Cost]) -> float:
@@ -226,9 +229,13 @@ def _expect_trials(costs: Sequence[Cost], left: float, each: _Each, *, may_train
 
 def _expect_closing(costs: Sequence[Cost], away: float, front: int, each: _Each) -> float:
     """Second looks at those turned away, timing the front in turns, the report split."""
-    judged = [cost for cost in costs if cost.is_full and cost.name != "ort-dynamic"]
-    timing = float(np.mean([cost.work.get("latency", 0.0) for cost in judged] or [0.0]))
-    reading = float(np.mean([cost.work.get("accuracy", 0.0) for cost in judged] or [0.0]))
+    judged = [cost for cost in costs if cost.is_full and cost.work and cost.name != "ort-dynamic"]
+    timing = float(np.median([cost.work.get("latency", 0.0) for cost in judged] or [0.0]))
+    reading = float(np.median([cost.work.get("accuracy", 0.0) for cost in judged] or [0.0]))
     members = max(_FEWEST_MEMBERS, front)
     in_turns = min(60.0, (members + 1) * (0.5 + 0.75 * timing)) if timing else 0.0
-    return _SECOND_LOOKS * away * each.full + _ROUNDS * in_turns + members * (reading + 0.5)
+    return (
+        _SECOND_LOOKS * away * each.full
+        + _ROUNDS * in_turns
+        + members * (_REPORTING * reading + 0.5)
+    )

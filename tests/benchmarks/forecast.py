@@ -60,7 +60,7 @@ def replay(recording: dict[str, Any]) -> Iterator[tuple[int, Forecast | None, fl
     for event in recording["events"]:
         if "number" not in event:
             continue
-        is_full = event["state"] == "complete"
+        is_full = event["state"] != "rejected"
         wall = event["at"] - before if costs else None
         costs.append(Cost(event["seconds"], wall, event["name"], event["is_trained"], is_full))
         before = event["at"]
