@@ -46,7 +46,7 @@ def tiny():
                 search=Data(200, 2), report=Data(100, 3), train=Data(100, 4), metric="agreement")
 """
 MINE = ("--tasks-from", "tiny.py")
-TABLES = {"losses.csv", "modes.csv", "noise.csv", "trials.csv"}
+TABLES = {"losses.csv", "modes.csv", "noise.csv", "distributions.csv", "trials.csv"}
 
 
 @pytest.fixture(scope="module")
