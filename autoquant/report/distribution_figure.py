@@ -30,6 +30,7 @@ __all__ = ["browser_figure", "input_figure", "weight_figure"]
 _BARS = "#7d8b99"
 _FLOOR = 0.6  # of the axis of counts: a bin with one value is to be seen
 _ROW_PX, _ABOVE_PX, _AROUND_PX = 26, 230, 90
+_BROWSER_PX = 1180
 _FEWEST_ROWS = 5  # so that figures side by side are of one height
 _WEIGHT, _INPUT = "Weight", "Input of the layer"
 _COUNTS = "Values in a bin"
@@ -66,33 +67,30 @@ def input_figure(inputs: InputValues, symmetry: Symmetry) -> go.Figure:
 
 
 def browser_figure(found: Distributions, title: str = "") -> go.Figure:
-    """All layers, chosen from a list in the figure: weights at the left, input at the right.
+    """All layers, chosen from a list in the figure: weights above, input below.
 
     Args:
         found: all layers; inputs on the first kind of grid that was looked at.
         title: what the reader is to take away.
     """
     figure = make_subplots(
-        rows=2, cols=2, shared_xaxes=True, vertical_spacing=0.03, horizontal_spacing=0.2,
-        row_heights=[0.58, 0.42],
-    )  # fmt: skip
+        rows=4, cols=1, vertical_spacing=0.05, row_heights=[0.24, 0.3, 0.24, 0.22]
+    )
     owners: list[int] = []
     for index, layer in enumerate(found.layers):
-        for column, (histogram, spans) in enumerate(_sides(layer, found), start=1):
+        for side, (histogram, spans) in enumerate(_sides(layer, found)):
             for trace, row in _traces(histogram, spans):
                 trace.visible = index == 0
-                figure.add_trace(trace, row=row, col=column)
+                figure.add_trace(trace, row=2 * side + row, col=1)
                 owners.append(index)
     lay_out(figure, title)
     figure.update_layout(
-        height=720,
-        showlegend=False,
-        bargap=0,
-        margin={"t": 130},
+        height=_BROWSER_PX, showlegend=False, bargap=0, margin={"t": 120},
+        title={"y": 1 - 22 / _BROWSER_PX, "yref": "container", "yanchor": "top"},
         updatemenus=[_menu(found, owners)],
-    )
-    for column, name in enumerate((_WEIGHT, _INPUT), start=1):
-        _name_axes(figure, name, column)
+    )  # fmt: skip
+    for side, name in enumerate((_WEIGHT, _INPUT)):
+        _name_axes(figure, name, 2 * side + 1)
     return figure
 
 
@@ -111,7 +109,7 @@ def _menu(found: Distributions, owners: Sequence[int]) -> dict[str, Any]:
          "args": [{"visible": [owner == index for owner in owners]}]}
         for index, layer in enumerate(found.layers)
     ]  # fmt: skip
-    return {"buttons": buttons, "x": 0.0, "xanchor": "left", "y": 1.06, "yanchor": "bottom"}
+    return {"buttons": buttons, "x": 0.0, "xanchor": "left", "y": 1.015, "yanchor": "bottom"}
 
 
 def _weight_spans(layer: LayerDistribution, bits: Sequence[int]) -> list[_Span]:
@@ -152,17 +150,26 @@ def _draw(histogram: Histogram, spans: Sequence[_Span], name: str) -> go.Figure:
     return figure
 
 
-def _name_axes(figure: go.Figure, name: str, column: int) -> None:
-    """Both are plain numbers: weights and activations have no unit."""
-    figure.update_xaxes(zeroline=False, row=1, col=column)
-    figure.update_xaxes(title=f"{name} (value)", zeroline=False, automargin=True, row=2, col=column)
+def _name_axes(figure: go.Figure, name: str, row: int) -> None:
+    """Of a histogram and the ranges below it: weights and activations have no unit.
+
+    Args:
+        figure: changed in place.
+        name: what is counted.
+        row: of the histogram.
+    """
+    shared = figure.get_subplot(row + 1, 1).xaxis.plotly_name.replace("axis", "")
+    figure.update_xaxes(matches=shared, showticklabels=False, zeroline=False, row=row, col=1)
+    figure.update_xaxes(
+        title=f"{name} (value)", zeroline=False, automargin=True, row=row + 1, col=1
+    )
     figure.update_yaxes(
         title=_COUNTS, type="log", dtick=1, exponentformat="power", zeroline=False,
-        automargin=True, row=1, col=column,
+        automargin=True, row=row, col=1,
     )  # fmt: skip
     figure.update_yaxes(
-        type="category", autorange="reversed", showgrid=False, automargin=True,
-        ticklabelstandoff=4, row=2, col=column,
+        type="category", autorange="reversed", showgrid=False, automargin=True, dtick=1,
+        tickfont={"size": 12}, ticklabelstandoff=4, row=row + 1, col=1,
     )  # fmt: skip
 
 
