@@ -1,4 +1,5 @@
 import json
+import random
 from pathlib import Path
 
 import optuna
@@ -7,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
 
 from autoquant.errors import StorageError, StudyError
 from autoquant.search.journal import BatchedStorage, find_damage, repair
@@ -141,3 +143,25 @@ def test_batch_that_breaks_off_keeps_what_was_in_it(tmp_path: Path) -> None:
     assert load_record(Location(tmp_path, "fake")).study.user_attrs["one"] == 1
     study.record.study.set_user_attr("two", 2)
     assert set(study.record.study.user_attrs) >= {"one", "two"}
+
+
+def test_unfinished_trials_are_those_that_optuna_finds(tmp_path: Path) -> None:
+    """In every state that a study goes through, also where another process has written."""
+    dice = random.Random(0)
+    storage = BatchedStorage(tmp_path / "journal.log")
+    study = optuna.create_study(storage=storage)
+    path = tmp_path / "journal.log"
+    other = optuna.load_study(study_name=study.study_name, storage=BatchedStorage(path))
+    running: list[int] = []
+    for _ in range(60):
+        writer = dice.choice([study, other])
+        match dice.choice(["ask", "tell", "enqueue"]):
+            case "ask":
+                running.append(writer.ask().number)
+            case "tell" if running:
+                writer.tell(running.pop(dice.randrange(len(running))), 1.0)
+            case "enqueue":
+                writer.enqueue_trial({})
+        for states in ((TrialState.WAITING,), (TrialState.RUNNING, TrialState.WAITING)):
+            expected = JournalStorage.get_all_trials(storage, study._study_id, False, states)
+            assert storage.get_all_trials(study._study_id, False, states) == expected

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Generator, Iterator
+from collections.abc import Container, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +12,12 @@ from typing import Any, cast
 import filelock
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
 
 __all__ = ["BatchedStorage", "Damage", "FileLock", "find_damage", "repair"]
 
 Log = dict[str, Any]
+_FINISHED = [state for state in TrialState if state.is_finished()]
 
 
 class FileLock:
@@ -75,9 +77,11 @@ class BatchedFile(JournalFileBackend):
 
     def append_logs(self, logs: list[Log]) -> None:
         """Write, or hold back."""
-        with self.together(is_durable=True):
-            assert self._held is not None
+        if self._held is not None:
             self._held.extend(logs)
+            return
+        with self.together(is_durable=True):
+            self.append_logs(logs)
 
     def read_logs(self, log_number_from: int) -> Generator[Log, None, None]:
         """What is in the file, and behind it what is held back."""
@@ -129,12 +133,37 @@ class BatchedStorage(JournalStorage):
     def __init__(self, journal: Path) -> None:
         self._file = BatchedFile(journal)
         super().__init__(self._file)
+        self._seen: dict[int, int] = {}  # trials that were looked at, by study
+        self._open: dict[int, list[int]] = {}  # those of them that were not finished
 
     @contextmanager
     def together(self, *, is_durable: bool) -> Iterator[None]:
         """See `BatchedFile.together`."""
         with self._file.together(is_durable=is_durable):
             yield
+
+    def get_all_trials(
+        self,
+        study_id: int,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
+    ) -> list[FrozenTrial]:
+        """Trials in some states; see `JournalStorage`.
+
+        Optuna looks at every trial for those that wait, before each trial. What is finished
+        stays so, and is looked at once.
+        """
+        if deepcopy or states is None or any(state in states for state in _FINISHED):
+            return super().get_all_trials(study_id, deepcopy, states)
+        with self._thread_lock:
+            self._sync_with_backend()
+            every = self._replay_result._study_id_to_trial_ids[study_id]
+            recent = every[self._seen.get(study_id, 0) :]
+            found = map(self._replay_result.get_trial, [*self._open.get(study_id, ()), *recent])
+            unfinished = [trial for trial in found if not trial.state.is_finished()]
+            self._seen[study_id] = len(every)
+            self._open[study_id] = [trial._trial_id for trial in unfinished]
+        return [trial for trial in unfinished if trial.state in states]
 
 
 @dataclass(frozen=True)

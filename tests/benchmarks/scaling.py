@@ -224,7 +224,8 @@ def plot() -> None:
     for path in sorted(OUT.glob("cost-*.json")):
         rows = json.loads(path.read_text())
         counts, costs = zip(*[(row["trials"], row["driver_cpu_ms"]) for row in rows], strict=True)
-        figure.add_trace(go.Scatter(x=counts, y=costs, name=path.stem), 1, 2)
+        name = f"driver, {path.stem.removeprefix('cost-')}"
+        figure.add_trace(go.Scatter(x=counts, y=costs, name=name), 1, 2)
     samplers = load("samplers")
     for name in dict.fromkeys(row["sampler"] for row in samplers):
         rows = [row for row in samplers if row["sampler"] == name]
@@ -232,9 +233,9 @@ def plot() -> None:
         costs = [row["sampler_cpu_ms"] for row in rows]
         figure.add_trace(go.Scatter(x=counts, y=costs, name=f"sampler {name}"), 1, 2)
     figure.update_xaxes(title_text="workers", row=1, col=1)
-    figure.update_xaxes(title_text="finished trials", row=1, col=2)
-    figure.update_yaxes(type="log", row=1, col=2)
-    figure.update_layout(template="plotly_white")
+    figure.update_xaxes(title_text="finished trials", type="log", dtick=1, row=1, col=2)
+    figure.update_yaxes(type="log", dtick=1, row=1, col=2)
+    figure.update_layout(template="plotly_white", margin={"t": 50, "b": 60})
     figure.write_image(OUT / "scaling.png", width=1100, height=460, scale=2)
 
 
