@@ -23,6 +23,9 @@ from tests.test_browse import wait_for
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("studies", "new", "live", "front", "compare", "layers", "qat", "export")
 OF_A_STUDY = ("live", "front", "compare", "layers", "qat", "export")
+SLEEP = (  # ends as a search does, also where a shell's background job ignores Ctrl-C
+    "import signal, time; signal.signal(signal.SIGINT, signal.default_int_handler); time.sleep(60)"
+)
 EVIL = "<script>alert(1)</script> **bold** $x$ :red[x]"
 Open = Callable[..., AppTest]
 
@@ -266,7 +269,7 @@ def test_a_recommended_trial_can_be_chosen(results: Path, open_page: Open) -> No
 def test_two_browsers_on_one_study_see_the_same_and_begin_it_once(
     results: Path, open_page: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process, "_ENTRY", "import time; time.sleep(60)")
+    monkeypatch.setattr(process, "_ENTRY", SLEEP)
     write_study(results, "s", measured_trials(8), target=20)
     first, second = open_page("studies"), open_page("studies")
     first.button(key="resume_s").click().run()

@@ -213,6 +213,7 @@ def start_search(cluster: Cluster, tmp_path: Path) -> Iterator[Callable[..., sub
         process.wait()
 
 
+@pytest.mark.alone
 def test_chaos_on_real_digits_leaves_every_trial_once_and_no_orphans(
     cluster: Cluster, tmp_path: Path, start_search: Callable[..., subprocess.Popen]
 ) -> None:

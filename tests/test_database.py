@@ -18,6 +18,7 @@ from autoquant.errors import StorageError, StudyError
 from autoquant.search.database import check_url, describe_loss, explain_failure, hide_password
 from autoquant.search.database_reader import DatabaseReader
 from autoquant.search.lease import hold_lease
+from autoquant.search.patience import PatientStorage
 from autoquant.search.storage import Location, load_record
 from tests.databases import add_trials, write_database_study
 from tests.journals import failed, measured_trials, rejected, write_study
@@ -67,14 +68,14 @@ def test_only_what_is_new_is_asked_for(
     first = reader.read()
     assert reader.read() is first
     fetched: list[int] = []
-    get = optuna.storages.RDBStorage._get_trials
+    get = PatientStorage._get_trials
 
     def count(*arguments: object, **options: object) -> list[object]:
         found = get(*arguments, **options)
         fetched.append(len(found))
         return found
 
-    monkeypatch.setattr(optuna.storages.RDBStorage, "_get_trials", count)
+    monkeypatch.setattr(PatientStorage, "_get_trials", count)
     add_trials(study, TRIALS[6:8])
     fetched.clear()
     second = reader.read()
@@ -155,7 +156,7 @@ def test_a_database_that_is_gone_leaves_what_was_read(
         raise optuna.exceptions.StorageInternalError("gone")
 
     for name in ("get_study_user_attrs", "get_all_studies"):
-        monkeypatch.setattr(optuna.storages.RDBStorage, name, refuse)
+        monkeypatch.setattr(PatientStorage, name, refuse)
     cards = {card.name: card for card in library.cards()}
     assert cards["local"].state == "done"
     assert cards["s@database"].state == "unreadable"

@@ -274,7 +274,7 @@ def test_terminal_shows_what_each_worker_does() -> None:
 
 
 def test_missing_ray_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autoquant.cluster.crew.find_spec", lambda name: None)
+    monkeypatch.setattr("autoquant.cluster.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install 'autoquant\[ray\]'"):
         build_crew(2, None, 0.0, None)
     assert build_crew(1, None, 0.0, None) is None, "one worker is this process"
@@ -475,8 +475,12 @@ def test_interrupt_while_sensitivities_are_measured_takes_effect_at_once(
     monkeypatch.setattr("autoquant.launch._open_crew", crew)
     monkeypatch.setattr("autoquant.sensitivity.measure_sensitivity", measure)
     launch = fake_launch(tmp_path, 40, Crew(2), sampler="greedy")
-    with pytest.raises(KeyboardInterrupt):
-        run_launch(launch, evaluator, None, print)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job has none
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_launch(launch, evaluator, None, print)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert reached == ["began"]
     assert load_record(launch.location).trials() == []
 
