@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from tests.postgres import Server, find_binaries
+
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
@@ -92,3 +94,17 @@ def data_folder() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("AUTOQUANT_DATA is not set: the real data are not on this machine")
     return Path(folder)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    """A PostgreSQL server of its own."""
+    binaries = find_binaries()
+    if binaries is None:
+        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
+    pytest.importorskip("psycopg", reason="psycopg is not installed")
+    server = Server(binaries)
+    server.start()
+    yield server
+    server.stop()
+    server.remove()

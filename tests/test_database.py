@@ -5,7 +5,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
@@ -22,7 +21,7 @@ from autoquant.search.patience import PatientStorage
 from autoquant.search.storage import Location, load_record
 from tests.databases import add_trials, write_database_study
 from tests.journals import failed, measured_trials, rejected, write_study
-from tests.postgres import Server, find_binaries
+from tests.postgres import Server
 
 TRIALS = measured_trials(12)
 MIXED = [*TRIALS[:8], rejected(TRIALS[8]), failed(TRIALS[9])]
@@ -33,19 +32,6 @@ def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(database, "_REST_S", 0.0)  # asked anew each time
     monkeypatch.setattr(database, "_PATIENCE_S", 60.0)  # however busy the machine is
     return f"sqlite:///{tmp_path / 'studies.db'}"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    binaries = find_binaries()
-    if binaries is None:
-        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
-    pytest.importorskip("psycopg", reason="psycopg is not installed")
-    server = Server(binaries)
-    server.start()
-    yield server
-    server.stop()
-    server.remove()
 
 
 # Reading

@@ -389,6 +389,20 @@ def test_what_is_larger_must_be_better_by_more_than_chance() -> None:
     assert history.rows[0].compared_sd == pytest.approx(0.002, rel=0.03)
 
 
+def test_history_of_trials_is_that_of_their_study(tmp_path: Path) -> None:
+    """Two ways to the same rows: a field that one of them forgets is a model that differs."""
+    study = fake_study(tmp_path)
+    study.run(Budget(20), "random")
+    trials, space = study.record.trials(), study.space
+    features = Features(space, Knowledge(fake_evaluator().builder.layers))
+    read = History(features)
+    read.update(study.record.study, -1)
+    codes = {number: row.code for number, row in read.rows.items()}
+    told = History.of(features, [(trial, codes[trial.number]) for trial in trials])
+    assert any(row.state == "rejected" for row in read.rows.values())
+    assert told.rows == read.rows
+
+
 def test_study_tells_when_the_sampler_is_lost(tmp_path: Path) -> None:
     events: list[Event] = []
     study = fake_study(tmp_path, on_event=events.append)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,20 +23,7 @@ from autoquant.search.shelf import Shelf
 from autoquant.search.storage import Location, is_running, list_studies, load_record
 from autoquant.search.study import Event
 from tests.fakes import DEFINITION, fake_evaluator
-from tests.postgres import PASSWORD, Server, find_binaries
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    binaries = find_binaries()
-    if binaries is None:
-        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
-    pytest.importorskip("psycopg", reason="psycopg is not installed")
-    server = Server(binaries)
-    server.start()
-    yield server
-    server.stop()
-    server.remove()
+from tests.postgres import PASSWORD, Server
 
 
 @pytest.fixture(params=["journal", "sqlite", "postgresql"])
