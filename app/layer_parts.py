@@ -21,6 +21,7 @@ from autoquant.report.distribution import (
 )
 from autoquant.report.distribution_figure import input_figure, weight_figure
 from autoquant.report.range_figure import input_range_figure, weight_grid_figure
+from autoquant.report.style import take_title_off
 
 _SAID = "layer_errand_said"
 
@@ -106,10 +107,7 @@ def _choose_layer(names: list[str], place) -> str:
 
 def show_figure(figure: go.Figure, key: str) -> None:
     """In the app's own colours: a page has a heading, a report's figure its title."""
-    figure.update_layout(title=None, template=None, font=None)
-    if figure.layout.legend.yref == "container":  # the title's room is free
-        top = 1 - 6 / figure.layout.height
-        figure.update_layout(legend={"y": top, "yanchor": "top"}, margin={"t": 74})
+    take_title_off(figure)
     st.plotly_chart(figure, key=key, config={"displaylogo": False})
 
 

@@ -26,7 +26,7 @@ from autoquant.search.shelf import Shelf
 from autoquant.search.storage import Location
 from autoquant.sensitivity import keep_folder, read_sensitivity
 
-__all__ = ["compose_report", "plan_grid"]
+__all__ = ["compose_report", "measure_file_noise", "plan_grid"]
 
 _CELLS = "cells"  # beside `artifacts`, which a search sweeps: learned rounding takes minutes
 _BATCH_SHARE = 4  # every layer's output of the batch is held at once, twice
@@ -59,7 +59,7 @@ def compose_report(
         builder = _builder_of(evaluator)
         available = len(builder.task.calibration)
         main = [point for point in points if is_main(point) and point.is_complete]
-        noises, left_out = _find_noises(_Files(location, record, evaluator), builder, main)
+        noises, left_out = _find_noises(_Files(location, record, evaluator), main)
         distributions, unseen = _find_distributions(location, record, evaluator)
         sensitivity = _find_sensitivity(record, evaluator)
     header = record.header
@@ -80,6 +80,19 @@ def plan_grid(evaluator: Evaluator, epochs: int) -> list[Cell]:
     task = _builder_of(evaluator).task
     training = QatOptions(epochs=epochs) if task.train else None
     return plan_cells(len(task.calibration), training, is_exact=has_integer_dot_product())
+
+
+def measure_file_noise(evaluator: Evaluator, artifact: Artifact) -> list[LayerNoise]:
+    """Quantization noise of every layer of a file, on one small batch of the search split.
+
+    Args:
+        evaluator: of the file's task.
+        artifact: of a recipe without equalization.
+    """
+    search = evaluator.search
+    inputs = search.first_inputs(max(1, search.batch_size // _BATCH_SHARE))
+    with evaluator.place.work():
+        return _builder_of(evaluator).measure_noise(artifact, inputs)
 
 
 def _builder_of(evaluator: Evaluator) -> TaskBuilder:
@@ -119,12 +132,8 @@ class _Files:
         return artifact
 
 
-def _find_noises(
-    files: _Files, builder: TaskBuilder, points: Sequence[LossPoint]
-) -> tuple[Noises, str | None]:
+def _find_noises(files: _Files, points: Sequence[LossPoint]) -> tuple[Noises, str | None]:
     """Noise of every cell whose file is at hand or can be, and why others have none."""
-    search = files.evaluator.search
-    inputs = search.first_inputs(max(1, search.batch_size // _BATCH_SHARE))
     noises: dict[Cell, Sequence[LayerNoise]] = {}
     missing = []
     for point in points:
@@ -135,8 +144,7 @@ def _find_noises(
                 missing.append(f"{name} (it would have to be trained anew)")
                 continue
             announce(f"comparing layers: {name}")
-            with files.evaluator.place.work():
-                noises[point.cell] = builder.measure_noise(artifact, inputs)
+            noises[point.cell] = measure_file_noise(files.evaluator, artifact)
         except AutoquantError as error:
             missing.append(f"{name} ({error})")
     return noises, "; ".join(missing) or None

@@ -170,7 +170,7 @@ def test_bias_correction_is_that_of_brevitas(network: type[nn.Module]) -> None:
     def layers(on: bool) -> dict[str, nn.Module]:
         choice = WeightChoice.of(4, options[on])
         names = [layer.name for layer in quantizer.layers]
-        return {name: quantizer._stock.get(name, choice, options[on]) for name in names}
+        return {name: quantizer.stock.get(name, choice, options[on]) for name in names}
 
     ours, theirs = layers(True), layers(False)
     before = {name: layer.bias.detach().clone() for name, layer in theirs.items()}

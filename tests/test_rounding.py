@@ -68,12 +68,12 @@ def recipe_of(method: str, layers: list[str] = LAYERS, **options) -> Recipe:
 @pytest.mark.parametrize("kind", [Bottleneck, Residual])
 def test_patches_hold_what_a_layer_sees(kind: type[nn.Module]) -> None:
     quantizer = quantizer_of(kind)
-    found = quantizer._found
+    found = quantizer.found
     built = {found[name].node: layer for name, layer in _built(quantizer).items()}
     collected = collect_patches(quantizer.module, built, [Data(16).x], 16, seed=0)
     assert set(collected) == set(built)
     for node, patches in collected.items():
-        weight, bias = (quantizer._stock.parameter(source) for source in node.args[1:3])
+        weight, bias = (quantizer.stock.parameter(source) for source in node.args[1:3])
         rows = torch.arange(patches.count)
         assert torch.allclose(patches.apply(weight, bias, rows), patches.outputs, atol=1e-5)
         assert patches.count >= 16
@@ -81,12 +81,12 @@ def test_patches_hold_what_a_layer_sees(kind: type[nn.Module]) -> None:
 
 def _built(quantizer: Quantizer) -> dict[str, nn.Module]:
     choice = WeightChoice.of(4, PtqOptions())
-    return {name: quantizer._stock.build(name, choice) for name in quantizer._found}
+    return {name: quantizer.stock.build(name, choice) for name in quantizer.found}
 
 
 def test_joints_are_where_one_value_is_alive() -> None:
     quantizer = quantizer_of(Bottleneck)
-    by_node = {found.node: name for name, found in quantizer._found.items()}
+    by_node = {found.node: name for name, found in quantizer.found.items()}
     joints = find_joints(quantizer.module, by_node)
     known, stretches, values = ["x"], [], {"x": Data(4).x}
     with torch.no_grad():
@@ -105,7 +105,7 @@ def test_joints_are_where_one_value_is_alive() -> None:
 def test_learning_takes_each_weight_up_or_down() -> None:
     quantizer = quantizer_of(Residual)
     choice = WeightChoice.of(4, PtqOptions(rounding="learned"))
-    layer, inputs = quantizer._stock.build("down", choice), torch.rand(32, 8, 8, 8)
+    layer, inputs = quantizer.stock.build("down", choice), torch.rand(32, 8, 8, 8)
     before = layer.weight.detach().clone()
     scale = layer.quant_weight().scale.detach()
     nearest = layer.quant_weight().value.detach()
@@ -198,8 +198,8 @@ def test_networks_of_other_shapes_are_rounded_too(kind: type[nn.Module], method:
 def test_equalization_changes_no_output_and_evens_out_channels() -> None:
     quantizer = quantizer_of(Bottleneck)
     with torch.no_grad():  # one channel far smaller than its neighbours, as in MobileNets
-        for source in quantizer._found["expand"].node.args[1:3]:
-            quantizer._stock.parameter(source)[3].mul_(0.01)
+        for source in quantizer.found["expand"].node.args[1:3]:
+            quantizer.stock.parameter(source)[3].mul_(0.01)
     twin = quantizer._equalized(frozenset({"project"}))
     inputs = Data(64).x
     with torch.no_grad():
@@ -215,7 +215,7 @@ def test_equalization_changes_no_output_and_evens_out_channels() -> None:
 
 
 def _weight(quantizer: Quantizer, name: str) -> Tensor:
-    return quantizer._stock.parameter(quantizer._found[name].node.args[1])
+    return quantizer.stock.parameter(quantizer.found[name].node.args[1])
 
 
 def _spread(quantizer: Quantizer, name: str) -> float:
@@ -227,7 +227,7 @@ def _spread(quantizer: Quantizer, name: str) -> float:
 def test_equalization_leaves_a_channel_alone_that_reaches_the_ceiling() -> None:
     quantizer = quantizer_of(Bottleneck)
     with torch.no_grad():
-        quantizer._stock.parameter(quantizer._found["expand"].node.args[2])[0] = 20.0
+        quantizer.stock.parameter(quantizer.found["expand"].node.args[2])[0] = 20.0
     before = copy.deepcopy(_weight(quantizer, "expand"))
     after = _weight(quantizer._equalized(frozenset()), "expand")
     assert torch.equal(before[0], after[0])
@@ -262,7 +262,7 @@ def test_a_correction_that_makes_outputs_worse_is_taken_back(
 
 @pytest.mark.parametrize("rounding", ["nearest", "gptq", "learned"])
 def test_a_rounded_layer_keeps_its_mean_output(residual: TaskBuilder, rounding: str) -> None:
-    stock = residual.quantizer._stock
+    stock = residual.quantizer.stock
     options = PtqOptions(rounding=rounding, rounding_iterations=20)
     means, patches = stock.float_means(options), stock._mean_patches(options)
     for name in LAYERS:

@@ -51,8 +51,8 @@ def test_a_corrected_bias_restores_the_mean_of_every_channel(kind, granularity) 
     options = PtqOptions(calibration_images=64, weight_granularity=granularity)
     batch = next(quantizer._data.batches(options, 64))
     for name in UPS:
-        layer = quantizer._stock.get(name, WeightChoice.of(4, options), options)
-        found = quantizer._found[name]
+        layer = quantizer.stock.get(name, WeightChoice.of(4, options), options)
+        found = quantizer.found[name]
         wanted = [found.source.name, found.node.name]
         seen, exact = record_values(quantizer.module, {n: n for n in wanted}, batch).values()
         with torch.no_grad():
@@ -69,7 +69,7 @@ def test_channels_of_transposed_convolutions_have_a_scale_each(kind) -> None:
     weights = quantizer.quantize(Recipe.uniform(names, 4, options)).encodings.weights
     for name in UPS:
         encoding = weights[name]
-        weight = quantizer._stock.parameter(quantizer._found[name].weight).numpy()
+        weight = quantizer.stock.parameter(quantizer.found[name].weight).numpy()
         largest = np.abs(weight).max((0, 2, 3))
         assert encoding.axis == 1
         assert np.allclose(encoding.scale, largest / 7, rtol=1e-5)
@@ -120,7 +120,7 @@ def test_the_runtime_leaves_the_grid_of_a_transposed_convolution_alone() -> None
     names = names_of(evaluator)
     recipe = Recipe.quantized({**dict.fromkeys(names, 8), "up": 4})
     candidate = evaluator.builder.build(recipe)
-    up = evaluator.builder.quantizer._found["up"].node.name
+    up = evaluator.builder.quantizer.found["up"].node.name
     model = load_model(candidate.artifact.content)
     batch = evaluator.search.batches[0]
     inner = expose_values(model, [up])[up]
@@ -133,7 +133,7 @@ def test_the_runtime_leaves_the_grid_of_a_transposed_convolution_alone() -> None
 
 def test_equalization_leaves_transposed_convolutions_out() -> None:
     quantizer = TaskBuilder(make_task(UpBetween)).quantizer
-    pairs = find_pairs(quantizer._found.values())
+    pairs = find_pairs(quantizer.found.values())
     assert "up" not in {found.layer.name for pair in pairs for found in (pair.first, pair.second)}
 
 
@@ -159,7 +159,7 @@ def test_inputs_are_put_on_a_grid_where_the_runtime_gains_by_it() -> None:
         recipe = Recipe.uniform(names_of(evaluator), 8, EXACT)
         candidate = evaluator.builder.build(recipe)
         encodings = evaluator.builder.quantizer.quantize(recipe).encodings
-        last = evaluator.builder.quantizer._found["last"]
+        last = evaluator.builder.quantizer.found["last"]
         assert (last.source.name in encodings.activations) == (backend == "openvino")
         assert last.node.name not in encodings.activations
         integer[backend] = evaluator.find_integer_layers(candidate.artifact)

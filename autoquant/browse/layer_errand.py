@@ -22,7 +22,6 @@ from autoquant.tasks import load_task
 __all__ = ["find_noise", "find_sensitivity", "look"]
 
 Arguments = Mapping[str, Any]
-_BATCH_SHARE = 4  # every layer's output of the batch is held at once, twice
 
 
 def look(arguments: Arguments) -> None:
@@ -76,18 +75,14 @@ def find_noise(arguments: Arguments) -> list[str]:
 
 
 def _measure_noise(location: Location, trial: Trial, evaluator: Evaluator) -> NoiseRecord:
-    from autoquant.build import TaskBuilder
+    from autoquant.compose import measure_file_noise
     from autoquant.export.readback import read_artifact
 
     path = find_file(location, trial)
     if path is None:
         raise InputError("its file is gone: build it on the page Export")
-    builder = evaluator.builder
-    assert isinstance(builder, TaskBuilder)
-    inputs = evaluator.search.first_inputs(max(1, evaluator.search.batch_size // _BATCH_SHARE))
-    with evaluator.place.work():
-        noise = builder.measure_noise(read_artifact(path.read_bytes()), inputs)
-    return NoiseRecord(layers=tuple(noise))
+    artifact = read_artifact(path.read_bytes())
+    return NoiseRecord(layers=tuple(measure_file_noise(evaluator, artifact)))
 
 
 def _load(arguments: Arguments) -> tuple[Location, Record, Evaluator]:

@@ -66,4 +66,5 @@ class InPlaceInferenceManager(InferenceManager):  # type: ignore[misc]
     def set_export_handler(cls, module: torch.nn.Module) -> None:
         """Give a proxy its handler; called with every module."""
         if isinstance(module, QuantProxyFromInjector):
+            # Brevitas' own step, without its public wrapper, which asks after the protocols
             _set_proxy_export_handler(cls, module)

@@ -111,6 +111,9 @@ class Quantizer:
     Attributes:
         operators: everything that multiplies and accumulates or looks up, in network order.
         names: their names by graph node.
+        found: the quantizable ones with their graph nodes, by name, in network order.
+        grids: the activation quantizers that recipes are given, and the samples that set them.
+        stock: the quantized layers that recipes are given.
     """
 
     def __init__(
@@ -127,33 +130,18 @@ class Quantizer:
         everything = find_layers(module)
         self.operators: list[Layer] = [found.layer for found in everything.values()]
         self.names = {found.node.name: name for name, found in everything.items()}
-        self._found: Mapping[str, LayerNode] = {
+        self.found: Mapping[str, LayerNode] = {
             name: found for name, found in everything.items() if found.layer.is_quantizable
         }
         self._data = CalibrationData(calibration, seed, fitting_batch(module))
-        self._grids = ActivationGrids(module, self.names, self._data)
-        self._stock = LayerStock(module, self._found, self._data)
+        self.grids = ActivationGrids(module, self.names, self._data)
+        self.stock = LayerStock(module, self.found, self._data)
         self._twins: dict[frozenset[str], Quantizer] = {}
 
     @property
     def layers(self) -> list[Layer]:
         """The quantizable layers, in network order."""
         return [layer for layer in self.operators if layer.is_quantizable]
-
-    @property
-    def found(self) -> Mapping[str, LayerNode]:
-        """The same with their graph nodes, by name."""
-        return self._found
-
-    @property
-    def grids(self) -> ActivationGrids:
-        """The activation quantizers that recipes are given, and the samples that set them."""
-        return self._grids
-
-    @property
-    def stock(self) -> LayerStock:
-        """The quantized layers that recipes are given."""
-        return self._stock
 
     def quantize(self, recipe: Recipe, train: Train | None = None) -> QuantizedModel:
         """The quantized model of a recipe.
@@ -173,17 +161,17 @@ class Quantizer:
         widths = {name: bits for name, bits in recipe.layers.items() if bits is not None}
         static = [name for name in widths if recipe.activation_of(name) == "static"]
         integer = {
-            self._found[name].node
+            self.found[name].node
             for name in static
-            if self._found[name].layer.kind in self.integer_kinds
+            if self.found[name].layer.kind in self.integer_kinds
         }
         placement = place(self.module.graph, integer)
         choices = {
             name: self._choose(name, bits, options, recipe.activation_of(name))
             for name, bits in widths.items()
         }
-        layers = {name: self._stock.get(name, choice, options) for name, choice in choices.items()}
-        activations = self._grids.get(placement.sites, options)
+        layers = {name: self.stock.get(name, choice, options) for name, choice in choices.items()}
+        activations = self.grids.get(placement.sites, options)
         if any(choice.is_left_to_block for choice in choices.values()):
             encodings = self._encode(placement, activations, layers, choices)
             layers = self._fit(layers, activations, encodings, choices, options)
@@ -203,7 +191,7 @@ class Quantizer:
         self, name: str, bits: WeightBits, options: PtqOptions, activation: Activation
     ) -> WeightChoice:
         choice = WeightChoice.of(bits, options, activation)
-        return choice if self._found[name].is_patchwise else choice.at_nearest()
+        return choice if self.found[name].is_patchwise else choice.at_nearest()
 
     def _make_learnable(
         self,
@@ -218,17 +206,17 @@ class Quantizer:
     def _check(self, recipe: Recipe) -> PtqOptions:
         if recipe.options is None:
             raise RecipeError(f"recipe '{recipe.method}' is not made by Brevitas quantizers")
-        unknown = [name for name in recipe.layers if name not in self._found]
-        missing = [name for name in self._found if name not in recipe.layers]
+        unknown = [name for name in recipe.layers if name not in self.found]
+        missing = [name for name in self.found if name not in recipe.layers]
         if unknown:
             raise RecipeError(
                 f"the recipe names layer '{unknown[0]}', which the model does not have; "
-                f"there are {', '.join(self._found)}"
+                f"there are {', '.join(self.found)}"
             )
         if missing:
             raise RecipeError(f"the recipe says nothing about layer '{missing[0]}'")
         for name, kind in recipe.activations.items():
-            able = self._found[name].layer.activations
+            able = self.found[name].layer.activations
             if kind not in able:
                 raise RecipeError(
                     f"layer '{name}' cannot take its input '{kind}', only {', '.join(able)}"
@@ -246,7 +234,7 @@ class Quantizer:
             on_grid: values that are.
         """
         found = {}
-        for name, layer in self._found.items():
+        for name, layer in self.found.items():
             fused = fused_output(layer.node)
             found[name] = fused.name if fused.name in on_grid else layer.node.name
         return found
@@ -267,15 +255,15 @@ class Quantizer:
         copies = {name: copy.deepcopy(layer) for name, layer in layers.items()}
         model, values = self._assemble(copies, activations, encodings)
         by_node = {
-            self._found[name].node: layer
+            self.found[name].node: layer
             for name, layer in copies.items()
-            if self._found[name].multiplies
+            if self.found[name].multiplies
         }
         learned = {
-            self._found[name].node for name, choice in choices.items() if choice.is_left_to_block
+            self.found[name].node for name, choice in choices.items() if choice.is_left_to_block
         }
         batches = list(self._data.batches(options, _FIT_BATCH))
-        means = self._stock.float_means(options) if options.bias_correction else {}
+        means = self.stock.float_means(options) if options.bias_correction else {}
         fit = Fit(self.module, model, values, by_node, batches, self.seed)
         fit.run(learned, options.rounding_iterations, means)
         return copies
@@ -283,7 +271,7 @@ class Quantizer:
     def _equalized(self, excluded: frozenset[str]) -> "Quantizer":
         """The same for the network whose quantized layers are equalized."""
         if excluded not in self._twins:
-            changed = [found for name, found in self._found.items() if name not in excluded]
+            changed = [found for name, found in self.found.items() if name not in excluded]
             module = copy.copy(self.module)
             equalize(module, changed, self._data.batches(PtqOptions()))
             self._twins[excluded] = Quantizer(
@@ -302,7 +290,7 @@ class Quantizer:
         Returns:
             The module, and its nodes by the values that they compute.
         """
-        replaced = {self._found[name].node: name for name in layers}
+        replaced = {self.found[name].node: name for name in layers}
         root = torch.nn.Module()
         root.add_module(_LAYERS, torch.nn.ModuleList(layers.values()))
         root.add_module(_QUANTIZERS, torch.nn.ModuleList(activations.values()))
@@ -318,7 +306,7 @@ class Quantizer:
 
         for node in self.module.graph.nodes:
             if node in replaced:
-                source = read(self._found[replaced[node]].source, node.name)
+                source = read(self.found[replaced[node]].source, node.name)
                 copied = graph.call_module(places[replaced[node]], (source,))
             elif node.op == "get_attr" and all(user in replaced for user in node.users):
                 continue
@@ -344,7 +332,7 @@ class Quantizer:
         grids = {name: encoding_of(quantizer) for name, quantizer in activations.items()}
         weights = {}
         for name, layer in layers.items():
-            found, scale = self._found[name], None
+            found, scale = self.found[name], None
             if choices[name].activation == "static" and found.is_patchwise:
                 origin = placement.carriers.get(found.source.name, found.source.name)
                 scale = grids[origin].scale

@@ -2,7 +2,7 @@
 
 import plotly.graph_objects as go
 
-__all__ = ["ACCENT", "BASELINE", "INK", "lay_out", "lay_out_panels"]
+__all__ = ["ACCENT", "BASELINE", "INK", "lay_out", "lay_out_panels", "take_title_off"]
 
 INK, ACCENT, BASELINE = "#1b1f24", "#0b6bcb", "#b4540a"
 
@@ -39,3 +39,15 @@ def lay_out_panels(figure: go.Figure, title: str, height: int, right: int = 40) 
         legend={"y": 1 - 56 / height, "yref": "container", "yanchor": "top"},
         margin={"t": 122, "r": right},
     )
+
+
+def take_title_off(figure: go.Figure) -> None:
+    """Leave title, colours and font to a page that has a heading and themes of its own.
+
+    Args:
+        figure: changed in place; a legend that stood below the title moves up.
+    """
+    figure.update_layout(title=None, template=None, font=None)
+    if figure.layout.legend.yref == "container":
+        top = 1 - 6 / figure.layout.height
+        figure.update_layout(legend={"y": top, "yanchor": "top"}, margin={"t": 74})
