@@ -19,6 +19,8 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("unhurried")
     if DATA.is_dir():
         os.environ.setdefault("AUTOQUANT_DATA", str(DATA))
+    # a study that ends hands crashes of native code back to this stream: not into a capture
+    sys.__stderr__ = os.fdopen(os.dup(2), "w")  # type: ignore[misc]
     worker = os.environ.get("PYTEST_XDIST_WORKER")
     if worker and hasattr(os, "sched_setaffinity"):
         # before anything counts the cores: torch and the runtimes then take one thread each
