@@ -10,6 +10,8 @@ from hypothesis import settings
 from tests.postgres import Server, find_binaries
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+# Minutes each, the longest first: whoever begins with them is not waited for in the end.
+LONG = ["test_cli", "test_cifar", "test_kill", "test_zoo", "test_cluster", "test_task_options"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -26,6 +28,12 @@ def pytest_configure(config: pytest.Config) -> None:
         # before anything counts the cores: torch and the runtimes then take one thread each
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first; workers of xdist take them in this order (`--no-loadscope-reorder`)."""
+    place = {name: number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
 
 
 @pytest.fixture(scope="session", autouse=True)

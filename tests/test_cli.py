@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -19,6 +18,7 @@ from autoquant.export.readback import read_artifact
 from autoquant.search.record import StudyHeader
 from autoquant.search.storage import Location, create_record
 from autoquant.search.study import Budget
+from tests.command import autoquant
 from tests.fakes import fake_study
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,13 +28,6 @@ TRIAL_KEYS = {
     "latency_ratio_ci", "size_bytes", "integer_coverage", "float_layers", "parity", "seconds",
     "seed",
 }  # fmt: skip
-
-
-def autoquant(*arguments: str | Path, cwd: Path, **environment: str):
-    return subprocess.run(
-        [sys.executable, "-m", "autoquant", *map(str, arguments)],
-        cwd=cwd, capture_output=True, text=True, env={**os.environ, **environment}, timeout=300,
-    )  # fmt: skip
 
 
 def refused(result, *words: str, status: int = 2) -> None:

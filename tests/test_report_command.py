@@ -12,8 +12,9 @@ from autoquant.core.trial import Trial
 from autoquant.publish import publish_report
 from autoquant.search.record import StudyHeader
 from autoquant.search.storage import Location, create_record
+from tests.command import autoquant
 from tests.loss_trials import grid_trials
-from tests.test_cli import autoquant, refused
+from tests.test_cli import refused
 from tests.test_report import report_of
 
 SPACE = """

@@ -10,8 +10,9 @@ from autoquant.config import load_space, parse_space
 from autoquant.core.task import Task
 from autoquant.errors import InputError, TaskError
 from autoquant.tasks import TaskOptions, load_task, register_task
+from tests.command import autoquant
 from tests.picture_folders import STATISTICS, colour_net, save_program, write_folder
-from tests.test_cli import autoquant, refused
+from tests.test_cli import refused
 
 
 @pytest.mark.parametrize(
