@@ -136,7 +136,7 @@ def test_w4a8_learned_loses_at_most_six_tenths(resnet20: Evaluator) -> None:
 ROUNDINGS = {
     "gptq": PtqOptions(rounding="gptq"),
     "layer": PtqOptions(rounding="learned", rounding_iterations=100),
-    "block": PtqOptions(rounding="learned", rounding_scope="block", rounding_iterations=50),
+    "block": PtqOptions(rounding="learned", rounding_scope="block", rounding_iterations=25),
 }
 
 
