@@ -1,8 +1,8 @@
 """The command line, in processes of its own that need not import everything anew.
 
 Each command is forked from a process that has done nothing but import what most commands need
-(Python's own `forkserver`), and so begins some ten seconds of a slow core later than a process
-that is started. Tests of the start itself start one.
+(Python's own `forkserver`). Everything else is as in a process that is started; tests of the start
+itself, of kills and of interrupts start one.
 """
 
 import os

@@ -340,7 +340,6 @@ def test_mirror_shows_only_trials_with_every_parameter() -> None:
         assert len(inner.shown) == count
 
 
-@pytest.mark.slow
 def test_gaussian_processes_of_optuna_stand_baselines_outside_the_space(tmp_path: Path) -> None:
     study = fake_study(tmp_path)
     study.run(Budget(17), "gp")
