@@ -48,7 +48,7 @@ def picked_points(study: str) -> list[tuple[str, int]]:
 
 def remember_points(study: str) -> None:
     """Take over what was just selected: a plot that is drawn anew has no selection of its own."""
-    points = read_points(st.session_state.plot.selection.points, study)
+    points = read_points(st.session_state.plot.selected or (), study)
     st.session_state[f"picked_{study}"] = points
     own = [number for name, number in points if name == study][:4]
     if own:

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
-import plotly.graph_objects as go
 import streamlit as st
+from plot import show_figure
 from shared import library, plain, setting
 
 from autoquant.browse.errand import follow_errand
@@ -21,7 +21,6 @@ from autoquant.report.distribution import (
 )
 from autoquant.report.distribution_figure import input_figure, weight_figure
 from autoquant.report.range_figure import input_range_figure, weight_grid_figure
-from autoquant.report.style import take_title_off
 
 _SAID = "layer_errand_said"
 
@@ -103,12 +102,6 @@ def _choose_layer(names: list[str], place) -> str:
     name = place.selectbox("Layer, in network order", names, key="layer")
     st.query_params["layer"] = name
     return name
-
-
-def show_figure(figure: go.Figure, key: str) -> None:
-    """In the app's own colours: a page has a heading, a report's figure its title."""
-    take_title_off(figure)
-    st.plotly_chart(figure, key=key, config={"displaylogo": False})
 
 
 def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]], key: str) -> None:

@@ -1,10 +1,18 @@
 """The app: a router. `autoquant app` runs it."""
 
-import streamlit as st
+from pathlib import Path
 
-st.set_page_config(page_title="autoquant", page_icon=":material/tune:", layout="wide")
-# less margin: a plot and a table want the room
-st.html("<style>.stMainBlockContainer {padding: 3rem 2.5rem 2rem}</style>")
+import streamlit as st
+from plot import prepare_figures
+
+# the icon is a file, since the browser would fetch one of Streamlit's from another server
+ICON = Path(__file__).with_name("icon.svg")
+st.set_page_config(page_title="autoquant", page_icon=str(ICON), layout="wide")
+# less margin: a plot and a table want the room; what is there to load Plotly takes none
+st.html(
+    "<style>.stMainBlockContainer {padding: 3rem 2.5rem 2rem} .st-key-prepare {display: none}</style>"
+)
+prepare_figures()
 st.navigation(
     {
         "Search": [

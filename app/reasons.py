@@ -1,6 +1,7 @@
 """The section that says why a model has the bits that it has."""
 
 import streamlit as st
+from plot import show_figure
 from shared import plain
 
 from autoquant.browse.library import StudyView
@@ -28,7 +29,7 @@ def show_reasons(view: StudyView, trial: Trial) -> None:
         return
     st.markdown(plain(summarize_reasons(found)))
     if any(map(find_step_down, found.layers)):
-        st.plotly_chart(why_figure(found), key="why")
+        show_figure(why_figure(found), "why")
     st.dataframe(_rows(*tabulate_reasons(found)), hide_index=True, key="reasons")
     columns, rows = tabulate_options(found)
     if rows:

@@ -231,9 +231,15 @@ def test_filters_hide_what_they_are_to_hide(results: Path, open_page: Open) -> N
     assert is_fine(app)
 
 
+def figures(app: AppTest) -> list[dict]:
+    """What is drawn on a page."""
+    told = [json.loads(part.proto.json or "null") for part in app.get("bidi_component")]
+    return [json.loads(data["figure"]) for data in told if data]
+
+
 def points(app: AppTest) -> int:
     """Dominated trials that are drawn."""
-    figure = json.loads(app.get("plotly_chart")[-1].proto.spec)
+    figure = figures(app)[-1]
     traces = [trace for trace in figure["data"] if trace["name"] == "dominated"]
     return sum(len(b64decode(trace["x"]["bdata"])) // 8 for trace in traces)
 
@@ -304,7 +310,7 @@ def test_what_is_picked_stays_when_a_running_study_grows(results: Path, open_pag
         app.run()
         assert is_fine(app)
         assert "1 selected" in words(app)
-        figure = json.loads(app.get("plotly_chart")[-1].proto.spec)
+        figure = figures(app)[-1]
         assert sum(len(trace.get("selectedpoints", ())) for trace in figure["data"]) == 1
         assert sum(len(decode(trace)) for trace in figure["data"] if trace["name"] != "chosen") > 8
 

@@ -12,7 +12,7 @@ from autoquant.distribution import keep_record
 from autoquant.search.storage import Location, hold_driver_lock
 from tests.journals import measured_trials, write_study
 from tests.layer_records import layer_names, write_layers
-from tests.test_app import EVIL, Open, is_fine, open_page, results, words
+from tests.test_app import EVIL, Open, figures, is_fine, open_page, results, words
 
 __all__ = ["open_page", "results"]  # fixtures
 
@@ -25,10 +25,6 @@ def study(results: Path) -> Path:
     return write_layers(results, "s", layer_names())
 
 
-def figures(app) -> int:
-    return len(app.get("plotly_chart"))
-
-
 @pytest.mark.usefixtures("study")
 @pytest.mark.parametrize(("part", "drawn"), PARTS)
 def test_each_part_shows_its_figures(open_page: Open, part: str, drawn: int) -> None:
@@ -36,7 +32,7 @@ def test_each_part_shows_its_figures(open_page: Open, part: str, drawn: int) -> 
     assert is_fine(app)
     assert not app.error
     assert not app.warning
-    assert figures(app) == drawn
+    assert len(figures(app)) == drawn
     if part == "error":
         assert "build it on the page Export first" in words(app)
     if part == "sensitivity":
@@ -54,7 +50,7 @@ def test_the_address_restores_the_view(open_page: Open) -> None:
     assert is_fine(app)
     assert app.query_params["layer"] in ("conv7", ["conv7"])
     assert "it has no integer kernel" in words(app)
-    assert figures(app) == 1
+    assert len(figures(app)) == 1
 
 
 @pytest.mark.usefixtures("study")
@@ -106,7 +102,7 @@ def test_errors_of_trials_whose_files_are_there(
     keep_record(NoiseRecord(layers=(LayerNoise("conv0", 40.0, 30.0),)), noise_path(location, trial))
     app.run()
     assert is_fine(app)
-    assert figures(app) == 1
+    assert len(figures(app)) == 1
     assert not [button for button in app.button if button.key == "do_noise"]
 
 

@@ -218,3 +218,67 @@ def test_scripts_in_records_and_addresses_do_not_run(page: Any, results: Path) -
     page.goto(f"{page.address}/front?study=%3Cscript%3Edocument.title%3D%27owned%27%3C/script%3E")
     wait_until_still(page)
     assert page.title() != "owned"
+
+
+_POINTS = """() => document.querySelector('.st-key-plot .js-plotly-plot')._fullData
+  .filter(trace => trace.name !== 'chosen').reduce((sum, trace) => sum + trace._length, 0)"""
+
+
+def test_a_plot_is_changed_in_place_and_keeps_what_is_picked(page: Any, results: Path) -> None:
+    write_study(results, "plot", measured_trials(60))
+    page.goto(f"{page.address}/front?study=plot")
+    wait_until_still(page)
+    before = page.evaluate(_POINTS)
+    page.evaluate("() => { window.first = document.querySelector('.st-key-plot .js-plotly-plot') }")
+    draw_box(page)
+    selected = page.get_by_text(" selected")
+    selected.wait_for()
+    count = int(selected.inner_text().split()[0])
+    assert 1 < count < before
+    assert count == page.evaluate(_PICKED)
+    page.get_by_role("button", name="qat", exact=True).click()
+    page.wait_for_function(f"() => ({_POINTS})() < {before}")
+    wait_until_still(page)
+    # those of the other mode are gone; of the rest the same ones stand out, counted anew
+    left = int(selected.inner_text().split()[0])
+    assert left == page.evaluate(_PICKED)
+    assert page.evaluate(
+        "() => window.first === document.querySelector('.st-key-plot .js-plotly-plot')"
+    )
+    page.mouse.dblclick(*corner_of(page))
+    see(page, "The front:")
+    assert page.evaluate(_PICKED) == 0
+
+
+_PICKED = """() => document.querySelector('.st-key-plot .js-plotly-plot')._fullData
+  .reduce((sum, trace) => sum + (trace.selectedpoints || []).length, 0)"""
+
+
+def corner_of(page: Any) -> tuple[float, float]:
+    """A place inside the plot without points."""
+    box = page.locator(".st-key-plot .draglayer .nsewdrag").bounding_box()
+    return box["x"] + box["width"] - 12, box["y"] + box["height"] - 12
+
+
+def draw_box(page: Any) -> None:
+    """Around the left half of the plot, by its own tool."""
+    plot = page.locator(".st-key-plot")
+    plot.hover()
+    plot.locator("[data-val=select]").click()
+    box = plot.locator(".draglayer .nsewdrag").bounding_box()
+    page.mouse.move(box["x"] + 3, box["y"] + 3)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] - 3, steps=5)
+    page.mouse.up()
+
+
+def test_pages_ask_no_other_server_for_anything(page: Any, results: Path) -> None:
+    write_study(results, "quiet", measured_trials(12))
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    for name in ("", "new", "live", "front", "compare", "qat"):
+        page.goto(f"{page.address}/{name}?study=quiet")
+        wait_until_still(page)
+    elsewhere = [url for url in asked if not url.startswith((page.address, "data:", "blob:"))]
+    assert asked
+    assert not elsewhere

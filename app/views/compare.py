@@ -1,6 +1,7 @@
 """Two to four models side by side."""
 
 import streamlit as st
+from plot import show_figure
 from reasons import show_reasons
 from shared import choose_view, library, pick_trials, plain, setting
 
@@ -60,7 +61,7 @@ st.dataframe(compare_figures(trials), hide_index=True, key="figures", height="co
 st.caption("± is half of the 95 % interval; differences inside it are none.")
 
 st.subheader("Bits by layer")
-st.plotly_chart(strip_figure(trials), key="strip")
+show_figure(strip_figure(trials), "strip")
 
 st.subheader("What differs in the recipes")
 if differences := compare_recipes(trials):

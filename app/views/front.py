@@ -3,6 +3,7 @@
 import pandas as pd
 import streamlit as st
 from choice_form import choose_axes, choose_filter, picked_points, remember_points
+from plot import show_figure
 from shared import choose_trials, choose_view, chosen_trials, library, plain
 
 from autoquant.browse.library import StudyView
@@ -10,8 +11,6 @@ from autoquant.browse.table import FORMATS, lay_over, shape_rows
 from autoquant.report.explore_figure import explore_figure
 
 NUMBERS = {name: st.column_config.NumberColumn(format=form) for name, form in FORMATS.items()}
-# canvases of twice the resolution are four times the work where no graphics card draws them
-PLAIN = {"displaylogo": False, "plotGlPixelRatio": 1}
 view = choose_view()
 name = view.key
 
@@ -39,13 +38,10 @@ def show_choice(table: pd.DataFrame) -> None:
     rows = table[choose_filter(table, name).mask(table)]
     ringed = [(name, number) for number in chosen_trials()]
     picked = picked_points(name)
-    st.plotly_chart(
-        explore_figure(
-            rows, x, y, size_by=size_by, color_by=color_by, selected=ringed, picked=picked
-        ),
-        key="plot", on_select=lambda: remember_points(name),
-        selection_mode=("points", "box", "lasso"), config=PLAIN,
-    )  # fmt: skip
+    figure = explore_figure(
+        rows, x, y, size_by=size_by, color_by=color_by, selected=ringed, picked=picked
+    )
+    show_figure(figure, "plot", on_select=lambda: remember_points(name))
     show_table(rows, picked)
 
 

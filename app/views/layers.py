@@ -1,7 +1,8 @@
 """Layers: what their values look like, what each method clips, what their widths cost."""
 
 import streamlit as st
-from layer_parts import choose_one, do_errand, show_all, show_figure, show_layer, show_table
+from layer_parts import choose_one, do_errand, show_all, show_layer, show_table
+from plot import show_figure
 from shared import choose_view, library, pick_trials, plain
 
 from autoquant.browse.layers import (

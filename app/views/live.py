@@ -1,6 +1,7 @@
 """A search as it runs: progress, what is under way, what failed, how the machine did."""
 
 import streamlit as st
+from plot import show_figure
 from shared import attempt, badge, choose_card, library, plain
 
 from autoquant.browse.library import StudyCard
@@ -67,13 +68,16 @@ def show_figures(card: StudyCard) -> None:
     snapshot = card.view.snapshot
     left, right = st.columns(2)
     left.subheader("What the front gained")
-    left.plotly_chart(growth_figure(find_growth(snapshot)), key="growth")
+    with left:
+        show_figure(growth_figure(find_growth(snapshot)), "growth")
     right.subheader("Drift of the machine")
-    right.plotly_chart(drift_figure(snapshot.trials), key="drift")
+    with right:
+        show_figure(drift_figure(snapshot.trials), "drift")
     right.caption(plain(describe_drift(snapshot.trials) or "nothing was timed yet"))
     if any(trial.training for trial in snapshot.trials):
         left.subheader("Latest trainings")
-        left.plotly_chart(loss_curves_figure(snapshot.trials), key="losses")
+        with left:
+            show_figure(loss_curves_figure(snapshot.trials), "losses")
 
 
 def show_failures(card: StudyCard) -> None:

@@ -2,6 +2,7 @@
 
 import pandas as pd
 import streamlit as st
+from plot import show_figure
 from shared import choose_view, library, plain
 
 from autoquant.browse.handout import report_command
@@ -43,9 +44,8 @@ for paragraph in report.advice:
 figures = report.figures()
 shown = [name for name in WORDS if name in figures]
 for tab, name in zip(st.tabs([WORDS[name] for name in shown], key="figures"), shown, strict=True):
-    figure = figures[name].update_layout(title=None, template=None, font=None)
-    figure.update_layout(margin={"t": 90}, height=(figure.layout.height or 460) + 60)
-    tab.plotly_chart(figure, key=name)
+    with tab:
+        show_figure(figures[name], name)
 
 st.subheader("Cells")
 rows = tabulate_losses(report.rows)

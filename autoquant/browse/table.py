@@ -159,12 +159,12 @@ def read_points(points: Iterable[Any], study: str) -> list[tuple[str, int]]:
     """(study, number) of what a browser says was selected; see `explore_figure`.
 
     Args:
-        points: of the selection, each with its `customdata`.
+        points: of the selection, the `customdata` of each.
         study: that a number alone belongs to.
     """
     found: list[tuple[str, int]] = []
     for point in points:
-        match point.get("customdata"):
+        match point:
             case [str(name), int(number), *_]:
                 found.append((name, number))
             case int(number) | float(number):
