@@ -10,7 +10,9 @@ ICON = Path(__file__).with_name("icon.svg")
 st.set_page_config(page_title="autoquant", page_icon=str(ICON), layout="wide")
 # less margin: a plot and a table want the room; what is there to load Plotly takes none
 st.html(
-    "<style>.stMainBlockContainer {padding: 3rem 2.5rem 2rem} .st-key-prepare {display: none}</style>"
+    "<style>"
+    ".stMainBlockContainer {padding: 3rem 2.5rem 2rem} .st-key-prepare {display: none}"
+    "</style>"
 )
 prepare_figures()
 st.navigation(

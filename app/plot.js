@@ -2,37 +2,39 @@
 // canvas each time, a good half second where no graphics card draws it.
 
 const library = new URL("component/plot.plotly/plotly.min.js", document.baseURI);
+let loading;
 
+/** Plotly, loaded once for all figures of the page. */
 function load() {
-  window.autoquantPlotly ??= new Promise((done, fail) => {
+  loading ??= new Promise((done, fail) => {
+    // by a script's address alone does the browser keep what it has compiled
     const script = document.createElement("script");
     script.src = library;
     script.onload = () => done(window.Plotly);
     script.onerror = () => {
-      window.autoquantPlotly = undefined; // the next figure tries again
-      fail(new Error(`the plot needs ${library}, which cannot be loaded: is the app still running?`));
+      loading = undefined; // the next figure tries again
+      fail(new Error(`${library} cannot be loaded: is the app still running?`));
     };
     document.head.append(script);
   });
-  return window.autoquantPlotly;
+  return loading;
 }
 
 /** Ground, text and lines of the theme that the page has now. */
-function template(element) {
+function readTheme(element) {
   const style = getComputedStyle(element);
   const read = (name) => style.getPropertyValue(`--st-${name}`).trim();
   const [text, pale, lines] = ["text-color", "gray-text-color", "border-color-light"].map(read);
+  const font = { color: text, family: read("font"), size: 13 };
   const axis = { gridcolor: lines, linecolor: lines, zerolinecolor: lines };
+  const clear = "rgba(0,0,0,0)";
   return {
     layout: {
-      paper_bgcolor: "rgba(0,0,0,0)",
-      plot_bgcolor: "rgba(0,0,0,0)",
-      font: { color: text, family: read("font"), size: 13 },
-      hoverlabel: {
-        bgcolor: read("background-color"), bordercolor: pale,
-        font: { color: text, family: read("font"), size: 13 },
-      },
-      modebar: { bgcolor: "rgba(0,0,0,0)", color: pale, activecolor: text },
+      paper_bgcolor: clear,
+      plot_bgcolor: clear,
+      font,
+      hoverlabel: { bgcolor: read("background-color"), bordercolor: pale, font },
+      modebar: { bgcolor: clear, color: pale, activecolor: text },
       xaxis: axis,
       yaxis: axis,
     },
@@ -61,32 +63,36 @@ function listen(Plotly, place) {
   place.aqWatch.observe(place);
 }
 
+async function draw(Plotly, place, { traces, layout, config }) {
+  place.aqDrawing = true; // while Plotly says of its own accord that nothing is selected
+  await Plotly.react(place, traces, layout, config);
+  place.aqDrawing = false;
+  if (!place.aqWatch) listen(Plotly, place);
+}
+
 export default function ({ data, parentElement, setTriggerValue }) {
-  const loading = load(); // also where there is no figure yet: the server reads meanwhile
-  if (!data) return undefined;
-  const { data: traces, layout } = JSON.parse(data.figure);
-  const place = findPlace(parentElement, layout.height);
+  const ready = load();
+  if (!data) {
+    ready.catch(() => {}); // a figure will say why
+    return undefined;
+  }
+  const { data: traces, layout: asked } = JSON.parse(data.figure);
+  const place = findPlace(parentElement, asked.height);
   place.aqTell = (points) => setTriggerValue("selected", points);
-  // what is selected is the server's to say: points are counted anew whenever a filter moves
-  const selectionrevision = (place.aqTurn ?? 0) + 1;
-  place.aqTurn = selectionrevision;
+  const turn = (place.aqTurn ?? 0) + 1;
+  place.aqTurn = turn;
+  // What is selected is the server's to say, anew each time: points are counted, and a filter that
+  // moves changes who is the seventh.
   const manners = data.selects
-    ? { dragmode: "pan", clickmode: "event+select", selectionrevision }
+    ? { dragmode: "pan", clickmode: "event+select", selectionrevision: turn }
     : { dragmode: "zoom" };
-  const whole = { ...layout, ...manners, template: template(place) };
-  const buttons = data.selects ? [] : ["select2d", "lasso2d"];
-  const config = { ...data.config, modeBarButtonsToRemove: ["sendChartToCloud", ...buttons] };
-  loading
-    .then((Plotly) => {
-      if (place.aqTurn !== selectionrevision) return undefined; // a newer one is there
-      place.aqDrawing = true; // which Plotly tells of as of a selection of nothing
-      return Plotly.react(place, traces, whole, config).then(() => {
-        place.aqDrawing = false;
-        if (!place.aqWatch) listen(Plotly, place);
-      });
-    })
+  const layout = { ...asked, ...manners, template: readTheme(place) };
+  const useless = data.selects ? [] : ["select2d", "lasso2d"];
+  const config = { ...data.config, modeBarButtonsToRemove: ["sendChartToCloud", ...useless] };
+  ready
+    .then((Plotly) => place.aqTurn === turn && draw(Plotly, place, { traces, layout, config }))
     .catch((error) => {
-      place.textContent = error.message;
+      place.textContent = `The plot cannot be drawn: ${error.message}`;
     });
   return () => {
     place.aqWatch?.disconnect();

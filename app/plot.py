@@ -35,9 +35,7 @@ def prepare_figures() -> None:
     _renderer()(key="prepare", height=1)
 
 
-def show_figure(
-    figure: "go.Figure", key: str, on_select: Callable[[], None] | None = None
-) -> None:
+def show_figure(figure: "go.Figure", key: str, on_select: Callable[[], None] | None = None) -> None:
     """Draw a figure, or change the one that is there, in the colours of the page.
 
     Args:
@@ -48,8 +46,5 @@ def show_figure(
     """
     take_title_off(figure)
     data = {"figure": figure.to_json(), "config": _CONFIG, "selects": on_select is not None}
-    _renderer()(key=key, data=data, on_selected_change=on_select or _ignore)
-
-
-def _ignore() -> None:
-    """What is called when something is selected where nothing can be."""
+    told = {} if on_select is None else {"on_selected_change": on_select}
+    _renderer()(key=key, data=data, **told)

@@ -1,7 +1,6 @@
 """Rows of tables for people: pure functions of trials. A dash is what was not measured."""
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,10 +28,9 @@ def describe_recipe(recipe: Recipe, name: str | None = None) -> str:
     """A recipe in a few words: `w4 x13, w8 x6, float x1; percentile:99.9; qat`."""
     if recipe.options is None or name is not None:
         return name or recipe.method
-    counts = Counter(recipe.layers.values())
-    widths = [f"w{bits} x{counts[bits]}" for bits in (8, 4) if counts[bits]]
-    if counts[None]:
-        widths.append(f"float x{counts[None]}")
+    bits = list(recipe.layers.values())  # whose `count` is many times quicker than a Counter
+    counts = {"w8": bits.count(8), "w4": bits.count(4), "float": bits.count(None)}
+    widths = [f"{width} x{count}" for width, count in counts.items() if count]
     mode = "; qat" if recipe.is_trained else ""
     return f"{', '.join(widths)}; {method_label(recipe.options.calibration)}{mode}"
 
