@@ -56,6 +56,7 @@ def metric(outputs: np.ndarray, targets: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize(("kind", "changes"), NETWORKS, ids=lambda v: getattr(v, "__name__", ""))
+@pytest.mark.long
 def test_every_baseline_builds_runs_and_is_executed_in_integers(kind, changes) -> None:
     evaluator = build_evaluator(make_task(kind, metric=metric, **changes), options=OPTIONS)
     names = [layer.name for layer in evaluator.layers]

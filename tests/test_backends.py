@@ -193,6 +193,7 @@ class TestOpenVino(FileBackendContract):
         names = [layer.name for layer in builder.layers]
         assert backend.find_integer_layers(changed, names) == frozenset(names) - {"body"}
 
+    @pytest.mark.long
     def test_the_digits_run_in_integers_and_agree_with_onnx_runtime(self, backend) -> None:
         options = EvaluationOptions(latency=None)
         evaluator = build_evaluator(load_task("digits"), options=options, backend="openvino")

@@ -92,6 +92,7 @@ def changed(change: Callable[[nn.Module], object], kind: type[nn.Module] = Resid
     ],
 )
 @pytest.mark.parametrize("symmetry", ["asymmetric", "symmetric"])
+@pytest.mark.long
 def test_odd_models_and_data_work(task: Task, symmetry: str) -> None:
     """Each builds a file whose every scale is finite and that agrees with the Brevitas model."""
     evaluator = build_evaluator(task, options=EvaluationOptions(latency=None))

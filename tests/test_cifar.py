@@ -15,6 +15,8 @@ from autoquant.core.trial import Measurement
 from autoquant.evaluate import EvaluationOptions, Evaluator
 from autoquant.tasks import load_task
 
+pytestmark = pytest.mark.long
+
 
 @cache
 def evaluator_of(name: str, seed: int = 0) -> Evaluator:

@@ -21,6 +21,8 @@ from autoquant.search.study import Budget
 from tests.command import autoquant
 from tests.fakes import fake_study
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).resolve().parents[1]
 TRIAL_KEYS = {
     "number", "state", "digest", "recipe", "accuracy", "accuracy_drop", "accuracy_ci",

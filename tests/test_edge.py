@@ -58,6 +58,7 @@ def test_the_environment_lacks_everything_else(edge_python: Path, package: str) 
     assert result.returncode != 0
 
 
+@pytest.mark.long
 def test_bench_runs_there(edge_python: Path, files: dict[str, Path]) -> None:
     result = run(edge_python, "bench", files["w8a8"], "--vs", files["float"], "--format", "json")
     assert result.returncode == 0, result.stderr
@@ -71,6 +72,7 @@ def test_bench_runs_there(edge_python: Path, files: dict[str, Path]) -> None:
     assert "latency_ms" in table.stdout
 
 
+@pytest.mark.long
 def test_verify_latency_runs_there(edge_python: Path, files: dict[str, Path]) -> None:
     command = ("verify", files["w8a8"], "--latency", "--vs", files["float"], "--format", "json")
     result = run(edge_python, *command)
@@ -186,6 +188,7 @@ def test_a_damaged_passport_is_one_line(files, tmp_path, capsys, changes) -> Non
     assert "the passport in this file is damaged" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_a_ratio_that_disagrees_is_timed_once_more(files, tmp_path, monkeypatch) -> None:
     compared = []
     compare = bench._compare

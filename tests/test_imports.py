@@ -54,6 +54,7 @@ def test_public_names_exist() -> None:
     [("search", "task", "storage"), ("quantize", "task", "layers")],
 )
 @pytest.mark.parametrize("before", ["pass", "import autoquant.{0}.{1}"])
+@pytest.mark.long
 def test_packages_that_are_verbs_are_both_whatever_was_imported(
     verb: str, first: str, module: str, before: str
 ) -> None:

@@ -9,7 +9,11 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from autoquant.search.storage import Location, load_record
+
+pytestmark = pytest.mark.long
 
 KILLS = 6
 TRIALS = 16

@@ -275,6 +275,7 @@ def test_wrong_image_size_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.long
 def test_trace_of_a_published_architecture_is_read(tmp_path: Path) -> None:
     """Members by number, classes that live in a package `ops`, convolutions of one kind."""
     import_torchvision()

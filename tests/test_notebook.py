@@ -340,6 +340,7 @@ def digits(tmp_path_factory) -> aq.NotebookStudy:
     return aq.search("digits", QUICK, trials=8, results=folder, progress=False)
 
 
+@pytest.mark.long
 def test_real_study_agrees_with_the_command_line_and_exports(digits, tmp_path: Path) -> None:
     assert len(digits.trials) == 8
     told = command(digits, "front")
@@ -353,12 +354,14 @@ def test_real_study_agrees_with_the_command_line_and_exports(digits, tmp_path: P
     assert passport["digest"] in set(digits.front()["digest"])
 
 
+@pytest.mark.long
 def test_real_study_is_loaded_by_folder_and_resumed_by_name(digits) -> None:
     loaded = aq.load_study(digits.location.folder)
     assert len(loaded.resume(trials=9, progress=False).trials) == 9
     assert len(digits.trials) == 9, "the other object follows"
 
 
+@pytest.mark.long
 def test_another_model_under_the_same_name_is_refused(tmp_path: Path) -> None:
     """Tasks without a name are all called the same; their trials must not be mixed."""
     first = make_task(name="")

@@ -16,6 +16,7 @@ ALL = ["accuracy", "latency", "size"]
 
 
 @pytest.mark.parametrize("sampler", QUICK_SAMPLERS)
+@pytest.mark.long
 def test_rejected_trials_keep_what_was_seen_and_are_never_shown_as_measured(
     tmp_path: Path, sampler: str
 ) -> None:
@@ -68,6 +69,7 @@ def test_nothing_is_rejected_when_everything_is_wanted_in_full(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("sampler", QUICK_SAMPLERS)
+@pytest.mark.long
 def test_without_latency_one_seed_gives_one_sequence(tmp_path: Path, sampler: str) -> None:
     sequences = []
     for folder in ("one", "other"):

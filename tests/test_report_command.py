@@ -17,6 +17,8 @@ from tests.loss_trials import grid_trials
 from tests.test_cli import refused
 from tests.test_report import report_of
 
+pytestmark = pytest.mark.long
+
 SPACE = """
 version: 1
 task: tiny

@@ -155,6 +155,7 @@ def test_file_agrees_with_the_brevitas_model(residual: TaskBuilder, method: str)
 
 
 @pytest.mark.parametrize("method", list(METHODS))
+@pytest.mark.long
 def test_a_recipe_does_not_depend_on_the_recipes_before_it(method: str) -> None:
     task = make_task(Residual)
     mixture = Recipe.quantized({**dict.fromkeys(LAYERS, 4), "fc": 8}, PtqOptions(**METHODS[method]))
@@ -167,6 +168,7 @@ def test_a_recipe_does_not_depend_on_the_recipes_before_it(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["gptq", "layer", "block"])
+@pytest.mark.long
 def test_rounding_brings_outputs_closer_than_nearest(method: str) -> None:
     quantizer = quantizer_of(Residual)
     inputs = Data(256, seed=7).x

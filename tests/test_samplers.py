@@ -287,6 +287,7 @@ def seconds_a_proposal(trials: int) -> float:
     return (time.process_time() - start) / 3
 
 
+@pytest.mark.long
 def test_proposals_take_much_less_than_proportionally_longer_in_a_long_study() -> None:
     """The limits, 0.1 s at 100 trials and 1 s at 5,000, are those of a machine of its own."""
     assert seconds_a_proposal(5000) < 20 * seconds_a_proposal(100)

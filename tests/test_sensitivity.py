@@ -155,6 +155,7 @@ def test_figure_shows_every_layer_in_four_panels(tmp_path: Path) -> None:
     assert "The proxy is the KL divergence" in describe_base(found)
 
 
+@pytest.mark.long
 def test_command_prints_json_and_draws(tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     command = [sys.executable, "-m", "autoquant", "sensitivity", "digits"]

@@ -21,6 +21,7 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 @pytest.mark.parametrize("sampler", QUICK_SAMPLERS)
+@pytest.mark.long
 def test_study_has_exactly_the_trials_asked_for(tmp_path: Path, sampler: str) -> None:
     study = fake_study(tmp_path)
     study.run(Budget(40), sampler)

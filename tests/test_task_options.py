@@ -14,6 +14,8 @@ from tests.command import autoquant
 from tests.picture_folders import STATISTICS, colour_net, save_program, write_folder
 from tests.test_cli import refused
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.parametrize(
     ("pairs", "options"),

@@ -10,6 +10,8 @@ from autoquant.evaluate import EvaluationOptions, Evaluator
 from tests.judge import coverage, rounding_limit_db
 from tests.zoo import zoo_task
 
+pytestmark = pytest.mark.long
+
 QUICK = (
     "audio_cnn",
     "lstm",
