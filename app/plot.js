@@ -1,7 +1,8 @@
 // A Plotly figure that is changed in place. Whoever builds it anew with every change pays for a new
 // canvas each time, a good half second where no graphics card draws it.
 
-const library = new URL("component/plot.plotly/plotly.min.js", document.baseURI);
+// the server replaces the version: what a browser has kept of another one is not taken for it
+const library = new URL("component/plot.plotly/plotly.min.js?PLOTLY_VERSION", document.baseURI);
 let loading;
 
 /** Plotly, loaded once for all figures of the page. */
@@ -63,11 +64,23 @@ function listen(Plotly, place) {
   place.aqWatch.observe(place);
 }
 
-async function draw(Plotly, place, { traces, layout, config }) {
+async function draw(Plotly, place, turn, { traces, layout, config }) {
+  if (place.aqTurn !== turn) return; // a newer one is there
+  if (!place.aqWatch) place.replaceChildren(); // why there was none before
   place.aqDrawing = true; // while Plotly says of its own accord that nothing is selected
-  await Plotly.react(place, traces, layout, config);
-  place.aqDrawing = false;
+  try {
+    await Plotly.react(place, traces, layout, config);
+  } finally {
+    if (place.aqTurn === turn) place.aqDrawing = false;
+  }
   if (!place.aqWatch) listen(Plotly, place);
+}
+
+/** Leave nothing of a figure: no canvas, no listener. */
+function clear(place) {
+  place.aqWatch?.disconnect();
+  delete place.aqWatch;
+  window.Plotly?.purge(place);
 }
 
 export default function ({ data, parentElement, setTriggerValue }) {
@@ -90,12 +103,12 @@ export default function ({ data, parentElement, setTriggerValue }) {
   const useless = data.selects ? [] : ["select2d", "lasso2d"];
   const config = { ...data.config, modeBarButtonsToRemove: ["sendChartToCloud", ...useless] };
   ready
-    .then((Plotly) => place.aqTurn === turn && draw(Plotly, place, { traces, layout, config }))
+    .then((Plotly) => draw(Plotly, place, turn, { traces, layout, config }))
     .catch((error) => {
+      if (place.aqTurn !== turn) return;
+      clear(place);
       place.textContent = `The plot cannot be drawn: ${error.message}`;
     });
-  return () => {
-    place.aqWatch?.disconnect();
-    window.Plotly?.purge(place);
-  };
+  // Streamlit ends a call that a later one has overtaken as well, whose place lives on.
+  return () => place.isConnected || clear(place);
 }

@@ -27,7 +27,9 @@ _CONFIG = {
 @st.cache_resource
 def _renderer() -> Callable[..., Any]:
     declare_component("plotly", path=str(_LIBRARY))
-    return component("figure", js=(_HERE / "plot.js").read_text("utf-8"), isolate_styles=False)
+    source = (_HERE / "plot.js").read_text("utf-8")
+    source = source.replace("PLOTLY_VERSION", plotly.__version__)
+    return component("figure", js=source, isolate_styles=False)
 
 
 def prepare_figures() -> None:

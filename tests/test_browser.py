@@ -275,10 +275,15 @@ def draw_box(page: Any) -> None:
 def test_pages_ask_no_other_server_for_anything(page: Any, results: Path) -> None:
     write_study(results, "quiet", measured_trials(12))
     asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
-    for name in ("", "new", "live", "front", "compare", "qat"):
+
+    def note(request: Any) -> None:
+        asked.append(request.url)
+
+    page.on("request", note)
+    for name in ("", "new", "live", "front", "compare", "layers", "qat", "export"):
         page.goto(f"{page.address}/{name}?study=quiet")
         wait_until_still(page)
+    page.remove_listener("request", note)
     elsewhere = [url for url in asked if not url.startswith((page.address, "data:", "blob:"))]
     assert asked
     assert not elsewhere

@@ -153,6 +153,34 @@ def test_trained_file_agrees_with_its_model_and_its_figures_tell_the_curve(bits:
     assert set(other.passport["measurement"]) == set(artifact.passport["measurement"])
 
 
+class Saturated(nn.Module):
+    """Most values reach the ceilings of its activations, and want to go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3)
+        self.body = nn.Conv2d(8, 8, 3)
+        self.fc = nn.Linear(8, 5)
+        with torch.no_grad():
+            self.stem.weight *= 20
+            self.body.weight *= 10
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu6(self.stem(x))
+        x = F.hardtanh(self.body(x), 0.0, 4.0)
+        return self.fc(x.mean((2, 3)))
+
+
+def test_a_trained_grid_does_not_outgrow_the_ceiling_of_the_activation_before_it() -> None:
+    """If it did, the clamp would stay in the file, and the runtime compute in float before it."""
+    task = task_with_data(Saturated)
+    evaluator = build_evaluator(task, options=EvaluationOptions(latency=None))
+    recipe = trained(8, ["stem", "body", "fc"], learning_rate=0.1)
+    untrained, _ = evaluator.evaluate(recipe.trained(None))
+    measurement, _ = evaluator.evaluate(recipe)
+    assert measurement.integer_coverage == untrained.integer_coverage == 1.0
+
+
 def test_a_recipe_that_was_used_before_lends_its_grids_and_not_its_caches() -> None:
     evaluator = build_evaluator(task_with_data(), options=EvaluationOptions(latency=None))
     recipe = trained(learning_rate=0.1)

@@ -39,8 +39,9 @@ def show_choice(table: pd.DataFrame) -> None:
     ringed = [(name, number) for number in chosen_trials()]
     picked = picked_points(name)
     figure = explore_figure(
-        rows, x, y, size_by=size_by, color_by=color_by, selected=ringed, picked=picked
-    )
+        rows, x, y, size_by=size_by, color_by=color_by, selected=ringed, picked=picked,
+        unfiltered=table,
+    )  # fmt: skip
     show_figure(figure, "plot", on_select=lambda: remember_points(name))
     show_table(rows, picked)
 

@@ -12,7 +12,13 @@ import torch
 from torch.fx import GraphModule, Node
 
 from autoquant.quantize.layers import LayerNode
-from autoquant.quantize.operators import computes, is_fused_activation, is_pool, is_zero_pad
+from autoquant.quantize.operators import (
+    computes,
+    find_ceiling,
+    is_fused_activation,
+    is_pool,
+    is_zero_pad,
+)
 from autoquant.quantize.sampling import record_values
 
 __all__ = ["equalize", "find_pairs"]
@@ -51,10 +57,7 @@ class Pair:
     @property
     def ceiling(self) -> float | None:
         """Where the activation cuts; None if it does not."""
-        bounds = [] if self.activation is None else list(self.activation.args[1:])
-        if self.activation is not None and self.activation.target is _ATEN.relu6.default:
-            return 6.0
-        return float(bounds[1]) if len(bounds) > 1 and bounds[1] is not None else None  # type: ignore[arg-type]
+        return None if self.activation is None else find_ceiling(self.activation)
 
 
 def equalize(

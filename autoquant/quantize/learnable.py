@@ -27,12 +27,26 @@ _SMALLEST = 1e-10  # Brevitas' own least scale
 
 @dataclass(frozen=True)
 class _Leaf:
-    """A value of a module as a product: what is trained, in units of what it began as."""
+    """A value of a module as a product: what is trained, in units of what it began as.
+
+    Attributes:
+        owner: the module.
+        name: of the value there.
+        unit: what it began as.
+        value: what is trained.
+        most: what the product may become at most; None where nothing bounds it.
+    """
 
     owner: Any
     name: str
     unit: Tensor
     value: Parameter
+    most: float | None = None
+
+    def confine(self) -> None:
+        """Take back what a step of training has gone too far."""
+        if self.most is not None:
+            self.value.data.clamp_(max=(self.most / self.unit).clamp(min=1.0))
 
     @property
     def product(self) -> Tensor:
@@ -50,6 +64,9 @@ class Learnable:
     Args:
         layers: quantized layers by name; they stay as they are.
         activations: calibrated quantizers by tensor name; likewise.
+        ceilings: where an activation cuts tensors off, by name. A runtime takes the activation
+            for a part of the grid behind it, and the layer before for one in integers, as long
+            as the grid ends there; so trained grids do not grow beyond.
 
     Attributes:
         layers: their copies, trainable, fast, without tensors that carry their scale along.
@@ -57,10 +74,14 @@ class Learnable:
     """
 
     def __init__(
-        self, layers: Mapping[str, QuantLayer], activations: Mapping[str, QuantIdentity]
+        self,
+        layers: Mapping[str, QuantLayer],
+        activations: Mapping[str, QuantIdentity],
+        ceilings: Mapping[str, float],
     ) -> None:
         self.layers = {name: _learn_layer(layer) for name, layer in layers.items()}
         self.activations = {name: _learn_grid(item) for name, item in activations.items()}
+        self._ceilings = ceilings
         self._leaves: dict[str, _Leaf] = {}
 
     def begin(self, run: Callable[[], object]) -> None:
@@ -77,13 +98,13 @@ class Learnable:
             self._leaves[f"{name}.weight"] = _lift(layer, "weight", _per_channel(ends, layer))
             self._lift_grid(f"{name}.grid", layer)
         for name, quantizer in self.activations.items():
-            self._lift_grid(f"value.{name}", quantizer)
+            self._lift_grid(f"value.{name}", quantizer, self._ceilings.get(name))
         self.refresh()
 
-    def _lift_grid(self, name: str, module: Any) -> None:
+    def _lift_grid(self, name: str, module: Any, most: float | None = None) -> None:
         grid = _tensor_quant(module)
         ends = grid.scaling_impl.value.detach().abs().clamp(min=_SMALLEST)
-        self._leaves[f"{name}.end"] = _lift(grid.scaling_impl, "value", ends)
+        self._leaves[f"{name}.end"] = _lift(grid.scaling_impl, "value", ends, most)
         lowest = getattr(grid.zero_point_impl, "value", None)
         # a grid that begins at zero has to stay so: a ReLU before it is a part of it
         if lowest is not None and bool(lowest.any()):
@@ -117,6 +138,7 @@ class Learnable:
     def refresh(self) -> None:
         """Put what is trained in its place; before every forward pass."""
         for leaf in self._leaves.values():
+            leaf.confine()
             setattr(leaf.owner, leaf.name, leaf.product)
 
     @property
@@ -144,6 +166,7 @@ class Learnable:
     def settle(self) -> None:
         """Hand everything back to Brevitas' own arithmetic, for encoding."""
         for leaf in self._leaves.values():
+            leaf.confine()
             delattr(leaf.owner, leaf.name)
             value = Parameter(leaf.product.detach().cpu(), requires_grad=False)
             # Brevitas' own would make a new quantizer for the new weight
@@ -157,11 +180,11 @@ class Learnable:
             module.cpu()
 
 
-def _lift(owner: Any, name: str, unit: Tensor) -> _Leaf:
+def _lift(owner: Any, name: str, unit: Tensor, most: float | None = None) -> _Leaf:
     """Take a parameter out of its module; `refresh` puts the product in its place."""
     value = getattr(owner, name).detach()
     delattr(owner, name)
-    return _Leaf(owner, name, unit.clone(), Parameter((value / unit).contiguous()))
+    return _Leaf(owner, name, unit.clone(), Parameter((value / unit).contiguous()), most)
 
 
 def _per_channel(ends: Tensor, layer: QuantLayer) -> Tensor:

@@ -176,6 +176,18 @@ def is_fused_activation(node: Node) -> bool:
     return not is_clamp or bool(lowest == 0)
 
 
+def find_ceiling(node: Node) -> float | None:
+    """Where an activation cuts off from above; None if it does not."""
+    if node.target is _ATEN.relu6.default:
+        return 6.0
+    if node.target is _ATEN.hardtanh.default and len(node.args) < 3:
+        return 1.0  # torch's own default
+    if node.target not in {_ATEN.clamp.default, _ATEN.hardtanh.default} or len(node.args) < 3:
+        return None
+    highest = node.args[2]
+    return float(highest) if isinstance(highest, (int, float)) else None
+
+
 def producer(node: Node) -> Node:
     """The operator behind a value, looking through carriers and fused activations."""
     node = root(node)

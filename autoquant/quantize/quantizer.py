@@ -25,6 +25,7 @@ from autoquant.quantize.inference import InPlaceInferenceManager
 from autoquant.quantize.layers import LayerNode, find_layers
 from autoquant.quantize.learnable import Learnable
 from autoquant.quantize.placement import Placement, fused_output, place
+from autoquant.quantize.operators import find_ceiling, is_fused_activation
 from autoquant.quantize.sampling import (
     call,
     first_output,
@@ -199,7 +200,12 @@ class Quantizer:
         activations: Mapping[str, QuantIdentity],
         encodings: Encodings,
     ) -> tuple[GraphModule, Learnable]:
-        learnable = Learnable(layers, activations)
+        ceilings = {
+            node.name: ceiling
+            for node in self.module.graph.nodes
+            if is_fused_activation(node) and (ceiling := find_ceiling(node)) is not None
+        }
+        learnable = Learnable(layers, activations, ceilings)
         module, _ = self._assemble(learnable.layers, learnable.activations, encodings)
         return module, learnable
 

@@ -46,6 +46,7 @@ def explore_figure(
     color_by: ColorBy = "mode",
     selected: Sequence[tuple[str, int]] = (),
     picked: Sequence[tuple[str, int]] = (),
+    unfiltered: "pd.DataFrame | None" = None,
 ) -> go.Figure:
     """Trials as points; members of the front large, with intervals; baselines by name.
 
@@ -61,30 +62,36 @@ def explore_figure(
         color_by: what their colour says.
         selected: (study, number) of trials to ring.
         picked: likewise, of trials that stand out, as if they had just been boxed.
+        unfiltered: rows that the axes are made for, where `table` is a part of them; axes that
+            follow a filter would end what a reader has zoomed into.
     """
     shown = table[table[x].notna() & table[y].notna()]
+    ground = table if unfiltered is None else unfiltered
+    ground = ground[ground[x].notna() & ground[y].notna()]
     sizes = _scale(shown, size_by)
     colors = dict(zip(dict.fromkeys(table[color_by]), itertools.cycle(PALETTE), strict=False))
     is_one = table["study"].nunique() <= 1
     figure = go.Figure()
     for (group, mode), rows in shown[~shown["is_front"]].groupby([color_by, "mode"], sort=False):
         trace = _dominated(rows, x, y, str(mode), colors[group], sizes, is_one=is_one)
-        figure.add_trace(trace)
+        figure.add_trace(trace.update(uid=f"dominated {group} {mode}"))
         _mark(figure, rows, picked)
     for (group, mode), rows in shown[shown["is_front"]].groupby([color_by, "mode"], sort=False):
         name = _name(str(group), str(mode), color_by)
-        figure.add_trace(_members(rows, x, y, str(mode), colors[group], sizes, name))
+        trace = _members(rows, x, y, str(mode), colors[group], sizes, name)
+        figure.add_trace(trace.update(uid=name))
         _mark(figure, rows, picked)
     _name_baselines(figure, shown[shown["is_baseline"]], x, y)
     _ring(figure, shown, x, y, selected)
-    figure.update_xaxes(title=AXES[x], zeroline=False, automargin=True, range=_span(shown, x))
-    figure.update_yaxes(title=AXES[y], zeroline=False, automargin=True, range=_span(shown, y))
+    figure.update_xaxes(title=AXES[x], zeroline=False, automargin=True, range=_span(ground, x))
+    figure.update_yaxes(title=AXES[y], zeroline=False, automargin=True, range=_span(ground, y))
     figure.update_layout(
         height=520,
         margin={"l": 10, "r": 10, "t": 10, "b": 10},
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "title": {"text": ""}},
         hovermode="closest",
-        uirevision=f"{x} {y}",  # what was zoomed into stays while filters move
+        # what was zoomed into, and hidden in the legend, stays while filters move
+        uirevision=" ".join([x, y, *sorted(ground["study"].unique())]),
     )
     return figure
 
