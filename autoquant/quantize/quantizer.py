@@ -24,8 +24,8 @@ from autoquant.quantize.fit import Fit
 from autoquant.quantize.inference import InPlaceInferenceManager
 from autoquant.quantize.layers import LayerNode, find_layers
 from autoquant.quantize.learnable import Learnable
-from autoquant.quantize.placement import Placement, fused_output, place
 from autoquant.quantize.operators import find_ceiling, is_fused_activation
+from autoquant.quantize.placement import Placement, fused_output, place
 from autoquant.quantize.sampling import (
     call,
     first_output,
