@@ -89,7 +89,8 @@ def test_a_wheel_holds_what_its_commands_need(installed: Installed) -> None:
         names = set(archive.namelist())
         (entries,) = (name for name in names if name.endswith("entry_points.txt"))
         assert "autoquant = autoquant.__main__:main" in archive.read(entries).decode()
-    wanted = [*ROOT.glob("app/**/*.py"), *ROOT.glob("search_spaces/*.yaml")]
+    pages = [path for path in ROOT.glob("app/**/*.*") if "__pycache__" not in path.parts]
+    wanted = [*pages, *ROOT.glob("search_spaces/*.yaml")]
     assert {f"autoquant/{path.relative_to(ROOT)}" for path in wanted} <= names
     modules = {str(path.relative_to(ROOT)) for path in ROOT.glob("autoquant/**/*.py")}
     assert modules <= names
