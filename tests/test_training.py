@@ -248,6 +248,21 @@ def test_divergence_names_the_step_and_the_learning_rate() -> None:
         TaskBuilder(task_with_data()).build(trained(learning_rate=1e30))
 
 
+def test_steps_that_are_too_long_are_made_shorter_before_they_do_harm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "EVERY_S", 0.0)
+    recipe, task, notes = trained(8, learning_rate=3.0), task_with_data(), Notes()
+    whole = TaskBuilder(task).build(recipe, notes)
+    assert "beginning again with a learning rate of 0.75" in notes.texts[0]
+    assert whole.training.points[0].learning_rate < 3.0
+    assert whole.training.points[-1].step == 12
+    with pytest.raises(Death):
+        TaskBuilder(task, checkpoints=tmp_path).build(recipe, Dying(step=3))
+    resumed = TaskBuilder(task, checkpoints=tmp_path).build(recipe, Notes())
+    assert resumed.artifact.sha256 == whole.artifact.sha256
+
+
 @pytest.mark.parametrize("limit", [16, 4])
 def test_short_memory_halves_the_batch_once(monkeypatch, limit: int) -> None:
     take = TrainingRun._take_step

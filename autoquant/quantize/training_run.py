@@ -24,6 +24,13 @@ __all__ = ["TrainingRun"]
 
 _POINTS = 200  # of a curve
 _MOMENTUM = 0.9
+# A step that is too long for a deep network undoes what calibration made, and few steps do not
+# bring it back: EfficientNet-Lite0 lost 36 points so. What happens early on tells.
+_EARLY = 5  # steps
+_RUNAWAY = 4.0  # times the first loss
+_HARM = 0.5  # a loss, in nats or in variances of the outputs; whatever is below does none
+_SHORTER = 4.0  # times, the steps of another go
+_MOST_GOES = 4
 
 
 class TrainingRun:
@@ -68,7 +75,9 @@ class TrainingRun:
         self.watch = watch
         self.steps = options.epochs * lesson.steps_per_epoch
         self.step = 0
+        self.rate = options.learning_rate
         self.seconds = self.seconds_here = 0.0
+        self._first_loss = math.inf
         self.points: list[TrainingStep] = []
         self._losses: list[float] = []
 
@@ -76,6 +85,7 @@ class TrainingRun:
         """To the end, from the start or from where an earlier run was."""
         first, _ = self.lesson.batch(0)
         self.learnable.begin(lambda: call(self.model, self._place(first)))
+        self._start = {name: value.clone() for name, value in self.learnable.state().items()}
         self.optimizer = self._build_optimizer()
         self._resume()
         while self.step < self.steps:
@@ -106,6 +116,9 @@ class TrainingRun:
         self.learnable.refresh()
         loss = self.loss(first_output(call(self.model, inputs)), promised, targets)
         value = float(loss.detach())
+        if self._runs_away(value):
+            self._begin_again(value)
+            return
         if not math.isfinite(value):
             raise TrainingError(
                 f"training diverged: the loss is {value} at step {self.step} of {self.steps} "
@@ -121,9 +134,31 @@ class TrainingRun:
         self.seconds, self.seconds_here = self.seconds + took, self.seconds_here + took
         self._tell(value, rate)
 
+    def _runs_away(self, loss: float) -> bool:
+        """Whether the first steps were too long, and shorter ones are left to try."""
+        if self.step == 0:
+            self._first_loss = loss
+            return False
+        least = self.options.learning_rate / _SHORTER ** (_MOST_GOES - 1)
+        allowed = max(_HARM, _RUNAWAY * self._first_loss)
+        is_far = not loss <= allowed  # what is no number is as well
+        return is_far and self.step <= _EARLY and self.rate > 1.01 * least
+
+    def _begin_again(self, loss: float) -> None:
+        steps, self.rate = self.step, self.rate / _SHORTER
+        self.watch.on_note(
+            f"the loss rose from {self._first_loss:.3g} to {loss:.3g} in {steps} steps: beginning "
+            f"again with a learning rate of {self.rate:.2g}"
+        )
+        self.learnable.restore(self._start)
+        self.optimizer = self._build_optimizer()
+        self.step = 0
+        self.points.clear()
+        self._losses.clear()
+
     def _learning_rate(self) -> float:
         """Half a cosine (Loshchilov and Hutter 2017, arXiv 1608.03983), a function of the step."""
-        return self.options.learning_rate * (1 + math.cos(math.pi * self.step / self.steps)) / 2
+        return self.rate * (1 + math.cos(math.pi * self.step / self.steps)) / 2
 
     def _build_optimizer(self) -> torch.optim.Optimizer:
         groups = [
@@ -193,6 +228,8 @@ class TrainingRun:
         self.checkpoint.save(
             {
                 "step": self.step,
+                "rate": self.rate,
+                "first_loss": self._first_loss,
                 "values": self.learnable.state(),
                 "optimizer": None if is_done else self.optimizer.state_dict(),
                 "points": [point.model_dump() for point in self.points],
@@ -213,6 +250,8 @@ class TrainingRun:
         if state["optimizer"] is not None:
             self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds = state["step"], state["seconds"]
+        self.rate = state.get("rate", self.rate)  # there was one go alone once
+        self._first_loss = state.get("first_loss", math.inf)
         self.points = [TrainingStep.model_validate(point) for point in state["points"]]
         self._losses = list(state["losses"])
 
