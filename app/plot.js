@@ -1,8 +1,7 @@
 // A Plotly figure that is changed in place. Whoever builds it anew with every change pays for a new
 // canvas each time, a good half second where no graphics card draws it.
 
-// the server replaces the version: what a browser has kept of another one is not taken for it
-const library = new URL("component/plot.plotly/plotly.min.js?PLOTLY_VERSION", document.baseURI);
+const library = new URL("PLOTLY_ADDRESS", document.baseURI); // the server knows it
 let loading;
 
 /** Plotly, loaded once for all figures of the page. */
@@ -28,14 +27,14 @@ function readTheme(element) {
   const [text, pale, lines] = ["text-color", "gray-text-color", "border-color-light"].map(read);
   const font = { color: text, family: read("font"), size: 13 };
   const axis = { gridcolor: lines, linecolor: lines, zerolinecolor: lines };
-  const clear = "rgba(0,0,0,0)";
+  const glass = "rgba(0,0,0,0)";
   return {
     layout: {
-      paper_bgcolor: clear,
-      plot_bgcolor: clear,
+      paper_bgcolor: glass,
+      plot_bgcolor: glass,
       font,
       hoverlabel: { bgcolor: read("background-color"), bordercolor: pale, font },
-      modebar: { bgcolor: clear, color: pale, activecolor: text },
+      modebar: { bgcolor: glass, color: pale, activecolor: text },
       xaxis: axis,
       yaxis: axis,
     },

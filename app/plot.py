@@ -26,9 +26,11 @@ _CONFIG = {
 
 @st.cache_resource
 def _renderer() -> Callable[..., Any]:
-    declare_component("plotly", path=str(_LIBRARY))
+    served = declare_component("plotly", path=str(_LIBRARY)).name
+    # with its version, so that what a browser has kept of another one is not taken for it
+    address = f"component/{served}/plotly.min.js?{plotly.__version__}"
     source = (_HERE / "plot.js").read_text("utf-8")
-    source = source.replace("PLOTLY_VERSION", plotly.__version__)
+    source = source.replace("PLOTLY_ADDRESS", address)
     return component("figure", js=source, isolate_styles=False)
 
 

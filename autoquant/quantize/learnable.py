@@ -59,7 +59,7 @@ class Learnable:
     Batch norms are folded, so weights of one channel may be a thousand times those of another.
     Everything is therefore trained in a unit of its own: weights in that of the channel's grid,
     ends of grids in that of where they began, biases in that of the layer's outputs. One
-    learning rate then suits all of them, whatever the network.
+    learning rate then suits all layers of a network; not all networks, see `TrainingRun`.
 
     Args:
         layers: quantized layers by name; they stay as they are.

@@ -177,14 +177,10 @@ def is_fused_activation(node: Node) -> bool:
 
 
 def find_ceiling(node: Node) -> float | None:
-    """Where an activation cuts off from above; None if it does not."""
+    """Where a fused activation cuts off from above; None if it does not."""
     if node.target is _ATEN.relu6.default:
         return 6.0
-    if node.target is _ATEN.hardtanh.default and len(node.args) < 3:
-        return 1.0  # torch's own default
-    if node.target not in {_ATEN.clamp.default, _ATEN.hardtanh.default} or len(node.args) < 3:
-        return None
-    highest = node.args[2]
+    highest = node.args[2] if len(node.args) > 2 else None
     return float(highest) if isinstance(highest, (int, float)) else None
 
 

@@ -32,7 +32,7 @@ _RUNAWAY = 4.0  # times the first loss
 # comes back by itself: ResNet-8 and -20 rise to 1.5 and 0.7, and end at the float model's accuracy.
 _HARM = 2.0
 _SHORTER = 4.0  # times, the steps of another go
-_MOST_GOES = 4
+_MOST_TIMES = 3
 
 
 class TrainingRun:
@@ -77,7 +77,7 @@ class TrainingRun:
         self.watch = watch
         self.steps = options.epochs * lesson.steps_per_epoch
         self.step = 0
-        self.rate = options.learning_rate
+        self.shortened = 0  # times
         self.seconds = self.seconds_here = 0.0
         self._first_loss = math.inf
         self.points: list[TrainingStep] = []
@@ -141,26 +141,26 @@ class TrainingRun:
         if self.step == 0:
             self._first_loss = loss
             return False
-        least = self.options.learning_rate / _SHORTER ** (_MOST_GOES - 1)
         allowed = max(_HARM, _RUNAWAY * self._first_loss)
         is_far = not loss <= allowed  # what is no number is as well
-        return is_far and self.step <= _EARLY and self.rate > 1.01 * least
+        return is_far and self.step <= _EARLY and self.shortened < _MOST_TIMES
 
     def _begin_again(self, loss: float) -> None:
-        steps, self.rate = self.step, self.rate / _SHORTER
+        steps, self.step = self.step, 0
+        self.shortened += 1
         self.watch.on_note(
             f"the loss rose from {self._first_loss:.3g} to {loss:.3g} in {steps} steps: beginning "
-            f"again with a learning rate of {self.rate:.2g}"
+            f"again with a learning rate of {self._learning_rate():.2g}"
         )
         self.learnable.restore(self._start)
         self.optimizer = self._build_optimizer()
-        self.step = 0
         self.points.clear()
         self._losses.clear()
 
     def _learning_rate(self) -> float:
         """Half a cosine (Loshchilov and Hutter 2017, arXiv 1608.03983), a function of the step."""
-        return self.rate * (1 + math.cos(math.pi * self.step / self.steps)) / 2
+        highest = self.options.learning_rate / _SHORTER**self.shortened
+        return highest * (1 + math.cos(math.pi * self.step / self.steps)) / 2
 
     def _build_optimizer(self) -> torch.optim.Optimizer:
         groups = [
@@ -230,7 +230,7 @@ class TrainingRun:
         self.checkpoint.save(
             {
                 "step": self.step,
-                "rate": self.rate,
+                "shortened": self.shortened,
                 "first_loss": self._first_loss,
                 "values": self.learnable.state(),
                 "optimizer": None if is_done else self.optimizer.state_dict(),
@@ -252,7 +252,7 @@ class TrainingRun:
         if state["optimizer"] is not None:
             self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds = state["step"], state["seconds"]
-        self.rate = state.get("rate", self.rate)  # there was one go alone once
+        self.shortened = state.get("shortened", 0)  # checkpoints did not always say
         self._first_loss = state.get("first_loss", math.inf)
         self.points = [TrainingStep.model_validate(point) for point in state["points"]]
         self._losses = list(state["losses"])

@@ -83,6 +83,12 @@ def explore_figure(
         _mark(figure, rows, picked)
     _name_baselines(figure, shown[shown["is_baseline"]], x, y)
     _ring(figure, shown, x, y, selected)
+    _lay_out(figure, ground, x, y)
+    return figure
+
+
+def _lay_out(figure: go.Figure, ground: "pd.DataFrame", x: Axis, y: Axis) -> None:
+    """Axes for the rows of `ground`, legend, and what stays while rows come and go."""
     figure.update_xaxes(title=AXES[x], zeroline=False, automargin=True, range=_span(ground, x))
     figure.update_yaxes(title=AXES[y], zeroline=False, automargin=True, range=_span(ground, y))
     figure.update_layout(
@@ -93,7 +99,6 @@ def explore_figure(
         # what was zoomed into, and hidden in the legend, stays while filters move
         uirevision=" ".join([x, y, *sorted(ground["study"].unique())]),
     )
-    return figure
 
 
 def _span(table: "pd.DataFrame", axis: Axis) -> list[float] | None:
