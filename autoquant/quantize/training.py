@@ -26,6 +26,7 @@ from autoquant.errors import CheckpointError, TaskError, TrainingError
 from autoquant.quantize.checkpoint import Checkpoint
 from autoquant.quantize.learnable import Learnable
 from autoquant.quantize.lesson import Lesson, Loss
+from autoquant.quantize.memory import keeping_memory
 from autoquant.quantize.sampling import call
 from autoquant.quantize.training_run import TrainingRun
 
@@ -201,7 +202,8 @@ class Training:
             self.watch,
         )  # fmt: skip
         try:
-            run.train()
+            with keeping_memory():
+                run.train()
         finally:
             learnable.settle()
         self.curve, self.seconds, self.seconds_here = run.curve(), run.seconds, run.seconds_here
