@@ -11,7 +11,11 @@ import sys
 import time
 from pathlib import Path
 
-from autoquant.backends.machine import describe_machine, package_versions
+from autoquant.backends.machine import (
+    describe_machine,
+    has_integer_dot_product,
+    package_versions,
+)
 from autoquant.build import build_evaluator
 from autoquant.core.activity import listening
 from autoquant.core.recipe import PtqOptions, Recipe
@@ -35,6 +39,8 @@ def measure(task: str, options: PtqOptions, *, keep_ends: bool) -> dict[str, obj
     layers = dict.fromkeys(names, 4)
     if keep_ends:
         layers |= {names[0]: 8, names[-1]: 8}
+        # 8-bit weights of the full range saturate on other processors
+        options = options.model_copy(update={"reduce_range": not has_integer_dot_product()})
     start = time.perf_counter()
     measurement, artifact = evaluator.evaluate(Recipe.quantized(layers, options))
     seconds = time.perf_counter() - start
