@@ -8,8 +8,10 @@ from contextlib import contextmanager
 __all__ = ["keeping_memory"]
 
 # Of <malloc.h>, the GNU C library's; see mallopt(3).
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
-_DEFAULTS = {_M_TRIM_THRESHOLD: 128 * 1024, _M_MMAP_MAX: 65536}
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
+# To set one of them ends the library's own adjusting of thresholds, so afterwards they get the
+# most that it would have come to, and not the defaults that it begins with.
+_AFTERWARDS = {_M_TRIM_THRESHOLD: 64 * 2**20, _M_MMAP_THRESHOLD: 32 * 2**20, _M_MMAP_MAX: 65536}
 _KEEP = {_M_TRIM_THRESHOLD: 2**31 - 1, _M_MMAP_MAX: 0}
 
 
@@ -19,8 +21,8 @@ def keeping_memory() -> Iterator[None]:
 
     The GNU C library maps large blocks from the system one by one and unmaps them when they are
     freed. A step of training frees and takes hundreds of them, and the system clears every page
-    anew: 44 % of the processor time of training EfficientNet-Lite0. Other C libraries are left as
-    they are.
+    anew, which is a large part of the time where batches are large. Other C libraries are left
+    as they are.
     """
     library = _find_library()
     if library is None:
@@ -30,7 +32,7 @@ def keeping_memory() -> Iterator[None]:
     try:
         yield
     finally:
-        _set(library, _DEFAULTS)
+        _set(library, _AFTERWARDS)
         library.malloc_trim(0)
 
 
