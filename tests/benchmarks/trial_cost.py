@@ -40,7 +40,7 @@ from autoquant.core.task import Task
 from autoquant.evaluate import EvaluationOptions, Evaluator
 from autoquant.tasks import load_task
 
-_RECIPES = 19
+_RECIPES = 50  # as many as a search tries; a dozen says little of what happens to one in twenty
 _PACKAGES = ("autoquant", "torch", "brevitas", "onnx", "onnxruntime")
 _TASKS = ("cifar10-resnet20", "imagenet-sample-efficientnet-lite0")
 _BATCH = 32
