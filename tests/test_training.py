@@ -20,6 +20,7 @@ from autoquant.progress import TrainingShow
 from autoquant.quantize import checkpoint
 from autoquant.quantize.learnable import Learnable
 from autoquant.quantize.lesson import Lesson, Loss
+from autoquant.quantize.selection import EpochSelection, count_held_out
 from autoquant.quantize.steps import _LearnedStep
 from autoquant.quantize.training_run import TrainingRun
 from autoquant.tasks.augment import shift_and_flip
@@ -32,14 +33,14 @@ def trained(bits: int = 4, layers: list[str] | None = None, **changes) -> Recipe
     values = {
         "epochs": 3,
         "batch_size": 32,
-        "learning_rate": 1e-2,
+        "learning_rate": 5e-4,
         "distillation": 1.0,
     } | changes
     options = PtqOptions(mode="qat", qat=QatOptions(**values), calibration_images=32)
     return Recipe.uniform(layers or LAYERS, bits, options)
 
 
-def task_with_data(kind: type[nn.Module] = Residual, count: int = 100, **changes):
+def task_with_data(kind: type[nn.Module] = Residual, count: int = 160, **changes):
     return make_task(kind, train=Data(count, seed=3), **changes)
 
 
@@ -135,7 +136,8 @@ def test_training_learns_and_spares_what_others_share() -> None:
     assert candidate.artifact.sha256 != before
     assert candidate.seconds["train"] > 0
     curve = candidate.training
-    assert curve.steps == 12 * 8 == curve.points[-1].step
+    assert curve.steps == 12 * 7 == curve.points[-1].step
+    assert curve.held_out == 32, "of 256 images"
     assert [point.step for point in curve.points] == sorted(point.step for point in curve.points)
     assert curve.points[-1].learning_rate < 1e-4 < curve.points[0].learning_rate
 
@@ -201,6 +203,7 @@ def test_a_killed_training_ends_as_an_undisturbed_one(tmp_path, monkeypatch, opt
     task = task_with_data(augment=shift_and_flip(2, (0.0, 0.0, 0.0), flips=True))
     recipe = trained(optimizer=optimizer)
     whole = TaskBuilder(task).build(recipe)
+    assert whole.training.kept_step == 12, "or nothing is shown here"
     for step in (3, 6):
         with pytest.raises(Death):
             TaskBuilder(task, checkpoints=tmp_path).build(recipe, Dying(step))
@@ -214,6 +217,70 @@ def test_a_killed_training_ends_as_an_undisturbed_one(tmp_path, monkeypatch, opt
         whole.artifact.sha256
     )
     assert not again.losses, "what is trained is not trained again"
+
+
+def test_what_training_would_make_worse_stays_as_it_was(tmp_path: Path) -> None:
+    builder = TaskBuilder(task_with_data(), checkpoints=tmp_path)
+    recipe, notes = trained(8, learning_rate=2e-2), Notes()
+    candidate = builder.build(recipe, notes)
+    curve = candidate.training
+    assert curve.kept_step == 0 < curve.steps
+    assert curve.points[-1].held_out_loss > 2 * curve.start_loss, "so it is right"
+    assert "held out rose from" in notes.texts[0]
+    assert "what training began with is kept" in notes.texts[0]
+    batches = [Data(64).x]
+    untrained = builder.build(recipe.trained(None)).predict(batches)
+    assert np.allclose(candidate.predict(batches), untrained, atol=1e-5)
+    assert builder.build(recipe).artifact.sha256 == candidate.artifact.sha256, "from the folder"
+
+
+def test_a_killed_training_remembers_the_epoch_that_was_best(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(checkpoint, "EVERY_S", 0.0)
+    losses = iter([3.0, 1.0, 2.0, 2.0])  # the start, and three epochs
+
+    def judge(run: TrainingRun) -> Tensor:
+        return next(losses) + torch.linspace(0, 0.1, 32)
+
+    monkeypatch.setattr(TrainingRun, "_judge", judge)
+    task, recipe = task_with_data(), trained()
+    with pytest.raises(Death):
+        TaskBuilder(task, checkpoints=tmp_path).build(recipe, Dying(step=10))
+    resumed = TaskBuilder(task, checkpoints=tmp_path).build(recipe)
+    assert resumed.training.kept_step == 4, "the end of the first epoch"
+    losses = iter([3.0, 1.0, 2.0, 2.0])
+    assert TaskBuilder(task).build(recipe).artifact.sha256 == resumed.artifact.sha256
+    losses = iter([3.0, 2.0, 2.0, 1.0])
+    assert TaskBuilder(task).build(recipe).artifact.sha256 != resumed.artifact.sha256
+
+
+def test_an_earlier_epoch_has_to_be_better_beyond_chance() -> None:
+    noise = torch.randn(100, generator=torch.Generator().manual_seed(0))
+    for rise, is_kept in ((0.01, False), (1.0, True), (float("nan"), True)):
+        seen = iter([1.0 + noise, 1.0 + noise.flip(0) + rise])
+        step = torch.zeros(1)
+        selection = EpochSelection(lambda seen=seen: next(seen), lambda step=step: {"step": step})
+        selection.look(0)
+        step += 5
+        selection.look(5)
+        better = selection.find_better()
+        assert (better is not None) == is_kept
+        assert better is None or better.values["step"] == 0, "a copy"
+
+
+@pytest.mark.parametrize(("images", "held_out"), [
+    (3, 0), (4, 1), (100, 25), (200, 32), (5000, 500), (20_000, 1000)
+])  # fmt: skip
+def test_few_images_are_held_out_and_nothing_is_learned_from_them(images, held_out) -> None:
+    assert count_held_out(images) == held_out
+    lesson = Lesson(range_of(images), None, 7, seed=0, held_out=held_out)
+    taught = [label for step in range(lesson.steps_per_epoch) for label in lesson.batch(step)[1]]
+    examined = [label for _, targets in lesson.exam() for label in targets]
+    assert len(examined) == held_out
+    assert sorted(taught + examined) == list(range(images))
+
+
+def range_of(count: int) -> list[tuple[Tensor, int]]:
+    return [(torch.zeros(1), index) for index in range(count)]
 
 
 def test_a_checkpoint_of_another_seed_or_model_is_refused_and_says_so(tmp_path) -> None:
@@ -359,7 +426,8 @@ class KeptNorm(nn.Module):
 
 
 def test_a_last_batch_of_one_meets_a_batch_norm() -> None:
-    task = task_with_data(KeptNorm, count=33)
+    task = task_with_data(KeptNorm, count=44)  # of which 11 are held out
+
     state = {name: value.clone() for name, value in task.model.state_dict().items()}
     candidate = TaskBuilder(task).build(trained(layers=["conv", "fc"]))
     assert candidate.training.steps == 6

@@ -23,6 +23,7 @@ class TrainingStep(BaseModel):
         learning_rate: of the last step.
         accuracy: of the model in training on the first images of the search split, at the
             end of some epochs; a proxy, since no file is written for it.
+        held_out_loss: at the end of an epoch, on training images that it does not learn from.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -31,6 +32,7 @@ class TrainingStep(BaseModel):
     loss: float
     learning_rate: float
     accuracy: float | None = None
+    held_out_loss: float | None = None
 
 
 class TrainingCurve(BaseModel):
@@ -41,6 +43,10 @@ class TrainingCurve(BaseModel):
         batch_size: images a step; half of what the recipe says where memory was short.
         device: what it was trained on.
         points: at most about two hundred, evenly spaced, and one at the end of each epoch.
+        held_out: training images that it did not learn from, to judge epochs by.
+        start_loss: on them, before the first step.
+        kept_step: whose values the model has: the last one, the end of an earlier epoch, or 0
+            where training made it worse; None of a training by an earlier version.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,6 +54,9 @@ class TrainingCurve(BaseModel):
     batch_size: int
     device: str
     points: tuple[TrainingStep, ...]
+    held_out: int = 0
+    start_loss: float | None = None
+    kept_step: int | None = None
 
 
 @dataclass(frozen=True)

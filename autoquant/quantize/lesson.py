@@ -1,7 +1,8 @@
-"""What a model in training learns from: batches in a seeded order, and the loss on them."""
+"""What a model in training learns from and is judged by: seeded batches, and the loss on them."""
 
 import hashlib
 import math
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -27,16 +28,27 @@ class Lesson:
         augment: changes a batch at random, or None.
         batch_size: samples a step; the last batch of an epoch holds what is left.
         seed: of every draw.
+        held_out: how many samples to learn nothing from.
     """
 
     def __init__(
-        self, dataset: Dataset, augment: Augment | None, batch_size: int, seed: int
+        self,
+        dataset: Dataset,
+        augment: Augment | None,
+        batch_size: int,
+        seed: int,
+        held_out: int = 0,
     ) -> None:
         self.dataset = dataset
         self.augment = augment
         self.batch_size = batch_size
         self.seed = seed
-        self.steps_per_epoch = math.ceil(len(dataset) / batch_size)
+        drawn: list[int] = torch.randperm(
+            len(dataset), generator=self._generator("held out", 0)
+        ).tolist()
+        self.held_out = sorted(drawn[:held_out])
+        self._taught = sorted(drawn[held_out:])
+        self.steps_per_epoch = math.ceil(len(self._taught) / batch_size)
         self._order = lru_cache(maxsize=1)(self._draw_order)
 
     def batch(self, step: int) -> tuple[Any, list[Any]]:
@@ -49,11 +61,13 @@ class Lesson:
             inputs = self.augment(inputs, self._generator("augment", step))
         return inputs, targets
 
+    def exam(self) -> Iterator[tuple[Any, list[Any]]]:
+        """Inputs and targets of what is held out, in batches, as they are."""
+        return batches(self.dataset, self.held_out, self.batch_size, torch.stack)
+
     def _draw_order(self, epoch: int) -> list[int]:
-        order: list[int] = torch.randperm(
-            len(self.dataset), generator=self._generator("order", epoch)
-        ).tolist()
-        return order
+        order = torch.randperm(len(self._taught), generator=self._generator("order", epoch))
+        return [self._taught[place] for place in order.tolist()]
 
     def _generator(self, purpose: str, number: int) -> torch.Generator:
         text = f"{self.seed} {purpose} {number}".encode()
@@ -83,7 +97,15 @@ class Loss:
         Raises:
             TaskError: labels that do not fit the outputs; only where labels count.
         """
-        loss = outputs.new_zeros(())
+        return self.each(outputs, promised, targets).mean()
+
+    def each(self, outputs: Tensor, promised: Tensor, targets: list[Any]) -> Tensor:
+        """The same of every sample by itself, (n,).
+
+        Raises:
+            TaskError: likewise.
+        """
+        loss = outputs.new_zeros(len(outputs))
         if self.distillation > 0:
             loss = loss + self.distillation * self._distance(outputs, promised)
         if self.distillation < 1:
@@ -92,21 +114,22 @@ class Loss:
 
     def _distance(self, outputs: Tensor, promised: Tensor) -> Tensor:
         if not self.is_classifier:
-            return F.mse_loss(outputs, promised) / promised.var().clamp(min=1e-12)
+            return _squared_errors(outputs, promised) / promised.var().clamp(min=1e-12)
         ours, theirs = F.log_softmax(outputs, 1), F.log_softmax(promised, 1)
-        return F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
+        return F.kl_div(ours, theirs, reduction="none", log_target=True).sum(1)
 
     def _error(self, outputs: Tensor, targets: list[Any]) -> Tensor:
         values = torch.stack([torch.as_tensor(target) for target in targets])
         values = values.to(outputs.device)
         if self.is_classifier:
-            return F.cross_entropy(outputs, self._checked(values, outputs.shape[1]))
+            labels = self._checked(values, outputs.shape[1])
+            return F.cross_entropy(outputs, labels, reduction="none")
         if values.shape != outputs.shape:
             raise TaskError(
                 f"task '{self.task}': targets of shape {tuple(values.shape[1:])} for outputs of "
                 f"shape {tuple(outputs.shape[1:])}: train with distillation 1, which needs none"
             )
-        return F.mse_loss(outputs, values.to(outputs.dtype))
+        return _squared_errors(outputs, values.to(outputs.dtype))
 
     def _checked(self, labels: Tensor, classes: int) -> Tensor:
         if labels.dim() != 1 or labels.is_floating_point():
@@ -121,3 +144,8 @@ class Loss:
                 f"has {classes} outputs; repair the labels, or train with distillation 1"
             )
         return labels.long()
+
+
+def _squared_errors(outputs: Tensor, wanted: Tensor) -> Tensor:
+    """Mean over each sample, (n,)."""
+    return F.mse_loss(outputs, wanted, reduction="none").reshape(len(outputs), -1).mean(1)

@@ -28,6 +28,7 @@ from autoquant.quantize.learnable import Learnable
 from autoquant.quantize.lesson import Lesson, Loss
 from autoquant.quantize.memory import keeping_memory
 from autoquant.quantize.sampling import call
+from autoquant.quantize.selection import count_held_out
 from autoquant.quantize.training_run import TrainingRun
 
 __all__ = ["Trainer", "Training"]
@@ -193,7 +194,8 @@ class Training:
             model,
             learnable,
             self.teacher,
-            Lesson(task.train, task.augment, batch_size, trainer.seed),
+            Lesson(task.train, task.augment, batch_size, trainer.seed,
+                   count_held_out(len(task.train))),
             Loss(self.options.distillation, is_classifier=isinstance(task.metric, str),
                  task=task.name),
             self.options,
@@ -224,6 +226,7 @@ class Training:
             "training data": self.trainer.data_digest,
             "augmentation": self.trainer.task.augment_name,
             "batch size": batch_size,
+            "images held out": count_held_out(len(self.trainer.task.train or ())),
         }
 
 

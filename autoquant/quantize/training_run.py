@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 from torch.fx import GraphModule
 
 from autoquant.core.recipe import QatOptions
@@ -19,6 +20,7 @@ from autoquant.quantize.checkpoint import Checkpoint
 from autoquant.quantize.learnable import Learnable
 from autoquant.quantize.lesson import Lesson, Loss
 from autoquant.quantize.sampling import as_tensors, call, first_output
+from autoquant.quantize.selection import EpochSelection
 
 __all__ = ["TrainingRun"]
 
@@ -79,6 +81,9 @@ class TrainingRun:
         self.step = 0
         self.shortened = 0  # times
         self.seconds = self.seconds_here = 0.0
+        self.selection = EpochSelection(self._judge, learnable.state) if lesson.held_out else None
+        self.start_loss: float | None = None  # of what is held out
+        self.kept_step: int | None = None
         self._first_loss = math.inf
         self.points: list[TrainingStep] = []
         self._losses: list[float] = []
@@ -90,8 +95,12 @@ class TrainingRun:
         self._start = {name: value.clone() for name, value in self.learnable.state().items()}
         self.optimizer = self._build_optimizer()
         self._resume()
+        if self.step == 0:
+            self.start_loss = self._look()
         while self.step < self.steps:
             self._take_step()
+            if self.step == self.steps:
+                self._choose()
             if self.step == self.steps or (self.checkpoint and self.checkpoint.is_due()):
                 self._save()
 
@@ -102,6 +111,9 @@ class TrainingRun:
             batch_size=self.lesson.batch_size,
             device=self.device.type,
             points=tuple(self.points),
+            held_out=len(self.lesson.held_out),
+            start_loss=self.start_loss,
+            kept_step=self.kept_step,
         )
 
     # One step
@@ -132,9 +144,10 @@ class TrainingRun:
         self.optimizer.step()
         self.step += 1
         self._losses.append(value)
+        held_out_loss = self._look() if self.step % self.lesson.steps_per_epoch == 0 else None
         took = time.perf_counter() - start
         self.seconds, self.seconds_here = self.seconds + took, self.seconds_here + took
-        self._tell(value, rate)
+        self._tell(value, rate, held_out_loss)
 
     def _runs_away(self, loss: float) -> bool:
         """Whether the first steps were too long, and shorter ones are left to try."""
@@ -156,6 +169,7 @@ class TrainingRun:
         self.optimizer = self._build_optimizer()
         self.points.clear()
         self._losses.clear()
+        self._look()
 
     def _learning_rate(self) -> float:
         """Half a cosine (Loshchilov and Hutter 2017, arXiv 1608.03983), a function of the step."""
@@ -178,9 +192,43 @@ class TrainingRun:
         layout = torch.channels_last if inputs.dim() == 4 else torch.preserve_format
         return inputs.to(self.device).contiguous(memory_format=layout)
 
+    # What is held out
+
+    def _look(self) -> float | None:
+        """The mean loss of the model as it is; None where nothing is held out."""
+        if self.selection is None:
+            return None
+        with self._frozen():
+            return self.selection.look(self.step)
+
+    def _judge(self) -> Tensor:
+        losses = []
+        for inputs, targets in self.lesson.exam():
+            placed = self._place(inputs)
+            promised = first_output(call(self.teacher, placed))
+            outputs = first_output(call(self.model, placed))
+            losses.append(self.loss.each(outputs, promised, targets))
+        return torch.cat(losses)
+
+    def _choose(self) -> None:
+        """End with the last epoch, or with an earlier one that is better beyond chance."""
+        self.kept_step = self.step
+        better = None if self.selection is None else self.selection.find_better()
+        if better is None:
+            return
+        self.kept_step = better.step
+        self.learnable.restore(better.values)
+        epoch = better.step // self.lesson.steps_per_epoch
+        kept = f"the end of epoch {epoch}" if epoch else "what training began with"
+        self.watch.on_note(
+            f"the loss on {len(self.lesson.held_out)} training images held out rose from "
+            f"{better.loss:.3g} to {self.points[-1].held_out_loss:.3g}: {kept} is kept. More "
+            f"training images, or a learning_rate below {self.options.learning_rate:g}, may help"
+        )
+
     # What others are told
 
-    def _tell(self, loss: float, rate: float) -> None:
+    def _tell(self, loss: float, rate: float, held_out_loss: float | None) -> None:
         progress = self._progress(loss)
         self.watch.on_step(progress)
         per_epoch = self.lesson.steps_per_epoch
@@ -199,6 +247,7 @@ class TrainingRun:
                 loss=float(np.mean(self._losses)),
                 learning_rate=rate,
                 accuracy=accuracy,
+                held_out_loss=held_out_loss,
             )
         )
         self._losses.clear()
@@ -236,6 +285,9 @@ class TrainingRun:
                 "optimizer": None if is_done else self.optimizer.state_dict(),
                 "points": [point.model_dump() for point in self.points],
                 "losses": list(self._losses),
+                "start_loss": self.start_loss,
+                "kept_step": self.kept_step,
+                "selection": None if is_done or not self.selection else self.selection.state(),
                 "seconds": self.seconds,
             }
         )
@@ -252,8 +304,10 @@ class TrainingRun:
         if state["optimizer"] is not None:
             self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds = state["step"], state["seconds"]
-        self.shortened = state.get("shortened", 0)  # checkpoints did not always say
-        self._first_loss = state.get("first_loss", math.inf)
+        self.shortened, self._first_loss = state["shortened"], state["first_loss"]
+        self.start_loss, self.kept_step = state["start_loss"], state["kept_step"]
+        if self.selection is not None and state["selection"] is not None:
+            self.selection.restore(state["selection"])
         self.points = [TrainingStep.model_validate(point) for point in state["points"]]
         self._losses = list(state["losses"])
 
