@@ -6,11 +6,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from autoquant.backends.machine import has_integer_dot_product
 from autoquant.core.artifact import Artifact
 from autoquant.core.metric import signal_to_noise_db
-from autoquant.core.recipe import Recipe
+from autoquant.core.recipe import PtqOptions, Recipe
 from autoquant.evaluate import Evaluator
 from autoquant.quantize.sampling import call
+
+
+def exact_options() -> PtqOptions:
+    """The defaults, with 7-bit weights where sums of 8-bit products would saturate."""
+    return PtqOptions(reduce_range=not has_integer_dot_product())
 
 
 def rounding_limit_db(evaluator: Evaluator, recipe: Recipe) -> float:
