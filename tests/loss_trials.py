@@ -32,7 +32,7 @@ def float_trial(number: int = 0) -> Trial:
     )  # fmt: skip
 
 
-def cell_trial(number: int, cell: Cell, hits: np.ndarray, **changes) -> Trial:
+def cell_trial(number: int, cell: Cell, hits: np.ndarray, kept_step: int = 200, **changes) -> Trial:
     """A measured cell; training took a minute, quantizing two seconds."""
     recipe = cell.to_recipe(LAYERS)
     evidence = Evidence.from_hits(hits)
@@ -42,10 +42,14 @@ def cell_trial(number: int, cell: Cell, hits: np.ndarray, **changes) -> Trial:
     if cell.training is not None:
         steps = tuple(
             TrainingStep(step=100 * epoch, epoch=epoch, loss=1.0, learning_rate=1e-3,
-                         accuracy=float(hits[:500].mean()) - 0.01 * (2 - epoch))
+                         accuracy=float(hits[:500].mean()) - 0.01 * (2 - epoch),
+                         held_out_loss=1.0 + epoch)
             for epoch in (1, 2)
         )  # fmt: skip
-        curve = TrainingCurve(steps=200, batch_size=10, device="cpu", points=steps)
+        curve = TrainingCurve(
+            steps=200, batch_size=10, device="cpu", points=steps, images=1000, held_out=100,
+            start_loss=1.0, kept_step=kept_step,
+        )  # fmt: skip
     figures = {
         "accuracy": float(hits.mean()), "accuracy_drop": drop, "accuracy_drop_ci": interval,
         "report_accuracy": 0.9 - drop, "report_accuracy_drop": drop,

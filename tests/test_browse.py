@@ -20,6 +20,7 @@ from autoquant.browse.pace import find_costs, find_failures, find_growth, find_l
 from autoquant.browse.process import find_process, read_log, start_search, stop_search
 from autoquant.browse.table import Filter, build_table, find_ranges, lay_over, shape_rows
 from autoquant.config import load_space, parse_space, shipped_spaces
+from autoquant.core.analysis import Cell
 from autoquant.core.hypervolume import find_mode_yields
 from autoquant.errors import InputError, SpaceError, StorageError, StudyError
 from autoquant.report.explore_figure import AXES, explore_figure
@@ -27,6 +28,7 @@ from autoquant.report.progress_figure import drift_figure, growth_figure, loss_c
 from autoquant.report.strip_figure import strip_figure
 from autoquant.search.storage import Location
 from tests.journals import failed, measured_trials, rejected, write_study
+from tests.loss_trials import TRAINING, cell_trial, hits_with
 
 
 def view_of(results: Path, name: str = "s", count: int = 40) -> StudyView:
@@ -153,7 +155,11 @@ def test_figures_of_a_running_search(tmp_path: Path) -> None:
     view = view_of(tmp_path)
     assert len(growth_figure(find_growth(view.snapshot)).data[0].x) == 40
     assert drift_figure(view.snapshot.trials).data
-    assert loss_curves_figure(view.snapshot.trials) is not None
+    assert not loss_curves_figure(view.snapshot.trials).data
+    cell = Cell(4, "per_channel", "qat", training=TRAINING)
+    learned, held_out = loss_curves_figure([cell_trial(1, cell, hits_with(1))]).data
+    assert list(learned.x) == [1.0, 2.0]
+    assert list(held_out.x) == [0.0, 1.0, 2.0], "from before the first step on"
 
 
 def test_the_strip_shows_every_layer_in_order(tmp_path: Path) -> None:

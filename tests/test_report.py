@@ -59,6 +59,12 @@ def test_a_trained_cell_tells_its_time_and_its_data_apart() -> None:
     rows = find_rows([cell_trial(1, W4_QAT, hits_with(1))])
     cells = next(cells for cells in tabulate_losses(rows) if cells[-1] == "")
     assert cells[4:8] == ["2 s", "60 s", "512", "1,000 x 2"]
+    for kept_step, note in (
+        (0, "made worse by training: kept as it was before"),
+        (100, "best after epoch 1 of 2, which is kept"),
+    ):
+        rows = find_rows([cell_trial(1, W4_QAT, hits_with(1), kept_step)])
+        assert [row.note for row in rows if row.trial is not None] == [note]
     few = find_rows([cell_trial(1, W4_NEAREST, hits_with(1))], available=200)
     assert {row.calibration_images for row in few} == {None, 200}
 

@@ -43,10 +43,13 @@ class TrainingCurve(BaseModel):
         batch_size: images a step; half of what the recipe says where memory was short.
         device: what it was trained on.
         points: at most about two hundred, evenly spaced, and one at the end of each epoch.
+        images: that it learned from.
         held_out: training images that it did not learn from, to judge epochs by.
         start_loss: on them, before the first step.
         kept_step: whose values the model has: the last one, the end of an earlier epoch, or 0
-            where training made it worse; None of a training by an earlier version.
+            where training made it worse.
+
+    The last four are missing of what was trained by earlier versions.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,9 +57,19 @@ class TrainingCurve(BaseModel):
     batch_size: int
     device: str
     points: tuple[TrainingStep, ...]
+    images: int | None = None
     held_out: int = 0
     start_loss: float | None = None
     kept_step: int | None = None
+
+    def describe_kept(self, epochs: int) -> str:
+        """What it ended with, where that is not the end of the last of so many epochs."""
+        if self.kept_step is None or self.kept_step == self.steps:
+            return ""
+        epoch = self.kept_step * epochs // self.steps
+        if epoch == 0:
+            return "made worse by training: kept as it was before"
+        return f"best after epoch {epoch} of {epochs}, which is kept"
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,11 @@ class Lesson:
         self.steps_per_epoch = math.ceil(len(self._taught) / batch_size)
         self._order = lru_cache(maxsize=1)(self._draw_order)
 
+    @property
+    def images(self) -> int:
+        """How many samples there are to learn from."""
+        return len(self._taught)
+
     def batch(self, step: int) -> tuple[Any, list[Any]]:
         """Inputs and targets of a step, counted from 0."""
         epoch, place = divmod(step, self.steps_per_epoch)

@@ -111,6 +111,7 @@ class TrainingRun:
             batch_size=self.lesson.batch_size,
             device=self.device.type,
             points=tuple(self.points),
+            images=self.lesson.images,
             held_out=len(self.lesson.held_out),
             start_loss=self.start_loss,
             kept_step=self.kept_step,

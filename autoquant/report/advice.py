@@ -102,10 +102,9 @@ def _describe_passing(minutes: float | None) -> str:
 
 def _describe_data(trained: LossPoint) -> str:
     curve, training = trained.trial.training, trained.cell.training
-    if curve is None or training is None:
+    if curve is None or curve.images is None or training is None:
         return "training data"
-    images = curve.steps // training.epochs * curve.batch_size
-    return f"{training.epochs} epochs over {images:,} training images"
+    return f"{training.epochs} epochs over {curve.images:,} training images"
 
 
 def _describe_needs(needs: Sequence[ImageNeed]) -> list[str]:

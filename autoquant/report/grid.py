@@ -62,7 +62,7 @@ class LossRow:
         accuracy: on the search split; its drop beside it, and that on the report split.
         quantize_seconds: calibration, rounding and corrections; `train_seconds` apart.
         calibration_images: that calibrated it.
-        training_images: in one epoch, rounded up to whole batches.
+        training_images: that it learned from.
         size_ratio: file over the float model's.
         note: why it has no figures, or what is special about it.
     """
@@ -165,19 +165,20 @@ def _fill(point: LossPoint, reference: Trial | None) -> LossRow:
     if not point.is_complete:
         why = trial.error if trial.partial is None else f"stopped early: {trial.partial.reason}"
         return LossRow(*_key(cell), trial.number, trial.state, note=why or trial.state)
-    curve, training = trial.training, cell.training
-    per_epoch = None
-    if curve is not None and training is not None:
-        per_epoch = curve.steps // training.epochs * curve.batch_size
+    curve, epochs = trial.training, None if cell.training is None else cell.training.epochs
+    notes = [
+        "7 of 8 bits used" if cell.reduce_range else "",
+        "" if curve is None or epochs is None else curve.describe_kept(epochs),
+    ]
     base = None if reference is None else reference.size_bytes
     return LossRow(
         *_key(cell), trial.number, trial.state,
         trial.accuracy, trial.accuracy_drop, trial.accuracy_drop_ci,
         trial.report_accuracy, trial.report_accuracy_drop, trial.report_accuracy_drop_ci,
         trial.seconds.get("quantize"), trial.seconds.get("train"), point.calibration_images,
-        per_epoch, None if training is None else training.epochs, trial.size_bytes,
+        None if curve is None else curve.images, epochs, trial.size_bytes,
         trial.size_bytes / base if trial.size_bytes and base else None,
-        "7 of 8 bits used" if cell.reduce_range else "",
+        "; ".join(note for note in notes if note),
     )  # fmt: skip
 
 

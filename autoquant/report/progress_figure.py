@@ -30,7 +30,7 @@ def growth_figure(growth: Sequence[tuple[float, float]]) -> go.Figure:
 
 
 def loss_curves_figure(trials: Sequence[Trial]) -> go.Figure:
-    """Loss of the latest trainings over their epochs.
+    """Loss of the latest trainings over their epochs; dotted, that on the images held out.
 
     Args:
         trials: those with a training curve are drawn.
@@ -41,17 +41,28 @@ def loss_curves_figure(trials: Sequence[Trial]) -> go.Figure:
         assert trial.training is not None
         epochs = trial.recipe.options.qat.epochs if trial.recipe.is_trained else 1  # type: ignore[union-attr]
         scale = epochs / max(trial.training.steps, 1)
+        color, name = PALETTE[index % len(PALETTE)], f"trial {trial.number}"
         points = trial.training.points
         figure.add_trace(
             go.Scatter(
                 x=[point.step * scale for point in points], y=[point.loss for point in points],
-                mode="lines+markers", name=f"trial {trial.number}",
-                line={"color": PALETTE[index % len(PALETTE)], "width": 2},
-                marker={"symbol": index, "size": 7},
-                hovertemplate="epoch %{x:.1f}: %{y:.4g}<extra>trial " + f"{trial.number}</extra>",
+                mode="lines+markers", name=name, legendgroup=name,
+                line={"color": color, "width": 2}, marker={"symbol": index, "size": 7},
+                hovertemplate="epoch %{x:.1f}: %{y:.4g}<extra>" + f"{name}</extra>",
             )
         )  # fmt: skip
-    return _lay_out(figure, "Epoch", "Training loss")
+        held_out = [(0, trial.training.start_loss)]
+        held_out += [(point.step, point.held_out_loss) for point in points]
+        known = [(step * scale, loss) for step, loss in held_out if loss is not None]
+        figure.add_trace(
+            go.Scatter(
+                x=[epoch for epoch, _ in known], y=[loss for _, loss in known],
+                mode="lines", name=f"{name}, held out", legendgroup=name, showlegend=False,
+                line={"color": color, "width": 2, "dash": "dot"},
+                hovertemplate="epoch %{x:.1f}: %{y:.4g}<extra>" + f"{name}, held out</extra>",
+            )
+        )  # fmt: skip
+    return _lay_out(figure, "Epoch", "Loss (dotted: images held out)")
 
 
 def drift_figure(trials: Sequence[Trial]) -> go.Figure:
