@@ -14,7 +14,12 @@ import torch
 
 from autoquant.backends.base import FileBackend
 from autoquant.backends.latency import PROTOCOL_VERSION
-from autoquant.backends.machine import available_cores, describe_machine, package_versions
+from autoquant.backends.machine import (
+    available_cores,
+    available_memory,
+    describe_machine,
+    package_versions,
+)
 from autoquant.backends.registry import DEFAULT_BACKEND, load_backend
 from autoquant.core.artifact import Artifact, Candidate
 from autoquant.core.batching import input_batches
@@ -111,7 +116,7 @@ class TaskBuilder:
         self._graph = export_float(trace(task.model, task.example_input))
         self.quantizer = Quantizer(self._graph.module, task.calibration, seed, integer_kinds)
         self._graph.name_layers(self.quantizer.names)
-        self._trainer = Trainer(task, seed, checkpoints)
+        self._trainer = Trainer(task, seed, checkpoints, find_memory=available_memory)
         if not self.layers:
             raise TaskError(
                 f"task '{task.name}': the model has no layer that can be quantized (a "

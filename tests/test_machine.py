@@ -52,6 +52,23 @@ def test_one_thread_under_a_quota_of_half_a_core_is_warned_of(cgroup: Path) -> N
     assert machine.explain_oversubscription(1) is None
 
 
+def test_memory_is_what_the_system_and_the_cgroup_leave(cgroup: Path) -> None:
+    free = machine.available_memory()
+    assert free is not None, "on Linux"
+    assert free > 10**8
+    (cgroup / "memory.max").write_text("max\n")
+    (cgroup / "memory.current").write_text("5000\n")
+    assert machine.available_memory() > 10**8
+    (cgroup / "memory.max").write_text("8000\n")
+    assert machine.available_memory() == 3000
+    (cgroup / "memory.stat").write_text("anon 4000\ninactive_file 600\n")
+    assert machine.available_memory() == 3600, "pages of files can be dropped"
+    (cgroup / "memory").mkdir()
+    (cgroup / "memory" / "memory.limit_in_bytes").write_text("2000\n")
+    (cgroup / "memory" / "memory.usage_in_bytes").write_text("2500\n")
+    assert machine.available_memory() == 0
+
+
 def test_flags_that_nothing_tells_are_not_flags_that_are_missing(monkeypatch) -> None:
     for fields, flags in (({}, None), ({"flags": "fpu sse2"}, []), ({"flags": "avx2"}, ["avx2"])):
         monkeypatch.setattr(machine, "_cpuinfo", lambda fields=fields: fields)

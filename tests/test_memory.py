@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from autoquant.quantize.memory import keeping_memory
+from autoquant.quantize.memory import estimate_step, keeping_memory
+from tests.networks import Residual, seeded
 
 _BLOCK = 64 * 2**20  # bytes, more than the C library ever takes from its own heap by itself
 
-pytestmark = pytest.mark.skipif(
+only_with_glibc = pytest.mark.skipif(
     not (sys.platform.startswith("linux") and hasattr(ctypes.CDLL(None), "gnu_get_libc_version")),
     reason="another C library",
 )
@@ -31,6 +32,7 @@ def _resident_bytes() -> int:
     return pages * resource.getpagesize()
 
 
+@only_with_glibc
 def test_keeping_memory_takes_pages_once() -> None:
     outside = _use_blocks(8)
     with keeping_memory():
@@ -39,9 +41,20 @@ def test_keeping_memory_takes_pages_once() -> None:
         assert _use_blocks(8) < outside / 4
 
 
+@only_with_glibc
 def test_keeping_memory_hands_pages_back_at_the_end() -> None:
     before = _resident_bytes()
     with keeping_memory():
         _use_blocks(4)
         assert _resident_bytes() > before + 0.9 * _BLOCK
     assert _resident_bytes() < before + 0.1 * _BLOCK
+
+
+def test_what_a_step_takes_grows_by_the_sample() -> None:
+    model, images = seeded(Residual), torch.zeros(2, 3, 64, 64)
+    few, many = (estimate_step(model, images, count) for count in (10, 100))
+    assert many == pytest.approx(10 * few, rel=0.05)
+    stem = 8 * 62 * 62 * 4  # bytes of the first layer's outputs alone
+    assert 100 * stem < many < 100 * 30 * stem
+    with torch.no_grad():
+        assert estimate_step(model, images, 100) == 0, "nothing is kept for a backward pass"

@@ -1,6 +1,8 @@
 """Quantization-aware training: gradients, grids, checkpoints, and what can go wrong."""
 
+import dataclasses
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -348,6 +350,21 @@ def test_short_memory_halves_the_batch_once(monkeypatch, limit: int) -> None:
     else:
         assert builder.build(trained(), notes).training.batch_size == 16
     assert notes.texts == ["memory does not suffice for batches of 32: training with 16"]
+
+
+def test_a_step_that_memory_does_not_suffice_for_is_not_begun() -> None:
+    """On Linux the process would be killed for it."""
+    builder = TaskBuilder(task_with_data())
+    notes, left = Notes(), iter([5e5, 1e9])
+    builder._trainer = dataclasses.replace(builder._trainer, find_memory=lambda: next(left))
+    assert builder.build(trained(), notes).training.batch_size == 16
+    assert re.fullmatch(
+        r"memory does not suffice for batches of 32 \(a step takes 0\.0 GB, of 0\.0 free\): "
+        "training with 16", notes.texts[0],
+    )  # fmt: skip
+    left = iter([5e5, 2e5])
+    with pytest.raises(TrainingError, match=r"nor of 16 \(a step takes .* free\): choose a small"):
+        builder.build(trained(), Notes())
 
 
 def test_other_errors_are_not_taken_for_a_want_of_memory(monkeypatch) -> None:

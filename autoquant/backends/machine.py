@@ -12,6 +12,7 @@ from typing import Any
 __all__ = [
     "SATURATES",
     "available_cores",
+    "available_memory",
     "describe_machine",
     "explain_oversubscription",
     "grant_cores",
@@ -85,13 +86,45 @@ def _cgroup_cores() -> float | None:
     return min(known, default=None)
 
 
+def available_memory() -> int | None:
+    """Bytes that this process may still take; None where the system does not say.
+
+    What the system has left, and what the limits of this process's cgroup leave (versions 2 and
+    1); both count pages of files as free that can be dropped.
+    """
+    found = [_system_memory(), *(_read_memory(folder) for folder in _cgroup_folders())]
+    return min((item for item in found if item is not None), default=None)
+
+
+def _system_memory() -> int | None:
+    lines = (_read(Path("/proc/meminfo")) or "").splitlines()
+    found = next((line.split()[1] for line in lines if line.startswith("MemAvailable:")), None)
+    return None if found is None else int(found) * 1024
+
+
+def _read_memory(folder: Path) -> int | None:
+    """What the limit of a cgroup leaves; None where it has none."""
+    names = ("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")
+    for limit, usage in names:
+        values = _read(folder / limit), _read(folder / usage)
+        if all(value is not None and value.isdigit() for value in values):
+            dropped = _inactive_files(_read(folder / "memory.stat") or "")
+            return max(0, int(values[0] or 0) - int(values[1] or 0) + dropped)
+    return None
+
+
+def _inactive_files(statistics: str) -> int:
+    pairs = dict(line.split(maxsplit=1) for line in statistics.splitlines() if " " in line)
+    return int(pairs.get("total_inactive_file") or pairs.get("inactive_file") or 0)
+
+
 def _cgroup_folders() -> list[Path]:
     try:
         lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
     own = [line.split(":", 2)[2].strip("/") for line in lines if line.startswith("0::")]
-    folders = [_CGROUP, _CGROUP / "cpu"]
+    folders = [_CGROUP, _CGROUP / "cpu", _CGROUP / "memory"]
     for path in own:
         parts = [part for part in path.split("/") if part not in ("", "..")]
         folders += [_CGROUP.joinpath(*parts[: end + 1]) for end in range(len(parts))]

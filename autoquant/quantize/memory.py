@@ -1,11 +1,20 @@
-"""Keep freed memory for the next step of training, in place of handing it back to the system."""
+"""What a step of training takes of memory, and keeping it from one step for the next."""
 
 import ctypes
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
-__all__ = ["keeping_memory"]
+import torch
+from torch import Tensor
+
+from autoquant.core.batching import split_inputs
+
+__all__ = ["estimate_step", "keeping_memory"]
+
+# Measured: EfficientNet-Lite0 takes 1.15 times what is kept for the backward pass.
+_BESIDE = 1.25
 
 # Of <malloc.h>, the GNU C library's; see mallopt(3).
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
@@ -13,6 +22,37 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
 # most that it would have come to, and not the defaults that it begins with.
 _AFTERWARDS = {_M_TRIM_THRESHOLD: 64 * 2**20, _M_MMAP_THRESHOLD: 32 * 2**20, _M_MMAP_MAX: 65536}
 _KEEP = {_M_TRIM_THRESHOLD: 2**31 - 1, _M_MMAP_MAX: 0}
+
+
+def estimate_step(run: Callable[[Any], object], inputs: Any, samples: int) -> int:
+    """Bytes that a forward and a backward pass take for a batch.
+
+    On Linux a process that takes too much is killed, before torch could say that memory is
+    short; so this has to be known beforehand. What a forward pass keeps for the backward one
+    grows by the sample, and is counted for one and for two.
+
+    Args:
+        run: a forward pass of what is trained.
+        inputs: a batch of two samples at least.
+        samples: of the batch in question.
+    """
+    one, two = (_count_kept(run, next(split_inputs(inputs, count))) for count in (1, 2))
+    return int(_BESIDE * ((two - one) * samples + max(0, 2 * one - two)))
+
+
+def _count_kept(run: Callable[[Any], object], inputs: Any) -> int:
+    """Bytes that autograd keeps, each storage once."""
+    kept: list[Tensor] = []  # alive, so that no storage is used twice
+
+    def keep(value: Tensor) -> Tensor:
+        kept.append(value)
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+        outputs = run(inputs)
+    sizes = {value.untyped_storage().data_ptr(): value.untyped_storage().nbytes() for value in kept}
+    del outputs
+    return sum(sizes.values())
 
 
 @contextmanager

@@ -43,12 +43,14 @@ class Trainer:
         seed: of the order of the data and of the augmentation.
         checkpoints: folder for what a killed run goes on from; None keeps nothing.
         device: `cpu`, `cuda`, or `auto` for a GPU where there is one.
+        find_memory: bytes that may still be taken of the processor's memory, where that is known.
     """
 
     task: Task
     seed: int
     checkpoints: Path | None = None
     device: str = "auto"
+    find_memory: Callable[[], int | None] = lambda: None
 
     def begin(self, recipe: Recipe, teacher: GraphModule, watch: TrainingWatch) -> "Training":
         """A run for a recipe of mode `qat`.
@@ -129,15 +131,18 @@ class Training:
         except Exception as error:  # torch raises several classes for want of memory
             if not _is_out_of_memory(error):
                 raise
-        self.watch.on_note(f"memory does not suffice for batches of {size}: training with {half}")
+            why = _explain_want(error)
+        self.watch.on_note(
+            f"memory does not suffice for batches of {size}{why}: training with {half}"
+        )
         try:
             return self._fit(*prepare(), half)
         except Exception as error:
             if not _is_out_of_memory(error):
                 raise
             raise TrainingError(
-                f"memory does not suffice to train with batches of {size}, nor of {half}: choose "
-                "a smaller batch_size"
+                f"memory does not suffice to train with batches of {size}, nor of {half}"
+                f"{_explain_want(error)}: choose a smaller batch_size"
             ) from error
 
     def restore(self, prepare: Callable[[], tuple[GraphModule, Learnable]]) -> Learnable:
@@ -200,6 +205,7 @@ class Training:
                  task=task.name),
             self.options,
             trainer.find_device(),
+            trainer.find_memory,
             self._find_checkpoint(batch_size),
             self.watch,
         )  # fmt: skip
@@ -236,6 +242,11 @@ def _digest_parameters(model: GraphModule) -> str:
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def _explain_want(error: Exception) -> str:
+    """How much is wanted, where that is known."""
+    return f" ({error})" if isinstance(error, MemoryError) and str(error) else ""
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +19,7 @@ from autoquant.errors import CheckpointError, TrainingError
 from autoquant.quantize.checkpoint import Checkpoint
 from autoquant.quantize.learnable import Learnable
 from autoquant.quantize.lesson import Lesson, Loss
+from autoquant.quantize.memory import estimate_step
 from autoquant.quantize.sampling import as_tensors, call, first_output
 from autoquant.quantize.selection import EpochSelection
 
@@ -48,6 +49,7 @@ class TrainingRun:
         loss: what is to become small.
         options: how long, how fast, by which optimizer.
         device: where.
+        find_memory: bytes that may still be taken of the processor's memory.
         checkpoint: where to leave what to go on from; None leaves nothing.
         watch: told what happens.
 
@@ -65,6 +67,7 @@ class TrainingRun:
         loss: Loss,
         options: QatOptions,
         device: torch.device,
+        find_memory: Callable[[], int | None],
         checkpoint: Checkpoint | None,
         watch: TrainingWatch,
     ) -> None:
@@ -75,6 +78,7 @@ class TrainingRun:
         self.loss = loss
         self.options = options
         self.device = device
+        self.find_memory = find_memory
         self.checkpoint = checkpoint
         self.watch = watch
         self.steps = options.epochs * lesson.steps_per_epoch
@@ -89,9 +93,16 @@ class TrainingRun:
         self._losses: list[float] = []
 
     def train(self) -> None:
-        """To the end, from the start or from where an earlier run was."""
+        """To the end, from the start or from where an earlier run was.
+
+        Raises:
+            MemoryError: a step would take more than there is.
+            TrainingError: the loss is not finite.
+            TaskError: labels that do not fit.
+        """
         first, _ = self.lesson.batch(0)
         self.learnable.begin(lambda: call(self.model, self._place(first)))
+        self._check_memory(first)
         self._start = {name: value.clone() for name, value in self.learnable.state().items()}
         self.optimizer = self._build_optimizer()
         self._resume()
@@ -103,6 +114,15 @@ class TrainingRun:
                 self._choose()
             if self.step == self.steps or (self.checkpoint and self.checkpoint.is_due()):
                 self._save()
+
+    def _check_memory(self, inputs: Any) -> None:
+        free = self.find_memory() if self.device.type == "cpu" else None
+        samples = min(self.lesson.batch_size, self.lesson.images)
+        if free is None or samples < 2:  # of one sample less is no batch
+            return
+        needed = estimate_step(lambda part: call(self.model, self._place(part)), inputs, samples)
+        if needed > free:
+            raise MemoryError(f"a step takes {needed / 1e9:.1f} GB, of {free / 1e9:.1f} free")
 
     def curve(self) -> TrainingCurve:
         """What came of it."""
