@@ -22,6 +22,7 @@ from autoquant.search.outlook import Outlook
 from autoquant.search.prior import Knowledge
 from autoquant.search.sampler import build_sampler
 from autoquant.search.study import Budget, Event
+from autoquant.search.surrogate import LossModel
 from tests.fakes import fake_evaluator, fake_record, fake_space, fake_study
 
 
@@ -183,6 +184,24 @@ def test_eight_workers_lose_little() -> None:
             records.append(valley.tell(study, *waiting.pop(0)))
     records += [valley.tell(study, *item) for item in waiting]
     assert valley.judge(records) > 0.9 * valley.search("auto", 40)
+
+
+def test_what_is_under_way_makes_the_model_surer_and_changes_no_expectation() -> None:
+    valley = Valley()
+    features = Features(valley.space, valley.knowledge())
+    random = np.random.default_rng(0)
+    codes = random.integers(features.counts, size=(30, len(features.counts)))
+    losses = np.array([valley.measure(features.decode(code))["accuracy_drop"] for code in codes])
+    model = LossModel(features, unit=0.01)
+    model.fit(codes[:10], losses[:10], np.zeros(10))
+    mean, deviation = model.predict(codes)
+    model.believe(codes[10:18])
+    believed, surer = model.predict(codes)
+    assert np.allclose(believed, mean, atol=1e-6)
+    assert (surer <= deviation + 1e-9).all()
+    assert (surer[10:18] < 0.5 * deviation[10:18]).all()
+    model.fit(codes[:10], losses[:10], np.zeros(10))
+    assert np.allclose(model.predict(codes), (mean, deviation)), "nothing of it stays"
 
 
 def test_auto_takes_up_a_study_where_it_is() -> None:

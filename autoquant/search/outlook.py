@@ -62,6 +62,8 @@ class Outlook:
         self.corner = self._find_corner(rows)
         self.front = self._find_front(rows, history.pending)
         self.fragile = self._find_fragile(rows)
+        if history.pending:
+            self.loss.believe(_stack(history.pending, len(self.features.names)))
 
     def score(self, codes: Codes) -> Floats:
         """(n,) expected gain in hypervolume; where none can be gained, nearness to the bounds."""

@@ -107,12 +107,36 @@ class LossModel:
             losses: (n,).
             noise: (n,) standard errors of the losses, beside those that all have.
         """
-        self.codes, self.losses, self.noise = codes, losses, noise
-        self.layers, self.options = self.features.expand(codes)
-        self.near = self._nearness(codes, codes)
+        self._take(codes, losses, noise)
         if len(codes) >= max(4, 1.1 * self.fitted_to) or len(codes) < self.fitted_to:
             self.scales = max(_GRID, key=self._likelihood)
             self.fitted_to = len(codes)
+        self._solve()
+
+    def believe(self, codes: Codes) -> None:
+        """Take trials under way for finished, with the loss that is expected of them; after `fit`.
+
+        The next proposal then looks where these will not have told. Ginsbourger et al. 2010,
+        "Kriging is well-suited to parallelize optimization", doi:10.1007/978-3-642-10701-6_6,
+        section 3.2, the kriging believer.
+
+        Args:
+            codes: (n, p).
+        """
+        mean, _ = self.predict(codes)
+        self._take(
+            np.vstack([self.codes, codes]),
+            np.concatenate([self.losses, mean]),
+            np.concatenate([self.noise, np.zeros(len(codes))]),
+        )
+        self._solve()
+
+    def _take(self, codes: Codes, losses: Floats, noise: Floats) -> None:
+        self.codes, self.losses, self.noise = codes, losses, noise
+        self.layers, self.options = self.features.expand(codes)
+        self.near = self._nearness(codes, codes)
+
+    def _solve(self) -> None:
         self.inverse = np.linalg.inv(self._covariance(self.scales))
         self.pull = self.inverse @ self._residuals
 
