@@ -21,6 +21,7 @@ _WORST_DROP = 0.1  # of a study without an allowed drop: ten points, as in core.
 _ROWS = 300  # that the models are fitted to, so that a long study stays quick
 _RECENT = 30  # trials by which the model is judged
 _LATENCY_NOISE, _SIZE_NOISE = 0.01, 1e-3
+_DOUBT = 1.0  # standard deviations that a trial under way is taken to be worse than expected
 _BENT = 3.0  # corners of the loss beyond which it counts by its logarithm
 
 
@@ -46,7 +47,7 @@ class Outlook:
         self.inflation = 1.0
 
     def update(self, history: History) -> None:
-        """Fit every model; trials under way count as if they came out as expected."""
+        """Fit every model; trials under way make them surer, and count on the front."""
         rows = list(history.rows.values())
         known = [row for row in rows if row.is_usable]
         self._fit_costs(known)
@@ -215,7 +216,10 @@ class Outlook:
         return np.where([True, "latency" in wanted, "size" in wanted], corner, 1.0)
 
     def _find_front(self, rows: Sequence[Row], pending: Sequence[tuple[int, ...]]) -> Floats:
-        """(f, 3) what is there, trials under way included.
+        """(f, 3) what is there, trials under way included, each a little worse than expected.
+
+        They may disappoint: as good as expected they would keep proposals out of their region
+        that are the better ones in every other case.
 
         What is larger or slower must beat a trial by more than chance, or it will not stand on
         the front beside it (see `core.front`): so much is taken off the losses of what is there.
@@ -225,8 +229,9 @@ class Outlook:
         points[:, 0] -= _typical([row.compared_sd for row in complete if row.is_usable])
         if pending:
             codes = _stack(pending, len(self.features.names))
-            mean, _ = self.loss.predict(codes)
-            points = np.vstack([points, np.column_stack([mean, self._others(codes)])])
+            mean, deviation = self.loss.predict(codes)
+            losses = mean + _DOUBT * deviation
+            points = np.vstack([points, np.column_stack([losses, self._others(codes)])])
         if "accuracy" not in self.knowledge.objectives:
             points = points[points[:, 0] <= self.corner[0]]
             points[:, 0] = 0.0
