@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pydantic import ValidationError
 
@@ -67,6 +67,38 @@ def read_verifiable(content: bytes, name: str) -> Artifact:
     return artifact
 
 
+@dataclass(frozen=True)
+class _Claims:
+    """What a passport says was measured, and how to do it again."""
+
+    recipe: Recipe
+    measurement: Measurement
+    options: EvaluationOptions
+    backend: str
+    seed: int
+    task: str
+    task_options: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, passport: Mapping[str, Any]) -> Self:
+        """Raises `ArtifactError` of a passport that this version cannot read."""
+        try:
+            for name in ("machine", "versions", "data_sha256"):
+                dict(passport[name])
+            conditions = passport["conditions"]
+            return cls(
+                recipe=Recipe.model_validate(passport["recipe"]),
+                measurement=Measurement.model_validate(passport["measurement"]),
+                options=EvaluationOptions(int(conditions["threads"]), int(conditions["batch"])),
+                backend=backend_of(conditions),
+                seed=int(passport["seed"]),
+                task=str(passport["task"]),
+                task_options=dict(passport.get("task_options", {})),
+            )
+        except (AttributeError, KeyError, TypeError, ValueError, ValidationError) as error:
+            raise ArtifactError(f"the passport cannot be read: {error!r}"[:200]) from error
+
+
 def verify_artifact(
     artifact: Artifact,
     task_options: Mapping[str, Any] | None = None,
@@ -89,25 +121,13 @@ def verify_artifact(
         InputError: the passport's backend is not installed here.
         TaskError: the task is unknown here, or its data are missing.
     """
-    passport = artifact.passport
-    try:
-        recipe = Recipe.model_validate(passport["recipe"])
-        stored = Measurement.model_validate(passport["measurement"])
-        conditions = passport["conditions"]
-        options = EvaluationOptions(int(conditions["threads"]), int(conditions["batch"]))
-        backend = backend_of(conditions)
-        seed = int(passport["seed"])
-        task_name = str(passport["task"])
-        stored_options = dict(passport.get("task_options", {}))
-        for name in ("machine", "versions", "data_sha256"):
-            dict(passport[name])
-    except (AttributeError, KeyError, TypeError, ValueError, ValidationError) as error:
-        raise ArtifactError(f"the passport cannot be read: {error!r}"[:200]) from error
+    claims = _Claims.read(artifact.passport)
+    recipe = claims.recipe
     announce(_LOADING)
     here = Path.cwd()
-    told = resolve_options(task_name, (stored_options, here), (task_options or {}, here))
-    task = load_task(task_name, told)
-    evaluator = build_evaluator(task, seed, options, backend, checkpoints)
+    told = resolve_options(claims.task, (claims.task_options, here), (task_options or {}, here))
+    task = load_task(claims.task, told)
+    evaluator = build_evaluator(task, claims.seed, claims.options, claims.backend, checkpoints)
     builder = evaluator.builder
     assert isinstance(builder, TaskBuilder)
     is_comparable = checkpoints is not None or not recipe.is_trained
@@ -117,7 +137,7 @@ def verify_artifact(
         origin = builder.provenance(recipe)
     checks = _check_identity(artifact, origin)
     checks.append(_check_rebuild(artifact, rebuilt, recipe))
-    checks += _check_figures(artifact, rebuilt, stored, evaluator)
+    checks += _check_figures(artifact, rebuilt, claims.measurement, evaluator)
     announce(_EXPLAINING)
     layers = [proof.to_dict() for proof in evaluator.explain(artifact, recipe)[0]]
     if with_layers and is_comparable:
