@@ -270,7 +270,7 @@ def test_an_earlier_epoch_has_to_be_better_beyond_chance() -> None:
 
 
 @pytest.mark.parametrize(("images", "held_out"), [
-    (3, 0), (4, 1), (100, 25), (200, 32), (5000, 500), (20_000, 1000)
+    (3, 0), (7, 0), (8, 2), (100, 25), (200, 32), (5000, 500), (20_000, 1000)
 ])  # fmt: skip
 def test_few_images_are_held_out_and_nothing_is_learned_from_them(images, held_out) -> None:
     assert count_held_out(images) == held_out

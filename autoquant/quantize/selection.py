@@ -18,7 +18,8 @@ _ERRORS = 2.0  # standard errors that the end has to be worse by
 
 def count_held_out(images: int) -> int:
     """How many of some training images to learn nothing from."""
-    return min(images // _MOST_SHARE, max(_FEWEST, images // _SHARE), _MOST)
+    count = min(images // _MOST_SHARE, max(_FEWEST, images // _SHARE), _MOST)
+    return count if count > 1 else 0  # one tells nothing of chance
 
 
 @dataclass(frozen=True)
