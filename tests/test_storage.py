@@ -230,3 +230,18 @@ def test_file_that_does_not_fit_leaves_no_half_of_it(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert caught.value.errno == errno.EFBIG
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("first", ["journal", "database"])
+def test_two_studies_of_one_name_do_not_sweep_each_others_files(tmp_path: Path, first: str) -> None:
+    places = {
+        "journal": Location(tmp_path, "twin"),
+        "database": Location(tmp_path, "twin", f"sqlite:///{tmp_path / 'studies.db'}"),
+    }
+    own, (_, other) = places.pop(first), places.popitem()
+    search(own, 6)
+    search(own, 8)  # goes on
+    kept = sorted(own.artifacts.iterdir())
+    with pytest.raises(StudyError, match=r"holds the files of another study 'twin'.*--results"):
+        search(other, 6)
+    assert sorted(own.artifacts.iterdir()) == kept

@@ -44,6 +44,7 @@ Warn = Callable[[str], None]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _JOURNAL = "journal.log"
+_ELSEWHERE = "record-in-database.txt"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # the disk, or a share of it
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -118,15 +119,26 @@ class Location:
         return self.name in optuna.get_all_study_names(open_storage(self))
 
     def create_folder(self) -> None:
-        """Make the folder.
+        """Make the folder; one for each study, since a search sweeps it.
 
         Raises:
             StorageError: it cannot be written.
+            StudyError: it is that of another study of this name, with its record elsewhere.
         """
+        mark = self.folder / _ELSEWHERE
+        other = self.journal if self.url else mark
+        if other.exists():
+            where = "there" if self.url else "in a database"
+            raise StudyError(
+                f"'{self.folder}' holds the files of another study '{self.name}', whose record "
+                f"lies {where}; choose another --study or --results"
+            )
         try:
             self.artifacts.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.folder):
                 pass
+            if self.url:
+                mark.write_text("The trials of this study are in a database.\n", encoding="utf-8")
         except OSError as error:
             raise StorageError(
                 f"cannot write to '{self.folder}' ({error.strerror}); choose another --results"
