@@ -20,6 +20,7 @@ from autoquant.cluster.worker import Source
 from autoquant.config import parse_space
 from autoquant.core.analysis import Cell
 from autoquant.core.space import baselines
+from autoquant.core.trial import Trial
 from autoquant.errors import TrialError
 from autoquant.evaluate import Evaluator
 from autoquant.progress import SearchProgress
@@ -234,7 +235,7 @@ def _open_study(
             _announcing(location) as announcement,
             lease_record(location, record, announcement, warn),
             _open_crew(launch, evaluator, source, announcement) as (evaluates, executor),
-            _progress(budget, console, may_train=space.is_mixed) as show,
+            _progress(budget, console, record.trials(), may_train=space.is_mixed) as show,
         ):
             # with workers, this process evaluates nothing that could have crashed it
             record.recover(crash if executor is None else None)
@@ -297,10 +298,10 @@ def _open_record(launch: Launch, warn: Callable[[str], None]) -> Record:
 
 @contextmanager
 def _progress(
-    budget: Budget, console: Console | None, *, may_train: bool
+    budget: Budget, console: Console | None, known: Sequence[Trial], *, may_train: bool
 ) -> Iterator[Callable[[Event], None] | None]:
     if console is None:
         yield None
         return
-    with SearchProgress(budget, console, may_train=may_train) as progress:
+    with SearchProgress(budget, console, known, may_train=may_train) as progress:
         yield progress.show

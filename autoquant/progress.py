@@ -63,17 +63,25 @@ class SearchProgress(_Show):
     Args:
         budget: what the bar runs to.
         console: where to show them.
+        known: trials of a study that goes on, which tell how long the others may take.
         may_train: recipes may be promoted to training.
     """
 
-    def __init__(self, budget: Budget, console: Console, *, may_train: bool = False) -> None:
+    def __init__(
+        self,
+        budget: Budget,
+        console: Console,
+        known: Sequence[Trial] = (),
+        *,
+        may_train: bool = False,
+    ) -> None:
         self.budget = budget
         self.may_train = may_train
         self.console = console
         self.has_bar = _has_bar(console)
         self.started = self.ended = time.monotonic()
         self.first_done: int | None = None
-        self.costs: list[Cost] = []
+        self.costs = [Cost.of(trial) for trial in known]
         self.forecast: Forecast | None = None
         self.progress = self._seating = _SeatProgress(
             SpinnerColumn(),
@@ -121,6 +129,7 @@ class SearchProgress(_Show):
         if event.trial is not None:
             self.costs.append(Cost.of(event.trial, now - self.ended))
             self.ended = now
+        if event.trial is not None or (self.forecast is None and self.costs):
             self.forecast = self._forecast_rest(event, now)
         if self.forecast is None:
             return None
@@ -131,8 +140,7 @@ class SearchProgress(_Show):
         timeout_s, elapsed = self.budget.timeout_s, now - self.started
         return forecast_rest(
             self.costs,
-            # of a study that goes on, the trials before are in nobody's memory
-            self.budget.trials - (event.done - len(self.costs)),
+            self.budget.trials,
             front=len(event.front),
             timeout_left_s=None if timeout_s is None else timeout_s - elapsed,
             may_train=self.may_train,

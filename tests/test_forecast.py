@@ -174,3 +174,17 @@ def test_terminal_counts_down_and_falls_silent(monkeypatch: pytest.MonkeyPatch) 
         clock[0] += 10 * first
         progress.show(Event("begin", 5, (), None, "next"))
         assert "left" not in progress.progress.tasks[0].fields["status"]
+
+
+def test_a_search_that_goes_on_knows_its_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autoquant.progress.time.monotonic", lambda: 0.0)
+    console = Console(file=io.StringIO(), force_terminal=True, width=160)
+    trials = measured_trials(20)
+    with SearchProgress(Budget(40), console, trials) as progress:
+        progress.show(Event("begin", 20, (), None, "next"))
+        assert "about" in progress.progress.tasks[0].fields["status"], "before the first trial"
+        whole = forecast_rest([Cost.of(trial) for trial in trials], 40, front=0)
+        assert progress.forecast == whole
+    with SearchProgress(Budget(21), console, trials) as progress:
+        progress.show(Event("begin", 20, (), None, "next"))
+        assert progress.forecast.seconds < whole.seconds / 2
