@@ -13,7 +13,7 @@ from autoquant.core.recipe import QatOptions
 from autoquant.core.sensitivity import Sensitivity
 from autoquant.core.trial import Trial
 from autoquant.deliver import read_kept, rebuild_trial
-from autoquant.distribution import keep_distributions, reduces_range, space_of
+from autoquant.distribution import keep_distributions, reduces_range
 from autoquant.errors import AutoquantError, InputError
 from autoquant.evaluate import Evaluator
 from autoquant.export.readback import read_artifact
@@ -162,5 +162,5 @@ def _find_distributions(
 
 def _find_sensitivity(record: Record, evaluator: Evaluator) -> Sensitivity | None:
     """What was measured before; a report measures none."""
-    reduced = reduces_range(space_of(record.header))
+    reduced = reduces_range(record.header)
     return read_sensitivity(evaluator, record.header.task, keep_folder(), reduce_range=reduced)

@@ -166,10 +166,17 @@ class SpaceConfig(_Strict):
             SpaceError: a pattern matches no layer, or nothing is allowed.
         """
         rules = {pattern: layer.to_rule() for pattern, layer in self.layers.items()}
+        return SearchSpace(expand_layers(rules, layers, activations), self._options(is_exact))
+
+    def reduces_range(self, *, is_exact: bool) -> bool:
+        """Whether 7-bit weights are among the choices; see `to_space`."""
+        return True in self._options(is_exact).get("reduce_range", ())
+
+    def _options(self, is_exact: bool) -> dict[str, tuple[Any, ...]]:
         options = self.quantizer.to_options()
         if not is_exact:
             options.setdefault("reduce_range", (False, True))
-        return SearchSpace(expand_layers(rules, layers, activations), options)
+        return options
 
     def with_task_options(self, options: dict[str, Any] | None) -> Self:
         """The same space for a task that is told something else."""

@@ -53,7 +53,7 @@ def plan_distributions(header: StudyHeader) -> DistributionPlan:
     """
     config = space_of(header)
     options = config.quantizer.to_options()
-    widths = (8, 7, 4) if reduces_range(config) else (8, 4)
+    widths = (8, 7, 4) if reduces_range(header) else (8, 4)
     return DistributionPlan(
         methods=tuple(dict.fromkeys([*_METHODS, *options.get("calibration", ())])),
         symmetries=options.get("activation_symmetry", ("asymmetric",)),
@@ -71,10 +71,13 @@ def space_of(header: StudyHeader) -> SpaceConfig:
     return parse_space(dict(header.definition), "the study's search space")
 
 
-def reduces_range(space: SpaceConfig) -> bool:
-    """Whether a search of this space has 7-bit weights among its choices on this machine."""
-    chosen = space.quantizer.to_options().get("reduce_range")
-    return not has_integer_dot_product() if chosen is None else True in chosen
+def reduces_range(header: StudyHeader) -> bool:
+    """Whether a search of this study has 7-bit weights among its choices on this machine.
+
+    Raises:
+        SpaceError: its space cannot be read.
+    """
+    return space_of(header).reduces_range(is_exact=has_integer_dot_product())
 
 
 def keep_distributions(

@@ -12,7 +12,7 @@ from autoquant.browse.layers import NoiseRecord, noise_path, sensitivity_path
 from autoquant.core.activity import announce
 from autoquant.core.sensitivity import Sensitivity
 from autoquant.core.trial import Trial
-from autoquant.distribution import keep_distributions, keep_record, reduces_range, space_of
+from autoquant.distribution import keep_distributions, keep_record, reduces_range
 from autoquant.errors import AutoquantError, InputError
 from autoquant.evaluate import Evaluator
 from autoquant.search.record import Record
@@ -30,7 +30,7 @@ def look(arguments: Arguments) -> None:
     from autoquant.sensitivity import keep_folder, read_sensitivity
 
     keep_distributions(location, record.header, evaluator)
-    reduced = reduces_range(space_of(record.header))
+    reduced = reduces_range(record.header)
     known = read_sensitivity(evaluator, record.header.task, keep_folder(), reduce_range=reduced)
     _keep(known, location)
 
@@ -40,7 +40,7 @@ def find_sensitivity(arguments: Arguments) -> list[str]:
     location, record, evaluator = _load(arguments)
     from autoquant.sensitivity import keep_folder, measure_sensitivity
 
-    reduced = reduces_range(space_of(record.header))
+    reduced = reduces_range(record.header)
     found, refusal = measure_sensitivity(
         evaluator, record.header.task, keep_folder(), reduce_range=reduced
     )
