@@ -52,7 +52,9 @@ def test_one_thread_under_a_quota_of_half_a_core_is_warned_of(cgroup: Path) -> N
     assert machine.explain_oversubscription(1) is None
 
 
-def test_memory_is_what_the_system_and_the_cgroup_leave(cgroup: Path) -> None:
+def test_memory_is_what_the_system_and_the_cgroup_leave(
+    cgroup: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     free = machine.available_memory()
     assert free is not None, "on Linux"
     assert free > 10**8
@@ -61,8 +63,11 @@ def test_memory_is_what_the_system_and_the_cgroup_leave(cgroup: Path) -> None:
     assert machine.available_memory() > 10**8
     (cgroup / "memory.max").write_text("8000\n")
     assert machine.available_memory() == 3000
-    (cgroup / "memory.stat").write_text("anon 4000\ninactive_file 600\n")
+    (cgroup / "memory.stat").write_text("anon 4000\ninactive_file 500\nactive_file 100\n")
     assert machine.available_memory() == 3600, "pages of files can be dropped"
+    monkeypatch.setattr(machine, "_granted", 2)
+    assert machine.available_memory() == 900, "two of eight cores"
+    monkeypatch.setattr(machine, "_granted", None)
     (cgroup / "memory").mkdir()
     (cgroup / "memory" / "memory.limit_in_bytes").write_text("2000\n")
     (cgroup / "memory" / "memory.usage_in_bytes").write_text("2500\n")

@@ -188,6 +188,20 @@ def test_a_training_without_prospects_is_stopped(right: int, step: int, stops: b
     assert seen.size_bytes == 500
 
 
+def test_training_whose_best_epoch_could_enter_goes_on() -> None:
+    """It may be kept, whatever comes after it."""
+    gate = Gate([trial(1, 880, 500)], ["accuracy", "size"], Bounds(), scout=trial(2, 700, 500))
+    found = iter([hits(900, 500), hits(700, 500), hits(700, 500)])
+    rehearsal = Rehearsal(
+        [], hits(950, 500), lambda outputs: next(found), TOTAL, gate, TrainingWatch(), lambda: None
+    )
+    rehearsal.on_epoch(TrainingProgress(5, 10, 5, 10, 0.1), lambda batches: None)
+    rehearsal.on_epoch(TrainingProgress(9, 10, 9, 10, 0.1), lambda batches: None)
+    rehearsal._best = None
+    with pytest.raises(Rejection):
+        rehearsal.on_epoch(TrainingProgress(9, 10, 9, 10, 0.1), lambda batches: None)
+
+
 def test_space_with_training_for_a_task_without_data_names_both_ways_out(tmp_path: Path) -> None:
     definition = {
         "version": 1, "task": "test", "objectives": ["accuracy"], "quantizer": {"mode": ["qat"]}

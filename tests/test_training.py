@@ -257,16 +257,21 @@ def test_a_killed_training_remembers_the_epoch_that_was_best(tmp_path, monkeypat
 
 def test_an_earlier_epoch_has_to_be_better_beyond_chance() -> None:
     noise = torch.randn(100, generator=torch.Generator().manual_seed(0))
-    for rise, is_kept in ((0.01, False), (1.0, True), (float("nan"), True)):
-        seen = iter([1.0 + noise, 1.0 + noise.flip(0) + rise])
-        step = torch.zeros(1)
-        selection = EpochSelection(lambda seen=seen: next(seen), lambda step=step: {"step": step})
-        selection.look(0)
-        step += 5
-        selection.look(5)
+    nothing = float("nan")
+    for start, end, is_kept in (
+        (1.0 + noise, 1.01 + noise.flip(0), False),
+        (1.0 + noise, 2.0 + noise.flip(0), True),
+        (1.0 + 0.01 * noise, 1.005 + 0.01 * noise, False),  # surely, but by how little
+        (1.0 + noise, nothing + noise, True),
+        (nothing + noise, 1.0 + noise, False),
+        (nothing + noise, nothing + noise, False),
+    ):
+        selection = EpochSelection()
+        selection.look(0, start, lambda: {"step": torch.zeros(1)})
+        selection.look(5, end, lambda: {"step": torch.ones(1)})
         better = selection.find_better()
         assert (better is not None) == is_kept
-        assert better is None or better.values["step"] == 0, "a copy"
+        assert better is None or better.values["step"] == 0
 
 
 @pytest.mark.parametrize(("images", "held_out"), [
@@ -365,6 +370,38 @@ def test_a_step_that_memory_does_not_suffice_for_is_not_begun() -> None:
     left = iter([5e5, 2e5])
     with pytest.raises(TrainingError, match=r"nor of 16 \(a step takes .* free\): choose a small"):
         builder.build(trained(), Notes())
+
+
+@pytest.mark.parametrize("is_short_first", [True, False])
+def test_a_killed_training_goes_on_with_the_batch_it_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_short_first: bool
+) -> None:
+    """Whatever memory there is now: what was learned is worth more."""
+    monkeypatch.setattr(checkpoint, "EVERY_S", 0.0)
+    task, plenty, short = task_with_data(), lambda: 10**9, lambda: 5 * 10**5
+
+    def begin(find_memory, watch: Notes):
+        builder = TaskBuilder(task, checkpoints=tmp_path)
+        builder._trainer = dataclasses.replace(builder._trainer, find_memory=find_memory)
+        return builder.build(trained(), watch)
+
+    first, then = (short, plenty) if is_short_first else (plenty, short)
+    with pytest.raises(Death):
+        begin(first, Dying(step=6))
+    notes = Notes()
+    candidate = begin(then, notes)
+    assert candidate.training.batch_size == (16 if is_short_first else 32)
+    assert len(notes.losses) == candidate.training.steps - 5
+
+
+def test_what_an_earlier_version_trained_is_still_verified(tmp_path: Path) -> None:
+    builder = TaskBuilder(task_with_data(), checkpoints=tmp_path)
+    candidate = builder.build(trained())
+    path = next(tmp_path.glob("*.pt"))
+    state = torch.load(path, weights_only=True)
+    del state["key"]["images held out"]
+    torch.save(state, path)
+    assert builder.restore(trained()).artifact.sha256 == candidate.artifact.sha256
 
 
 def test_other_errors_are_not_taken_for_a_want_of_memory(monkeypatch) -> None:
@@ -485,8 +522,45 @@ def test_layers_off_the_calibrated_grid_are_trained_too(activation: str, scale: 
 def test_other_outputs_than_logits_are_learned_by_their_squared_error() -> None:
     loss = Loss(1.0, is_classifier=False, task="t")
     promised = torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
+    loss.take_variance(promised * 1000)
     assert loss(promised, promised, []) == 0
     assert float(loss(promised * 1000 + 10, promised * 1000, [])) < 1e-3
+    loss.take_variance(promised[:1, 0])
+    assert loss.variance > 0, "a single number has none"
+
+
+def test_logits_at_every_place_are_one_loss_a_sample() -> None:
+    loss = Loss(1.0, is_classifier=True, task="t")
+    generator = torch.Generator().manual_seed(0)
+    ours, theirs = (torch.randn(4, 5, 6, 4, generator=generator) for _ in range(2))
+    assert loss.each(ours, theirs, []).shape == (4,)
+    expected = F.kl_div(
+        ours.log_softmax(1), theirs.log_softmax(1), reduction="batchmean", log_target=True
+    )
+    assert torch.allclose(loss(ours, theirs, []), expected)
+
+
+class OneNumber(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(64, 64)
+        self.second = nn.Linear(64, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(F.relu(self.first(x)))
+
+
+def test_a_last_batch_of_one_number_is_judged_as_the_others() -> None:
+    """Its own variance would be none, and every epoch's loss with it."""
+    task = make_task(
+        OneNumber, example_input=torch.zeros(1, 64), calibration=Rows(32), search=Rows(64, 1),
+        report=None, train=Rows(330, 2), metric=lambda outputs, targets: 1.0,
+    )  # fmt: skip
+    curve = TaskBuilder(task).build(trained(layers=["first", "second"], epochs=6)).training
+    assert curve.held_out == 33
+    judged = [point.held_out_loss for point in curve.points if point.held_out_loss is not None]
+    assert len(judged) == 6
+    assert np.isfinite([curve.start_loss, *judged]).all()
 
 
 def test_every_epoch_sees_every_sample_once() -> None:

@@ -90,10 +90,14 @@ def available_memory() -> int | None:
     """Bytes that this process may still take; None where the system does not say.
 
     What the system has left, and what the limits of this process's cgroup leave (versions 2 and
-    1); both count pages of files as free that can be dropped.
+    1); both count pages of files as free, since they can be dropped. A process that was granted
+    a part of the cores takes as large a part of the memory, since others take theirs.
     """
     found = [_system_memory(), *(_read_memory(folder) for folder in _cgroup_folders())]
-    return min((item for item in found if item is not None), default=None)
+    free = min((item for item in found if item is not None), default=None)
+    if free is None or _granted is None:
+        return free
+    return int(free * min(1.0, _granted / _within_quota(_affinity())))
 
 
 def _system_memory() -> int | None:
@@ -108,14 +112,16 @@ def _read_memory(folder: Path) -> int | None:
     for limit, usage in names:
         values = _read(folder / limit), _read(folder / usage)
         if all(value is not None and value.isdigit() for value in values):
-            dropped = _inactive_files(_read(folder / "memory.stat") or "")
-            return max(0, int(values[0] or 0) - int(values[1] or 0) + dropped)
+            files = _count_files(_read(folder / "memory.stat") or "")
+            return max(0, int(values[0] or 0) - int(values[1] or 0) + files)
     return None
 
 
-def _inactive_files(statistics: str) -> int:
+def _count_files(statistics: str) -> int:
+    """Bytes of pages of files, in a `memory.stat` of either version."""
     pairs = dict(line.split(maxsplit=1) for line in statistics.splitlines() if " " in line)
-    return int(pairs.get("total_inactive_file") or pairs.get("inactive_file") or 0)
+    prefix = "total_" if "total_inactive_file" in pairs else ""
+    return sum(int(pairs.get(f"{prefix}{kind}_file", 0)) for kind in ("inactive", "active"))
 
 
 def _cgroup_folders() -> list[Path]:
@@ -123,11 +129,13 @@ def _cgroup_folders() -> list[Path]:
         lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
-    own = [line.split(":", 2)[2].strip("/") for line in lines if line.startswith("0::")]
     folders = [_CGROUP, _CGROUP / "cpu", _CGROUP / "memory"]
-    for path in own:
-        parts = [part for part in path.split("/") if part not in ("", "..")]
-        folders += [_CGROUP.joinpath(*parts[: end + 1]) for end in range(len(parts))]
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        parts = [part for part in path.strip("/").split("/") if part not in ("", "..")]
+        for name in controllers.split(","):  # none in version 2, one or several in version 1
+            base = _CGROUP / name
+            folders += [base.joinpath(*parts[: end + 1]) for end in range(len(parts))]
     return folders
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from autoquant.core.evidence import Evidence
-from autoquant.core.gate import Gate, Hits
+from autoquant.core.gate import Gate, Glimpse, Hits
 from autoquant.core.training import Predict, TrainingProgress, TrainingWatch
 from autoquant.core.trial import Measurement, Partial
 from autoquant.errors import Rejection
@@ -51,6 +51,7 @@ class Rehearsal(TrainingWatch):
         self.gate = gate
         self.outer = outer
         self.pause = pause
+        self._best: Hits | None = None  # of the epochs so far, any of which may be kept
 
     def on_step(self, progress: TrainingProgress) -> None:
         """Make room and pass on."""
@@ -65,7 +66,8 @@ class Rehearsal(TrainingWatch):
         """Accuracy so far.
 
         Raises:
-            Rejection: even if the rest of the training goes well, it cannot enter the front.
+            Rejection: neither the best epoch so far can enter the front, nor the last one, even
+                if the rest of the training goes well.
         """
         self.outer.on_epoch(progress, predict)
         if self.float_hits is None:
@@ -80,10 +82,14 @@ class Rehearsal(TrainingWatch):
         if self.gate is None:
             return
         done = progress.step / progress.steps
+        if self._best is None or hits.sum() > self._best.sum():
+            self._best = hits
         hoped = project_hits(hits, float_hits, 1 - done)
         glimpse = self.gate.imagine(hoped, float_hits, self.total)
-        reason = None if glimpse is None else self.gate.find_reason(glimpse)
+        reason = self._find_reason(glimpse)
         if glimpse is None or reason is None:
+            return
+        if self._find_reason(self.gate.imagine(self._best, float_hits, self.total)) is None:
             return
         accuracy, base = float(hits.mean()), float(float_hits.mean())
         partial = Partial(
@@ -103,6 +109,10 @@ class Rehearsal(TrainingWatch):
                 evidence=Evidence.from_hits(hoped),
             ),
         )
+
+    def _find_reason(self, glimpse: Glimpse | None) -> str | None:
+        assert self.gate is not None
+        return None if glimpse is None else self.gate.find_reason(glimpse)
 
 
 def project_hits(hits: Hits, float_hits: Hits, share: float) -> Hits:

@@ -85,16 +85,28 @@ class Loss:
 
     Args:
         distillation: share of the distance from the float model's outputs, in 0..1.
-        is_classifier: outputs are logits, (n, classes), and targets are classes. Of others
+        is_classifier: outputs are logits, (n, classes, ...), and targets are classes. Of others
             the distance is the squared error, from the float model's outputs over their
             variance, which makes it comparable from model to model.
         task: name of the task, for messages.
+
+    Attributes:
+        variance: of the float model's outputs; see `take_variance`.
     """
 
     def __init__(self, distillation: float, *, is_classifier: bool, task: str) -> None:
         self.distillation = distillation
         self.is_classifier = is_classifier
         self.task = task
+        self.variance = 1.0
+
+    def take_variance(self, promised: Tensor) -> None:
+        """Take it of some outputs of the float model, once for all batches.
+
+        The last batch of an epoch may be a single number, which has none.
+        """
+        spread = promised.var() if promised.numel() > 1 else promised.square().mean()
+        self.variance = max(float(spread), 1e-12)
 
     def __call__(self, outputs: Tensor, promised: Tensor, targets: list[Any]) -> Tensor:
         """A number from outputs, the float model's on the same inputs, and the targets.
@@ -105,7 +117,7 @@ class Loss:
         return self.each(outputs, promised, targets).mean()
 
     def each(self, outputs: Tensor, promised: Tensor, targets: list[Any]) -> Tensor:
-        """The same of every sample by itself, (n,).
+        """The same of each sample, (n,).
 
         Raises:
             TaskError: likewise.
@@ -119,9 +131,9 @@ class Loss:
 
     def _distance(self, outputs: Tensor, promised: Tensor) -> Tensor:
         if not self.is_classifier:
-            return _squared_errors(outputs, promised) / promised.var().clamp(min=1e-12)
+            return _squared_errors(outputs, promised) / self.variance
         ours, theirs = F.log_softmax(outputs, 1), F.log_softmax(promised, 1)
-        return F.kl_div(ours, theirs, reduction="none", log_target=True).sum(1)
+        return F.kl_div(ours, theirs, reduction="none", log_target=True).flatten(1).sum(1)
 
     def _error(self, outputs: Tensor, targets: list[Any]) -> Tensor:
         values = torch.stack([torch.as_tensor(target) for target in targets])

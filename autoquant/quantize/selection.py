@@ -13,7 +13,8 @@ _SHARE = 10  # one in so many is held out,
 _FEWEST = 32  # but so many at least, since fewer tell little,
 _MOST_SHARE = 4  # and one in so many at most
 _MOST = 1000
-_ERRORS = 2.0  # standard errors that the end has to be worse by
+_ERRORS = 2.0  # standard errors that the end has to be worse by,
+_TELLING = 1.01  # and times
 
 
 def count_held_out(images: int) -> int:
@@ -38,8 +39,9 @@ class Epoch:
 
     @property
     def loss(self) -> float:
-        """Their mean."""
-        return float(self.losses.mean())
+        """Their mean; infinite where it is no number."""
+        mean = float(self.losses.mean())
+        return math.inf if math.isnan(mean) else mean
 
 
 class EpochSelection:
@@ -51,46 +53,39 @@ class EpochSelection:
 
     The cosine schedule makes the last epoch the best one as a rule, and losses on a few images
     are noisy. So an earlier one has to be better by two standard errors of the mean difference on
-    the same images.
-
-    Args:
-        judge: losses on the held-out images of the model as it is, (n,).
-        values: what is trained, by name.
+    the same images, and by a hundredth.
     """
 
-    def __init__(
-        self, judge: Callable[[], Tensor], values: Callable[[], Mapping[str, Tensor]]
-    ) -> None:
-        self._judge = judge
-        self._values = values
+    def __init__(self) -> None:
         self._best: Epoch | None = None
-        self._last: Tensor | None = None
+        self._last: Epoch | None = None
 
-    def look(self, step: int) -> float:
-        """Judge what training has come to.
+    def look(self, step: int, losses: Tensor, values: Callable[[], Mapping[str, Tensor]]) -> float:
+        """Take in what training has come to.
 
         Args:
             step: optimizer steps done; with 0 everything that was seen before is forgotten.
+            losses: on the held-out images, (n,).
+            values: a copy of what is trained, by name; asked for where it is the best so far.
 
         Returns:
             The mean loss.
         """
-        losses = self._judge().cpu()
-        self._last = losses
-        if step == 0 or self._best is None or float(losses.mean()) < self._best.loss:
-            values = {name: value.clone() for name, value in self._values().items()}
-            self._best = Epoch(step, losses, values)
-        return float(losses.mean())
+        self._last = Epoch(step, losses, {})
+        if step == 0 or self._best is None or self._last.loss < self._best.loss:
+            self._best = Epoch(step, losses, values())
+        return self._last.loss
 
     def find_better(self) -> Epoch | None:
         """The epoch that beats the last one; None if none does."""
         assert self._best is not None
         assert self._last is not None
-        worse = self._last - self._best.losses
-        error = float(worse.std()) / math.sqrt(len(worse))
-        if float(worse.mean()) <= _ERRORS * error:  # not so of what is no number
+        if self._best.loss == math.inf or self._best.step == self._last.step:
             return None
-        return self._best
+        worse = self._last.losses - self._best.losses
+        error = float(worse.std()) / math.sqrt(len(worse))
+        is_chance = float(worse.mean()) <= _ERRORS * error  # not so of what is no number
+        return None if is_chance or self._last.loss < _TELLING * self._best.loss else self._best
 
     def state(self) -> dict[str, Any]:
         """The best so far, for a checkpoint between two epochs."""

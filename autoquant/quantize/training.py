@@ -33,6 +33,8 @@ from autoquant.quantize.training_run import TrainingRun
 
 __all__ = ["Trainer", "Training"]
 
+_HELD_OUT = "images held out"
+
 
 @dataclass(frozen=True)
 class Trainer:
@@ -126,15 +128,16 @@ class Training:
             TaskError: labels that do not fit.
         """
         size, half = self._batch_sizes()
-        try:
-            return self._fit(*prepare(), size)
-        except Exception as error:  # torch raises several classes for want of memory
-            if not _is_out_of_memory(error):
-                raise
-            why = _explain_want(error)
-        self.watch.on_note(
-            f"memory does not suffice for batches of {size}{why}: training with {half}"
-        )
+        if not self._is_begun(half):  # else memory did not suffice for whole batches
+            try:
+                return self._fit(*prepare(), size)
+            except Exception as error:  # torch raises several classes for want of memory
+                if not _is_out_of_memory(error):
+                    raise
+                why = _explain_want(error)
+            self.watch.on_note(
+                f"memory does not suffice for batches of {size}{why}: training with {half}"
+            )
         try:
             return self._fit(*prepare(), half)
         except Exception as error:
@@ -144,6 +147,13 @@ class Training:
                 f"memory does not suffice to train with batches of {size}, nor of {half}"
                 f"{_explain_want(error)}: choose a smaller batch_size"
             ) from error
+
+    def _is_begun(self, batch_size: int) -> bool:
+        """Whether an earlier run left something to go on from."""
+        checkpoint = self._find_checkpoint(batch_size)
+        with suppress(CheckpointError):
+            return checkpoint is not None and checkpoint.load() is not None
+        return False
 
     def restore(self, prepare: Callable[[], tuple[GraphModule, Learnable]]) -> Learnable:
         """What an earlier run of the same training ended with, in place of `fit`.
@@ -172,7 +182,8 @@ class Training:
             raise
 
     def _load_end_of(self, batch_size: int) -> dict[str, Any]:
-        checkpoint = self._find_checkpoint(batch_size)
+        # nothing is trained any more, so it does not matter what earlier versions held out
+        checkpoint = self._find_checkpoint(batch_size, but=_HELD_OUT)
         if checkpoint is None:
             raise CheckpointError("a training can be restored from a folder of checkpoints alone")
         state = checkpoint.load()
@@ -217,11 +228,12 @@ class Training:
         self.curve, self.seconds, self.seconds_here = run.curve(), run.seconds, run.seconds_here
         return learnable
 
-    def _find_checkpoint(self, batch_size: int) -> Checkpoint | None:
+    def _find_checkpoint(self, batch_size: int, but: str = "") -> Checkpoint | None:
         folder = self.trainer.checkpoints
         if folder is None:
             return None
-        return Checkpoint(folder / f"{self.recipe.digest}.pt", self._key(batch_size))
+        key = {name: value for name, value in self._key(batch_size).items() if name != but}
+        return Checkpoint(folder / f"{self.recipe.digest}.pt", key)
 
     def _key(self, batch_size: int) -> dict[str, Any]:
         """Everything that a run's weights depend on, but for machine and versions."""
@@ -232,7 +244,7 @@ class Training:
             "training data": self.trainer.data_digest,
             "augmentation": self.trainer.task.augment_name,
             "batch size": batch_size,
-            "images held out": count_held_out(len(self.trainer.task.train or ())),
+            _HELD_OUT: count_held_out(len(self.trainer.task.train or ())),
         }
 
 

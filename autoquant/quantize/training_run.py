@@ -85,7 +85,7 @@ class TrainingRun:
         self.step = 0
         self.shortened = 0  # times
         self.seconds = self.seconds_here = 0.0
-        self.selection = EpochSelection(self._judge, learnable.state) if lesson.held_out else None
+        self.selection = EpochSelection() if lesson.held_out else None
         self.start_loss: float | None = None  # of what is held out
         self.kept_step: int | None = None
         self._first_loss = math.inf
@@ -100,13 +100,15 @@ class TrainingRun:
             TrainingError: the loss is not finite.
             TaskError: labels that do not fit.
         """
-        first, _ = self.lesson.batch(0)
-        self.learnable.begin(lambda: call(self.model, self._place(first)))
-        self._check_memory(first)
-        self._start = {name: value.clone() for name, value in self.learnable.state().items()}
+        first = self._place(self.lesson.batch(0)[0])
+        self.learnable.begin(lambda: call(self.model, first))
+        with torch.no_grad():
+            self.loss.take_variance(first_output(call(self.teacher, first)))
+        self._start = self._copy_values()
         self.optimizer = self._build_optimizer()
         self._resume()
         if self.step == 0:
+            self._check_memory(first)
             self.start_loss = self._look()
         while self.step < self.steps:
             self._take_step()
@@ -116,11 +118,14 @@ class TrainingRun:
                 self._save()
 
     def _check_memory(self, inputs: Any) -> None:
+        """Of a training that goes on it is known that memory suffices."""
         free = self.find_memory() if self.device.type == "cpu" else None
         samples = min(self.lesson.batch_size, self.lesson.images)
-        if free is None or samples < 2:  # of one sample less is no batch
+        if free is None or samples < 2:  # a single sample cannot be halved
             return
-        needed = estimate_step(lambda part: call(self.model, self._place(part)), inputs, samples)
+        needed = estimate_step(lambda part: call(self.model, part), inputs, samples)
+        # gradients, two moments, and the best epoch with its units; the start is there
+        needed += 5 * sum(leaf.nbytes for leaf in (*self.learnable.weights, *self.learnable.others))
         if needed > free:
             raise MemoryError(f"a step takes {needed / 1e9:.1f} GB, of {free / 1e9:.1f} free")
 
@@ -165,10 +170,15 @@ class TrainingRun:
         self.optimizer.step()
         self.step += 1
         self._losses.append(value)
-        held_out_loss = self._look() if self.step % self.lesson.steps_per_epoch == 0 else None
-        took = time.perf_counter() - start
-        self.seconds, self.seconds_here = self.seconds + took, self.seconds_here + took
-        self._tell(value, rate, held_out_loss)
+        self._spend(time.perf_counter() - start)
+        self._tell(value, rate, self._look() if self._ends_epoch else None)
+
+    def _spend(self, seconds: float) -> None:
+        self.seconds, self.seconds_here = self.seconds + seconds, self.seconds_here + seconds
+
+    @property
+    def _ends_epoch(self) -> bool:
+        return self.step % self.lesson.steps_per_epoch == 0
 
     def _runs_away(self, loss: float) -> bool:
         """Whether the first steps were too long, and shorter ones are left to try."""
@@ -194,8 +204,11 @@ class TrainingRun:
 
     def _learning_rate(self) -> float:
         """Half a cosine (Loshchilov and Hutter 2017, arXiv 1608.03983), a function of the step."""
-        highest = self.options.learning_rate / _SHORTER**self.shortened
-        return highest * (1 + math.cos(math.pi * self.step / self.steps)) / 2
+        return self._highest_rate * (1 + math.cos(math.pi * self.step / self.steps)) / 2
+
+    @property
+    def _highest_rate(self) -> float:
+        return self.options.learning_rate / _SHORTER**self.shortened
 
     def _build_optimizer(self) -> torch.optim.Optimizer:
         groups = [
@@ -219,8 +232,16 @@ class TrainingRun:
         """The mean loss of the model as it is; None where nothing is held out."""
         if self.selection is None:
             return None
+        start = time.perf_counter()
         with self._frozen():
-            return self.selection.look(self.step)
+            losses = self._judge().cpu()
+        copies = self._copy_values if self.step else lambda: self._start
+        loss = self.selection.look(self.step, losses, copies)
+        self._spend(time.perf_counter() - start)
+        return loss
+
+    def _copy_values(self) -> dict[str, Tensor]:
+        return {name: value.clone() for name, value in self.learnable.state().items()}
 
     def _judge(self) -> Tensor:
         losses = []
@@ -244,7 +265,7 @@ class TrainingRun:
         self.watch.on_note(
             f"the loss on {len(self.lesson.held_out)} training images held out rose from "
             f"{better.loss:.3g} to {self.points[-1].held_out_loss:.3g}: {kept} is kept. More "
-            f"training images, or a learning_rate below {self.options.learning_rate:g}, may help"
+            f"training images, or a learning_rate below {self._highest_rate:.2g}, may help"
         )
 
     # What others are told
@@ -252,13 +273,11 @@ class TrainingRun:
     def _tell(self, loss: float, rate: float, held_out_loss: float | None) -> None:
         progress = self._progress(loss)
         self.watch.on_step(progress)
-        per_epoch = self.lesson.steps_per_epoch
-        ends_epoch = self.step % per_epoch == 0
         every = max(1, self.steps // _POINTS)
-        if not (ends_epoch or self.step % every == 0):
+        if not (self._ends_epoch or self.step % every == 0):
             return
         accuracy = None
-        if ends_epoch and self.step < self.steps:
+        if self._ends_epoch and self.step < self.steps:
             with self._frozen():
                 accuracy = self.watch.on_epoch(progress, self._predict)
         self.points.append(
