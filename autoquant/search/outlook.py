@@ -218,8 +218,8 @@ class Outlook:
     def _find_front(self, rows: Sequence[Row], pending: Sequence[tuple[int, ...]]) -> Floats:
         """(f, 3) what is there, trials under way included, each a little worse than expected.
 
-        They may disappoint: as good as expected they would keep proposals out of their region
-        that are the better ones in every other case.
+        They may disappoint: counted as good as expected, they would keep out of their region
+        proposals that are better in every other case.
 
         What is larger or slower must beat a trial by more than chance, or it will not stand on
         the front beside it (see `core.front`): so much is taken off the losses of what is there.
