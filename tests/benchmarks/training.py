@@ -25,6 +25,9 @@ class _Told(TrainingWatch):
     def on_epoch(self, progress: TrainingProgress, predict: object) -> None:
         print(progress.describe(), file=sys.stderr, flush=True)
 
+    def on_note(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
 
 def measure(task: str, seed: int, epochs: int) -> dict[str, object]:
     """Figures of one run, calibration included."""
@@ -38,6 +41,7 @@ def measure(task: str, seed: int, epochs: int) -> dict[str, object]:
     assert report is not None
     assert measurement.accuracy_drop is not None
     assert measurement.parity is not None
+    assert measurement.training is not None
     return {
         "seed": seed,
         "epochs": epochs,
@@ -46,6 +50,7 @@ def measure(task: str, seed: int, epochs: int) -> dict[str, object]:
         "report_drop": report.report_accuracy_drop,
         "mean_drop": (measurement.accuracy_drop + report.report_accuracy_drop) / 2,
         "parity": measurement.parity.model_dump(),
+        "training": measurement.training.model_dump(exclude={"points"}),
         "seconds": measurement.seconds,
         "total_s": seconds,
         "size_bytes": measurement.size_bytes,
