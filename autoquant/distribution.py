@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from autoquant.backends.machine import has_integer_dot_product, package_versions
 from autoquant.config import SpaceConfig, parse_space
 from autoquant.core.distribution import DistributionPlan, Distributions
+from autoquant.core.files import replacing
 from autoquant.core.recipe import CalibrationMethod, Percentile, PtqOptions, Recipe
 from autoquant.errors import InputError, StorageError
 from autoquant.evaluate import Evaluator
@@ -139,16 +140,15 @@ def _key(plan: DistributionPlan, provenance: Mapping[str, Any], seed: int) -> di
 
 
 def keep_record(record: BaseModel, path: Path) -> None:
-    """Write a record as JSON, beside its place first, so that no reader sees half of it.
+    """Write a record as JSON, whole or not at all.
 
     Raises:
         StorageError: the folder cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_suffix(".new")
-        beside.write_text(record.model_dump_json(), encoding="utf-8")
-        beside.replace(path)
+        with replacing(path) as file:
+            file.write(record.model_dump_json().encode())
     except OSError as error:
         raise StorageError(f"cannot write '{path}' ({error.strerror or error})") from error
 

@@ -20,6 +20,7 @@ from autoquant.backends.machine import available_cores
 from autoquant.core.activity import announce
 from autoquant.core.artifact import Artifact
 from autoquant.core.evidence import Evidence
+from autoquant.core.files import replacing
 from autoquant.core.metric import drop_interval, find_evidence, measure_accuracy
 from autoquant.core.proof import NodeTime, match_layers
 from autoquant.core.recipe import Recipe
@@ -329,9 +330,8 @@ def _name_key(name: str) -> str:
 
 def _write(path: Path, found: Sensitivity) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".new")
-    beside.write_text(found.model_dump_json(), encoding="utf-8")
-    beside.replace(path)
+    with replacing(path) as file:
+        file.write(found.model_dump_json().encode())
 
 
 def _in_order(found: Sensitivity, layers: Sequence[str]) -> Sensitivity:

@@ -76,7 +76,7 @@ def start_search(
     """
     crew = crew or CrewDraft()
     crew.check(is_reached=True)
-    if _is_taken(location) or find_process(location) is not None:
+    if location.exists() or location.is_others or find_process(location) is not None:
         raise StudyError(f"there is a study '{location.name}' already; choose another name")
     location.create_folder()
     path = _file(location, _SPACE)
@@ -84,14 +84,6 @@ def start_search(
     _file(location, _LOG).unlink(missing_ok=True)
     command = ["search", str(path), "--study", location.name, *options]
     return _run(location, command, tasks_from, crew)
-
-
-def _is_taken(location: Location) -> bool:
-    """Also by a study whose record lies elsewhere: their files would lie beside each other."""
-    names = {Location(location.results, location.name).journal.name, f"database-{_SPACE}"} - {
-        _file(location, _SPACE).name
-    }
-    return location.exists() or any((location.folder / name).exists() for name in names)
 
 
 def resume_search(

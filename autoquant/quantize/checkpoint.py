@@ -1,6 +1,5 @@
 """`Checkpoint`: what a training run leaves behind, so that a killed one goes on."""
 
-import tempfile
 import time
 import zipfile
 from collections.abc import Mapping
@@ -9,6 +8,7 @@ from typing import Any
 
 import torch
 
+from autoquant.core.files import replacing
 from autoquant.errors import CheckpointError
 
 __all__ = ["EVERY_S", "Checkpoint"]
@@ -62,9 +62,8 @@ class Checkpoint:
         return time.monotonic() - self._last >= EVERY_S
 
     def save(self, state: dict[str, Any]) -> None:
-        """Write beside the target and rename, so that no reader ever sees half a file."""
+        """Write it, whole or not at all."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=self.path.parent, delete=False) as file:
+        with replacing(self.path) as file:
             torch.save({**state, "key": self.key}, file)
-        Path(file.name).replace(self.path)
         self._last = time.monotonic()

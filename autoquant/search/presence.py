@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autoquant.core.files import replacing
 from autoquant.search.event import Seat
 
 __all__ = ["Announcement", "Presence", "read_presence"]
@@ -78,9 +79,8 @@ class Announcement:
         places = tuple((seat.name, seat.node) for seat in seats)
         self.presence = Presence(before.host, before.pid, places, dashboard or before.dashboard)
         if self.presence != before or not self.path.exists():
-            beside = self.path.with_suffix(".new")
-            beside.write_text(json.dumps(self.presence.to_dict()), encoding="utf-8")
-            beside.replace(self.path)
+            with replacing(self.path) as file:
+                file.write(json.dumps(self.presence.to_dict()).encode())
 
     def end(self) -> None:
         """It runs no more."""

@@ -1,12 +1,12 @@
 """`Shelf`: the folder in which the files of a study's front lie, named by digest."""
 
 import dataclasses
-import tempfile
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
 from autoquant.core.artifact import Artifact
+from autoquant.core.files import replacing
 
 __all__ = ["Shelf"]
 
@@ -25,16 +25,9 @@ class Shelf:
         self._put: dict[str, Artifact] = {}  # without content, which lies on the disk
 
     def put(self, digest: str, artifact: Artifact) -> None:
-        """Write beside the target and rename, so that no reader ever sees half a file."""
-        with tempfile.NamedTemporaryFile(dir=self.folder, delete=False) as file:
-            beside = Path(file.name)
-            try:
-                file.write(artifact.content)
-                file.flush()
-            except OSError:  # the disk is full: what fits on it is of no use
-                beside.unlink()
-                raise
-        beside.replace(self.folder / f"{digest}.onnx")
+        """Write a file, whole or not at all."""
+        with replacing(self.folder / f"{digest}.onnx") as file:
+            file.write(artifact.content)
         self._put[digest] = dataclasses.replace(artifact, content=b"")
 
     def get(self, digest: str) -> Artifact | None:

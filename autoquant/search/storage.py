@@ -118,6 +118,11 @@ class Location:
             return self.journal.is_file()
         return self.name in optuna.get_all_study_names(open_storage(self))
 
+    @property
+    def is_others(self) -> bool:
+        """Whether the folder is that of another study of this name, with its record elsewhere."""
+        return (self.journal if self.url else self.folder / _ELSEWHERE).exists()
+
     def create_folder(self) -> None:
         """Make the folder; one for each study, since a search sweeps it.
 
@@ -125,9 +130,7 @@ class Location:
             StorageError: it cannot be written.
             StudyError: it is that of another study of this name, with its record elsewhere.
         """
-        mark = self.folder / _ELSEWHERE
-        other = self.journal if self.url else mark
-        if other.exists():
+        if self.is_others:
             where = "there" if self.url else "in a database"
             raise StudyError(
                 f"'{self.folder}' holds the files of another study '{self.name}', whose record "
@@ -138,7 +141,9 @@ class Location:
             with tempfile.TemporaryFile(dir=self.folder):
                 pass
             if self.url:
-                mark.write_text("The trials of this study are in a database.\n", encoding="utf-8")
+                (self.folder / _ELSEWHERE).write_text(
+                    "The trials of this study are in a database.\n", encoding="utf-8"
+                )
         except OSError as error:
             raise StorageError(
                 f"cannot write to '{self.folder}' ({error.strerror}); choose another --results"

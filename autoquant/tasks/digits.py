@@ -1,8 +1,6 @@
 """The embedded default: scikit-learn's handwritten digits and a small residual network."""
 
-import tempfile
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from autoquant.core.files import replacing
 from autoquant.core.task import Task
 from autoquant.tasks.augment import shift_and_flip
 from autoquant.tasks.data import ImageArray, cache_folder, load_state_dict
@@ -85,15 +84,10 @@ def _trained(training: ImageArray) -> dict[str, Tensor]:
     path = cache_folder() / "digits-v1.pt"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        _save_whole(train_digits(training), path)
+        state = train_digits(training)
+        with replacing(path) as file:
+            torch.save(state, file)
     return load_state_dict(path)
-
-
-def _save_whole(state: dict[str, Tensor], path: Path) -> None:
-    """Write beside the target and rename, so that no reader ever sees half a file."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        torch.save(state, file)
-    Path(file.name).replace(path)
 
 
 def train_digits(training: ImageArray) -> dict[str, Tensor]:
