@@ -14,10 +14,10 @@ from pydantic import BaseModel, ValidationError
 from autoquant.backends.machine import has_integer_dot_product, package_versions
 from autoquant.config import SpaceConfig, parse_space
 from autoquant.core.distribution import DistributionPlan, Distributions
-from autoquant.core.files import replacing
 from autoquant.core.recipe import CalibrationMethod, Percentile, PtqOptions, Recipe
 from autoquant.errors import InputError, StorageError
 from autoquant.evaluate import Evaluator
+from autoquant.files import replacing
 from autoquant.search.record import StudyHeader
 from autoquant.search.storage import Location
 

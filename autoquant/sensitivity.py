@@ -20,7 +20,6 @@ from autoquant.backends.machine import available_cores
 from autoquant.core.activity import announce
 from autoquant.core.artifact import Artifact
 from autoquant.core.evidence import Evidence
-from autoquant.core.files import replacing
 from autoquant.core.metric import drop_interval, find_evidence, measure_accuracy
 from autoquant.core.proof import NodeTime, match_layers
 from autoquant.core.recipe import Recipe
@@ -28,6 +27,7 @@ from autoquant.core.sensitivity import ChoiceCost, Proxy, Sensitivity, Sensitivi
 from autoquant.core.space import FLOAT, SearchSpace
 from autoquant.errors import TrialError
 from autoquant.evaluate import Evaluator
+from autoquant.files import replacing
 from autoquant.tasks.data import cache_folder
 
 __all__ = ["default_choices", "keep_folder", "measure_sensitivity", "read_sensitivity"]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from autoquant.core.files import replacing
+from autoquant.files import replacing
 
 
 def test_a_file_changes_at_once_and_not_before(tmp_path: Path) -> None:

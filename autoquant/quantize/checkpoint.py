@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from autoquant.core.files import replacing
 from autoquant.errors import CheckpointError
+from autoquant.files import replacing
 
 __all__ = ["EVERY_S", "Checkpoint"]
 

@@ -102,8 +102,9 @@ class TrainingRun:
         """
         first = self._place(self.lesson.batch(0)[0])
         self.learnable.begin(lambda: call(self.model, first))
-        with torch.no_grad():
-            self.loss.take_variance(first_output(call(self.teacher, first)))
+        if not self.loss.is_classifier:
+            with torch.no_grad():
+                self.loss.take_variance(first_output(call(self.teacher, first)))
         self._start = self._copy_values()
         self.optimizer = self._build_optimizer()
         self._resume()

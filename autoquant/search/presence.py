@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autoquant.core.files import replacing
+from autoquant.files import replacing
 from autoquant.search.event import Seat
 
 __all__ = ["Announcement", "Presence", "read_presence"]

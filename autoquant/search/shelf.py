@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from autoquant.core.artifact import Artifact
-from autoquant.core.files import replacing
+from autoquant.files import replacing
 
 __all__ = ["Shelf"]
 

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autoquant.core.files import replacing
 from autoquant.core.task import Task
+from autoquant.files import replacing
 from autoquant.tasks.augment import shift_and_flip
 from autoquant.tasks.data import ImageArray, cache_folder, load_state_dict
 from autoquant.tasks.registry import register_task
