@@ -5,6 +5,7 @@ results/published/scaling/. The tasks need AUTOQUANT_DATA.
 """
 
 import argparse
+import dataclasses
 import os
 import sys
 import tempfile
@@ -43,12 +44,20 @@ def begin(space: str, folder: Path, trials: int, crew: Crew, **changes: Any) -> 
     return Launch(Location(folder, "work"), header, crew=crew, reject_early=False)
 
 
-def search(launch: Launch) -> tuple[list[Trial], dict[str, Any]]:
-    """A search from beginning to end: its trials, and when they ended."""
-    task = load_task(launch.header.task)
+def search(launch: Launch, *, is_timed: bool = True) -> tuple[list[Trial], dict[str, Any]]:
+    """A search from beginning to end: its trials, and when they ended.
+
+    Args:
+        launch: what to run.
+        is_timed: files are timed, which one does after the other whatever the workers.
+    """
+    task, source = load_task(launch.header.task), find_source(launch)
     evaluator = load_evaluator(launch.header, task, launch.location)
+    if not is_timed:
+        evaluator.options = dataclasses.replace(evaluator.options, latency=None)
+        source = dataclasses.replace(source, options=evaluator.options)
     start = time.time()
-    record = run_launch(launch, evaluator, Console(stderr=True), print)
+    record = run_launch(launch, evaluator, Console(stderr=True), print, source)
     whole_s = time.time() - start
     ended = sorted(
         frozen.datetime_complete.timestamp()
@@ -78,7 +87,7 @@ def measure_speedup(trials: int) -> None:
                 crew = Crew(workers, None, cpus=1)
                 told = {"objectives": objectives}
                 launch = begin("cifar10-resnet20", Path(folder), trials, crew, **told)
-                done, row = search(launch)
+                done, row = search(launch, is_timed="latency" in objectives)
             found[workers] = {trial.digest: trial for trial in done}
             rows.append({**row, "objectives": ",".join(objectives), "load": os.getloadavg()[0]})
             print(rows[-1], flush=True)
