@@ -21,6 +21,9 @@ STATES = {
 }
 
 
+EVERY_TARGET = "every target"
+
+
 @st.cache_resource
 def _library_of(results: str, storage: str | None) -> Library:
     return Library(Path(results), storage)
@@ -77,8 +80,12 @@ def _forget_trials() -> None:
     st.session_state.pop("trials", None)
 
 
-def choose_view() -> StudyView:
-    """The same, where there is something to show; says why and stops where there is not."""
+def choose_view(*, is_of_one_target: bool = True) -> StudyView:
+    """The same, where there is something to show; says why and stops where there is not.
+
+    Args:
+        is_of_one_target: a study of several may be looked at as one of them sees it.
+    """
     card = choose_card()
     if card.problem and card.view is not None:
         st.warning(plain(card.problem), icon=":material/warning:")
@@ -91,7 +98,24 @@ def choose_view() -> StudyView:
         )
         st.page_link("views/live.py", label="Watch it", icon=":material/monitoring:")
         st.stop()
-    return card.view
+    return choose_target(card.view) if is_of_one_target else card.view
+
+
+def choose_target(view: StudyView) -> StudyView:
+    """The study as the target sees it that is chosen at the left, if it has some."""
+    if not view.by_target:
+        return view
+    names = [EVERY_TARGET, *view.by_target]
+    last = st.session_state.get("last_target")
+    name = st.sidebar.selectbox(
+        "Latency on", names, names.index(last) if last in names else 0, key=f"target_{view.key}"
+    )
+    st.session_state.last_target = name
+    if name != EVERY_TARGET:
+        return view.by_target[name]
+    first = plain(next(iter(view.by_target)))
+    st.caption(f"The front is by the latency on every target; what is shown of it is on {first}.")
+    return view
 
 
 def explain_nothing(shelf: Library) -> None:

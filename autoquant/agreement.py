@@ -1,15 +1,16 @@
 """What is agreed on before a study runs: its header, its conditions, its model."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from autoquant.backends.registry import DEFAULT_BACKEND, BackendName
 from autoquant.config import SpaceConfig, parse_duration
+from autoquant.core.objective import is_target_name
 from autoquant.core.recipe import Recipe
 from autoquant.core.task import Task
-from autoquant.errors import StudyError, TaskError
+from autoquant.errors import InputError, StudyError, TaskError
 from autoquant.evaluate import EvaluationOptions, Evaluator
 from autoquant.search.record import Record, StudyHeader
 from autoquant.search.sampler import SamplerName
@@ -41,12 +42,14 @@ def build_header(
     trials: int | None,
     timeout: str | float | None,
     backend: BackendName = DEFAULT_BACKEND,
+    targets: Sequence[str] = (),
 ) -> StudyHeader:
     """The header of a new study; what the space says of the budget holds where nothing else is.
 
     Raises:
-        InputError: a timeout that is no duration.
+        InputError: a timeout that is no duration, targets that cannot be.
     """
+    _check_targets(targets, config)
     return StudyHeader(
         definition=config.definition(),
         seed=seed,
@@ -56,7 +59,21 @@ def build_header(
         trials=trials or config.budget.trials,
         timeout_s=config.budget.timeout if timeout is None else parse_duration(timeout),
         backend=backend,
+        targets=list(targets),
     )
+
+
+def _check_targets(targets: Sequence[str], config: SpaceConfig) -> None:
+    for name in targets:
+        if not is_target_name(name):
+            raise InputError(f"--target '{name}': use up to 32 letters, digits, '.', '_' and '-'")
+        if targets.count(name) > 1:
+            raise InputError(f"--target '{name}' is given twice")
+    if targets and "latency" not in config.objectives:
+        raise InputError(
+            "--target gives each machine a latency, which is no objective of this search space: "
+            "add latency to its objectives"
+        )
 
 
 def extend_header(
@@ -87,16 +104,17 @@ def check_same(record: Record, header: StudyHeader, name: str, *, resume: str, r
         )
     known = record.header
     if _conditions(known) != _conditions(header):
+        targets = f"targets {', '.join(known.targets)}" if known.targets else "no targets"
         raise StudyError(
             f"study '{name}' exists with seed {known.seed}, {known.threads} threads, batch "
-            f"{known.batch} and backend {known.backend}; go on with those or give this one a "
-            f"new name ({rename})"
+            f"{known.batch}, backend {known.backend} and {targets}; go on with those or give this "
+            f"one a new name ({rename})"
         )
 
 
-def _conditions(header: StudyHeader) -> tuple[int, int, int, str]:
+def _conditions(header: StudyHeader) -> tuple[int, int, int, str, tuple[str, ...]]:
     """What every trial of a study has in common beside its space."""
-    return header.seed, header.threads, header.batch, header.backend
+    return header.seed, header.threads, header.batch, header.backend, tuple(header.targets)
 
 
 def find_study(results: Path, study: str, storage: str | None) -> Location:

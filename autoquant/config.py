@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from autoquant.core.objective import Kind
 from autoquant.core.pareto import Bounds
 from autoquant.core.recipe import (
     Activation,
@@ -17,7 +18,6 @@ from autoquant.core.recipe import (
     WeightBits,
 )
 from autoquant.core.space import TRAINING, LayerRule, SearchSpace, expand_layers
-from autoquant.core.trial import Objective
 from autoquant.errors import InputError, SpaceError
 
 __all__ = ["SpaceConfig", "find_space", "load_space", "parse_duration", "shipped_spaces"]
@@ -135,7 +135,7 @@ class SpaceConfig(_Strict):
     version: Literal[1]
     task: str
     task_options: dict[str, Any] | None = None  # the task itself says what it takes
-    objectives: Annotated[list[Objective], Field(min_length=1)] = list(get_args(Objective))
+    objectives: Annotated[list[Kind], Field(min_length=1)] = list(get_args(Kind))
     constraints: ConstraintConfig = ConstraintConfig()
     budget: BudgetConfig = BudgetConfig()
     layers: dict[str, LayerConfig] = {"*": LayerConfig(weight_bits=[8, 4])}

@@ -14,6 +14,7 @@ from autoquant.core.training import TrainingWatch
 from autoquant.core.trial import Measurement, Trial
 from autoquant.errors import InputError, RecipeError, StudyError
 from autoquant.evaluate import FRONT_PROTOCOL, EvaluationOptions, Evaluator
+from autoquant.search.record import Record
 from autoquant.search.storage import Location
 
 __all__ = [
@@ -93,10 +94,27 @@ def read_recipe(text: str) -> Recipe | None:
     return Recipe.from_json(path.read_text(encoding="utf-8", errors="replace"))
 
 
-def read_kept(location: Location, trial: Trial) -> bytes | None:
-    """A trial's file, if it was kept."""
+def read_kept(location: Location, trial: Trial, record: Record | None = None) -> bytes | None:
+    """A trial's file, if it was kept.
+
+    Args:
+        location: of its study.
+        trial: the trial.
+        record: of the study, where it may be that of one target: then the passport has its
+            figures, in place of those of the first.
+    """
     kept = location.artifacts / f"{trial.digest}.onnx"
-    return kept.read_bytes() if kept.is_file() else None
+    if not kept.is_file():
+        return None
+    content = kept.read_bytes()
+    if record is None or record.target is None:
+        return content
+    from autoquant.export.passport import seal
+    from autoquant.export.readback import read_artifact
+
+    figures = trial.measurement().model_dump(mode="json")
+    fingerprint = record.fingerprint_of(trial) or {}
+    return seal(read_artifact(content), figures, fingerprint).content
 
 
 def rebuild_trial(

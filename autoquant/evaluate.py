@@ -119,6 +119,10 @@ class Evaluator:
         versions = {**self._float.passport.get("versions", {}), **found["versions"]}
         return {**found, "versions": versions, "latency_protocol": PROTOCOL_VERSION}
 
+    def fingerprint_on(self, target: str | None) -> Fingerprint:
+        """The same: this process times for itself alone."""
+        return self.fingerprint
+
     @cached_property
     def origin(self) -> str:
         """The fingerprint's digest, for records."""

@@ -1,5 +1,6 @@
 """A study from its header to its front: what the command line and a notebook have in common."""
 
+import dataclasses
 import math
 import signal
 import threading
@@ -21,7 +22,7 @@ from autoquant.config import parse_space
 from autoquant.core.analysis import Cell
 from autoquant.core.space import baselines
 from autoquant.core.trial import Trial
-from autoquant.errors import TrialError
+from autoquant.errors import InputError, TrialError
 from autoquant.evaluate import Evaluator
 from autoquant.progress import SearchProgress
 from autoquant.search.crash import watch_crashes
@@ -43,6 +44,7 @@ from autoquant.search.trial_log import TrialLogs
 
 __all__ = [
     "Launch",
+    "check_reach",
     "find_source",
     "run_cells",
     "run_launch",
@@ -110,6 +112,7 @@ def run_launch(
     Raises:
         SpaceError: the space does not fit the task's layers.
         ClusterError: the cluster cannot be reached, or has not what is asked of it.
+        InputError: the study has targets, and there is no cluster.
         StudyError: another process runs this study.
         StorageError: its folder cannot be written.
     """
@@ -220,6 +223,7 @@ def _open_study(
     source: Source | None = None,
 ) -> Iterator[Study]:
     header, location = launch.header, launch.location
+    check_reach(launch)
     config = parse_space(dict(header.definition), f"study '{location.name}'")
     names = [layer.name for layer in evaluator.layers]
     able = {layer.name: layer.activations for layer in evaluator.layers}
@@ -251,6 +255,20 @@ def _open_study(
                 on_event=_hearing(announcement, show),
                 executor=executor,
             )
+
+
+def check_reach(launch: Launch) -> None:
+    """Refuse a study of several targets where there is no cluster on which they could stand.
+
+    Raises:
+        InputError: it has targets, and no address of a cluster is given.
+    """
+    targets = launch.header.targets
+    if targets and (launch.crew is None or launch.crew.address is None):
+        raise InputError(
+            f"targets ({', '.join(targets)}) are nodes of a cluster: say where it is with --ray "
+            "ADDRESS"
+        )
 
 
 @contextmanager
@@ -285,7 +303,8 @@ def _open_crew(
         yield evaluator, None
         return
     logs = TrialLogs(launch.location.logs)
-    with open_crew(launch.crew, source or find_source(launch), evaluator, logs) as cluster:
+    crew = dataclasses.replace(launch.crew, targets=tuple(launch.header.targets))
+    with open_crew(crew, source or find_source(launch), evaluator, logs) as cluster:
         announcement.see(cluster.executor.seats(), cluster.dashboard)
         yield cluster, cluster.executor
 

@@ -1,6 +1,7 @@
 """A search by a process of its own, to be killed: `python -m tests.ray_driver ADDRESS ...`."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -18,8 +19,14 @@ LAYERS = {
 }
 
 
-def fake_launch(folder: Path, trials: int, crew: Crew | None, sampler: str = "random") -> Launch:
-    header = StudyHeader({**DEFINITION, **LAYERS}, 0, sampler, trials=trials)
+def fake_launch(
+    folder: Path,
+    trials: int,
+    crew: Crew | None,
+    sampler: str = "random",
+    targets: Sequence[str] = (),
+) -> Launch:
+    header = StudyHeader({**DEFINITION, **LAYERS}, 0, sampler, trials=trials, targets=targets)
     return Launch(Location(folder, "fake"), header, crew=crew)
 
 

@@ -27,7 +27,7 @@ from autoquant.errors import ClusterError  # noqa: E402
 from autoquant.launch import run_launch  # noqa: E402
 from autoquant.search.storage import Location, load_record  # noqa: E402
 from autoquant.search.trial_log import TrialLogs  # noqa: E402
-from tests.crews import FakeSource  # noqa: E402
+from tests.crews import FakeSource, PlacedSource  # noqa: E402
 from tests.ray_driver import fake_launch  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,7 +36,7 @@ STORE = 80 * 2**20
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """A head without processors, a node that builds, a node that times and builds."""
+    """A head without processors, a node that builds, one that times and builds, one that times."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_worker_niceness", "0")
         cluster = Cluster(
@@ -49,7 +49,16 @@ def cluster() -> Iterator[Cluster]:
         )
         cluster.add_node(num_cpus=2, object_store_memory=STORE, node_name="builder")
         cluster.add_node(
-            num_cpus=1, object_store_memory=STORE, node_name="edge", resources={"latency_probe": 1}
+            num_cpus=1,
+            object_store_memory=STORE,
+            node_name="edge",
+            resources={"latency_probe": 1, "latency_probe:edge": 1},
+        )
+        cluster.add_node(
+            num_cpus=0,
+            object_store_memory=STORE,
+            node_name="server",
+            resources={"latency_probe:server": 1},
         )
         yield cluster
         cluster.shutdown()
@@ -77,6 +86,27 @@ def test_trials_are_built_anywhere_and_timed_on_probes_alone(
     built = [line.split()[0] for line in (tmp_path / "built").read_text().splitlines()]
     missing = {trial.digest for trial in trials} - set(built)
     assert not missing
+
+
+def test_each_target_is_timed_on_its_own_node(cluster: Cluster, tmp_path: Path) -> None:
+    source = PlacedSource({"edge": 0.5, "server": 1.5})
+    crew = Crew(2, cluster.address)
+    launched = fake_launch(tmp_path, 12, crew, targets=["edge", "server"])
+    trials = run_launch(launched, source(), None, print, source).trials()
+    assert len(trials) == 12
+    for trial in trials:
+        nodes = [place.partition(":")[0] for place in trial.probe.split(", ")]
+        assert nodes == ["edge", "server"]
+    eight = next(trial for trial in trials if trial.name == "w8a8")
+    assert eight.objective("latency:edge") == pytest.approx(0.5)
+    assert eight.objective("latency:server") == pytest.approx(1.5)
+
+
+def test_target_that_no_node_stands_for_is_told(cluster: Cluster, tmp_path: Path) -> None:
+    source = PlacedSource({})
+    launched = fake_launch(tmp_path, 3, Crew(1, cluster.address, place_s=1.0), targets=["desk"])
+    with pytest.raises(ClusterError, match="no node stands for target 'desk' within 1 s"):
+        run_launch(launched, source(), None, print, source)
 
 
 def test_trial_over_its_time_limit_is_stopped_and_recorded(

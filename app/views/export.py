@@ -11,7 +11,7 @@ from autoquant.browse.kept import find_file, read_passport_of
 from autoquant.core.trial import Trial
 from autoquant.errors import AutoquantError
 
-view = choose_view()
+view = choose_view(is_of_one_target=False)
 location = library().location(view.key)
 
 
@@ -58,6 +58,12 @@ def show_passport(trial: Trial) -> None:
 
 
 st.title("Export")
+if view.by_target:
+    first, *others = map(plain, view.by_target)
+    st.caption(
+        f"Figures and passport are those of target {first}; `autoquant export --target` writes a "
+        f"file for {' or '.join(others) or first}."
+    )
 trials = pick_trials(view, "Model", 1)
 if not trials:
     st.info("No trial is complete: there is nothing to export yet.")

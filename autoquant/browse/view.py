@@ -33,6 +33,14 @@ class StudyView:
         return view_front(self.snapshot.trials, header.objectives, header.bounds)
 
     @cached_property
+    def by_target(self) -> dict[str, "StudyView"]:
+        """The study as each of its targets sees it; empty where it has none."""
+        return {
+            name: StudyView(self.key, self.snapshot.seen_from(name))
+            for name in self.snapshot.header.targets
+        }
+
+    @cached_property
     def table(self) -> pd.DataFrame:
         """Its complete trials; see `build_table`."""
         return build_table(self.key, self.snapshot.trials, self.front.members)

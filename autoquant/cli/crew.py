@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["GpusOption", "RayOption", "TrialTimeoutOption", "WorkersOption"]
+__all__ = ["GpusOption", "RayOption", "TargetOption", "TrialTimeoutOption", "WorkersOption"]
 
 WorkersOption = Annotated[
     int | None,
@@ -24,6 +24,15 @@ GpusOption = Annotated[
     float,
     typer.Option(
         "--gpus-per-qat-trial", min=0.0, help="GPUs, or a share of one, for a trial that trains."
+    ),
+]
+TargetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--target",
+        metavar="NAME",
+        help="A machine that you ship to: timed on the cluster's nodes with the resource "
+        "latency_probe:NAME, an objective of its own. May be given several times.",
     ),
 ]
 TrialTimeoutOption = Annotated[

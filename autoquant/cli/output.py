@@ -16,7 +16,7 @@ from rich.table import Table
 from autoquant.backends.machine import explain_oversubscription
 from autoquant.core.activity import listening
 from autoquant.core.trial import Trial
-from autoquant.report import COLUMNS, flatten_trials, trial_row
+from autoquant.report import flatten_trials, tabulate_trials
 
 __all__ = [
     "STDERR",
@@ -110,8 +110,5 @@ def print_trials(
     elif kind == "csv":
         print_rows(*flatten_trials(trials), kind="csv")
     else:
-        rows = [trial_row(trial) for trial in trials]
-        for row, trial in zip(rows, trials, strict=True):
-            if trial.state != "complete":
-                row[2:] = [trial.state, *["-"] * (len(row) - 3)]
-        print_rows(COLUMNS, rows, "table", title)
+        columns, rows = tabulate_trials(trials)
+        print_rows(columns, rows, "table", title)

@@ -9,11 +9,12 @@ from autoquant.agreement import load_evaluator
 from autoquant.backends.registry import load_backend
 from autoquant.cli.output import STDERR, print_trials, warn, warn_of_oversubscription
 from autoquant.core.hypervolume import find_mode_yields, seconds_by_mode
+from autoquant.core.objective import Objective
 from autoquant.core.pareto import Bounds
 from autoquant.core.recommend import find_nearest_miss
-from autoquant.core.trial import Objective, Trial
+from autoquant.core.trial import Trial
 from autoquant.errors import NegativeAnswer
-from autoquant.launch import Launch, run_launch
+from autoquant.launch import Launch, check_reach, run_launch
 from autoquant.report import describe_drift, describe_saturation
 from autoquant.search.choice import FrontView, advise, view_front
 from autoquant.search.record import Record
@@ -29,7 +30,9 @@ _STATES = ("complete", "rejected", "failed")
 def run_study(launch: Launch, kind: str) -> None:
     """Search until the budget is spent, then print the front."""
     header, location = launch.header, launch.location
-    load_backend(header.backend)  # if it is missing, say so before the task is loaded
+    # what is missing is said before the task is loaded
+    check_reach(launch)
+    load_backend(header.backend)
     warn_of_oversubscription(header.threads)
     if launch.tasks_from is not None:
         load_task_file(launch.tasks_from)

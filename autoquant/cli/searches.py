@@ -10,6 +10,7 @@ from autoquant.backends.registry import DEFAULT_BACKEND
 from autoquant.cli.crew import (
     GpusOption,
     RayOption,
+    TargetOption,
     TrialTimeoutOption,
     WorkersOption,
 )
@@ -65,6 +66,10 @@ TimeoutOption = Annotated[
 KeepOption = Annotated[
     Keep, typer.Option("--keep", help="Which files stay on disk; all others are rebuilt on demand.")
 ]
+OneTargetOption = Annotated[
+    str | None,
+    typer.Option("--target", metavar="NAME", help="As this target of the study alone sees it."),
+]
 FullOption = Annotated[
     bool,
     typer.Option("--full", help="Evaluate every trial in full: stop none early."),
@@ -87,6 +92,7 @@ def search(
     full: FullOption = False,
     workers: WorkersOption = None,
     ray: RayOption = None,
+    target: TargetOption = None,
     gpus_per_qat_trial: GpusOption = 0.0,
     trial_timeout: TrialTimeoutOption = None,
     results: ResultsOption = RESULTS,
@@ -108,6 +114,7 @@ def search(
       autoquant search digits --study digits-openvino --backend openvino
       autoquant search cifar10-resnet20 --workers 2
       autoquant search cifar10-resnet20 --ray 10.0.0.5:6379 --storage postgresql://USER@HOST/aq
+      autoquant search cifar10-resnet20 --ray auto --target edge --target server
     """
     crew = build_crew(workers, ray, gpus_per_qat_trial, trial_timeout)
     path = find_space(space)
@@ -124,6 +131,7 @@ def search(
         trials=trials,
         timeout=timeout,
         backend=backend,
+        targets=target or (),
     )
     location = Location(results, study or path.stem, storage)
     if location.exists():
@@ -255,7 +263,10 @@ def front(
     study: Annotated[str, typer.Argument(help="Name of the study.")],
     objectives: Annotated[
         str | None,
-        typer.Option("--objectives", help="Comma-separated: accuracy, latency, size."),
+        typer.Option(
+            "--objectives",
+            help="Comma-separated: accuracy, latency, size; of several targets latency:NAME.",
+        ),
     ] = None,
     max_drop: MaxDropOption = None,
     max_latency_ms: Annotated[
@@ -264,6 +275,7 @@ def front(
     max_size_mb: Annotated[
         float | None, typer.Option("--max-size-mb", help="Largest file, in 10**6 bytes.")
     ] = None,
+    target: OneTargetOption = None,
     why: Annotated[
         int | None,
         typer.Option("--why", help="Instead: the evidence for this trial's recipe, by layer."),
@@ -278,18 +290,20 @@ def front(
       autoquant front digits
       autoquant front cifar10-resnet20 --objectives accuracy,size --max-drop 0.01
       autoquant front digits --why 33
+      autoquant front night --target edge
     """
     location = find_study(results, study, storage)
-    record = load_record(location, warn=warn)
+    record = load_record(location, warn=warn).seen_from(target)
     if why is not None:
         from autoquant.cli.why import check_alone, show_why
 
         limits = {"--max-drop": max_drop, "--max-latency-ms": max_latency_ms}
-        check_alone({"--objectives": objectives, **limits, "--max-size-mb": max_size_mb})
+        others = {"--max-size-mb": max_size_mb, "--target": target}
+        check_alone({"--objectives": objectives, **limits, **others})
         show_why(location, record, why, format_)
         return
     names = [] if objectives is None else [part.strip() for part in objectives.split(",")]
-    wanted = parse_objectives(names) or record.header.objectives
+    wanted = parse_objectives(names, record.header.targets) or record.header.objectives
     bounds = Bounds(max_drop, max_latency_ms, max_size_mb)
     show_front(location, record, wanted, bounds, format_)
 
@@ -302,6 +316,7 @@ def export(
     fastest: Annotated[bool, typer.Option("--fastest", help="Least latency ratio.")] = False,
     smallest: Annotated[bool, typer.Option("--smallest", help="Smallest file.")] = False,
     max_drop: MaxDropOption = None,
+    target: OneTargetOption = None,
     results: ResultsOption = RESULTS,
     storage: StorageOption = None,
     tasks_from: TasksFromOption = None,
@@ -312,14 +327,15 @@ def export(
       autoquant export digits --knee -o model.onnx
       autoquant export digits --smallest --max-drop 0.01 -o model.onnx
       autoquant export digits --trial 17 -o model.onnx
+      autoquant export night --fastest --target edge -o edge.onnx
     """
     if sum([trial is not None, knee, fastest, smallest]) != 1:
         raise InputError("name one of --trial N, --knee, --fastest, --smallest")
     check_output(output, "-o ")
     location = find_study(results, study, storage)
-    record = load_record(location, warn=warn)
+    record = load_record(location, warn=warn).seen_from(target)
     chosen = choose_trial(record, trial, knee=knee, fastest=fastest, bounds=Bounds(max_drop))
-    content = read_kept(location, chosen)
+    content = read_kept(location, chosen, record)
     if content is None:
         content = _rebuild(location, record, chosen, tasks_from)
     output.write_bytes(content)

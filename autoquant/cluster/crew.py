@@ -16,6 +16,8 @@ class Crew:
         gpus_per_qat_trial: GPUs, or a share of one, for trials that are trained; 0 asks for none.
         trial_timeout_s: seconds after which a trial is stopped and recorded as failed.
         place_s: seconds within which the first worker must have found a place.
+        targets: machines for which nodes of the cluster stand, each timed for itself; none where
+            any probe will do.
     """
 
     workers: int | None = 1
@@ -24,6 +26,7 @@ class Crew:
     gpus_per_qat_trial: float = 0.0
     trial_timeout_s: float | None = None
     place_s: float = 60.0
+    targets: tuple[str, ...] = ()
 
     def describe(self) -> str:
         """What is asked of a cluster, in words."""

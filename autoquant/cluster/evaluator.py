@@ -44,8 +44,12 @@ class ClusterEvaluator:
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """What files are timed on."""
-        return self.executor.probe_fingerprint or self.local.fingerprint
+        """What files are timed on: the first target."""
+        return self.fingerprint_on(self.executor.pool.targets[0])
+
+    def fingerprint_on(self, target: str | None) -> Fingerprint:
+        """What files are timed on for a target."""
+        return self.executor.find_probe_fingerprint(target) or self.local.fingerprint
 
     @property
     def builder(self) -> Builder:

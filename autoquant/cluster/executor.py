@@ -12,7 +12,8 @@ from typing import Any
 
 from autoquant.cluster.connection import Lost, Raised
 from autoquant.cluster.pool import Pool
-from autoquant.cluster.slot import Flight, Role, Slot
+from autoquant.cluster.slot import Flight, Slot
+from autoquant.cluster.timings import join_figures, join_timings, next_to_time
 from autoquant.core.artifact import Artifact
 from autoquant.core.fingerprint import Fingerprint
 from autoquant.core.trial import LatencyFigures, Measurement
@@ -25,6 +26,7 @@ __all__ = ["RayExecutor"]
 
 _RETRIES = 3
 _TICK_S = 0.2
+_NOBODY = object()
 _BACKLOG = 2  # files that wait to be timed, for each worker
 
 Seal = Callable[[Artifact, Mapping[str, Any], Fingerprint], Artifact]
@@ -84,14 +86,19 @@ class RayExecutor:
 
     def wait_until_ready(self) -> None:
         """Wait for the first worker, and the first probe where files are timed."""
-        needed: list[Role] = ["worker", "probe"] if self.pool.is_timed else ["worker"]
-        while not all(self.pool.idle(role) for role in needed):
+        while not (self.pool.idle("worker") and self._is_equipped()):
             self._tick(_TICK_S)
 
-    @property
-    def probe_fingerprint(self) -> Fingerprint | None:
+    def _is_equipped(self) -> bool:
+        """Whether there is a probe for each target, or none is needed."""
+        return not self.pool.is_timed or all(map(self._idle_probes, self.pool.targets))
+
+    def _idle_probes(self, target: str | None) -> list[Slot]:
+        return [slot for slot in self.pool.probes(target) if slot.state == "idle"]
+
+    def find_probe_fingerprint(self, target: str | None) -> Fingerprint | None:
         """What files are timed on; None before a probe is ready, or where none are."""
-        found = [slot.fingerprint for slot in self.pool.of_role("probe")]
+        found = [slot.fingerprint for slot in self.pool.probes(target)]
         return next((item for item in found if item is not None), None)
 
     def evaluate(self, job: Job) -> Outcome:
@@ -106,14 +113,21 @@ class RayExecutor:
     def time_together(
         self, artifacts: Mapping[str, Artifact], session: str
     ) -> Mapping[str, LatencyFigures]:
-        """Time files in turns, on one of the probes.
+        """Time files in turns, on one of the probes of each target.
 
         Raises:
             TrialError: it failed, or the probes died of it.
         """
+        return join_figures({
+            target: self._time_together(target, artifacts, session) for target in self.pool.targets
+        })  # fmt: skip
+
+    def _time_together(
+        self, target: str | None, artifacts: Mapping[str, Artifact], session: str
+    ) -> Mapping[str, LatencyFigures]:
         reason = ""
         for _ in range(1 + _RETRIES):
-            while not (idle := self.pool.idle("probe")):
+            while not (idle := self._idle_probes(target)):
                 self._tick(_TICK_S)
             slot = idle[0]
             promise = slot.actor.time_together.remote(artifacts, session, self.pool.near(slot))
@@ -152,21 +166,35 @@ class RayExecutor:
             cause = answer.cause
             self._fail(flight, " ".join(f"{type(cause).__name__}: {cause}".split()), slot.node)
         elif slot.role == "probe":
-            self._finish(flight, self._join(flight, answer))
+            self._take_timing(flight, slot.target, answer)
         elif answer.artifact is not None and self.pool.is_timed:
             flight.outcome, flight.promise = answer, promise
             self._untimed.append(flight)
         else:
             self._finish(flight, answer)
 
-    def _join(self, flight: Flight, timed: Outcome) -> Outcome:
-        """What a probe says, with the file that it was told of."""
-        artifact = None if flight.outcome is None else flight.outcome.artifact
-        if timed.state != "complete" or artifact is None:
-            return timed
-        figures = timed.measurement.model_dump(mode="json")
-        sealed = self._seal(artifact, figures, timed.fingerprints[-1])
-        return dataclasses.replace(timed, artifact=sealed)
+    def _take_timing(self, flight: Flight, target: str | None, timed: Outcome) -> None:
+        flight.timings[target] = timed
+        if timed.state != "failed" and self._next_target(flight) is not _NOBODY:
+            self._untimed.append(flight)
+            return
+        self._finish(flight, self._join(flight))
+
+    def _next_target(self, flight: Flight) -> str | object | None:
+        """Who times it next; `_NOBODY` if all have."""
+        left = (target for target in self.pool.targets if target not in flight.timings)
+        return next(left, _NOBODY)
+
+    def _join(self, flight: Flight) -> Outcome:
+        """What the probes say, with the file that they were told of."""
+        assert flight.outcome is not None
+        artifact, first = flight.outcome.artifact, next(iter(flight.timings.values()))
+        joined = join_timings(flight.outcome, flight.timings)
+        if joined.state != "complete" or artifact is None:
+            return joined
+        figures = joined.measurement.model_dump(mode="json")
+        sealed = self._seal(artifact, figures, first.fingerprints[-1])
+        return dataclasses.replace(joined, artifact=sealed)
 
     def _finish(self, flight: Flight, outcome: Outcome) -> None:
         if self._logs is not None:
@@ -202,14 +230,20 @@ class RayExecutor:
         return flight.job.recipe.is_trained == (slot.role == "trainer")
 
     def _time_next(self, slot: Slot) -> None:
-        if not self._untimed:
+        waiting = (item for item in self._untimed if self._next_target(item) == slot.target)
+        flight = next(waiting, None)
+        if flight is None:
             return
-        flight = self._untimed.popleft()
+        assert flight.outcome is not None
+        self._untimed.remove(flight)
         slot.turn("busy", flight)
         reference = flight.job.reference
+        seen: Any = next_to_time(flight.outcome, flight.timings)
+        if flight.promise is not None and seen is flight.outcome:
+            seen = flight.promise  # the file goes from node to node
         promise = slot.actor.time.remote(
-            flight.outcome if flight.promise is None else flight.promise,
-            flight.job.gate,
+            seen,
+            None if flight.timings else flight.job.gate,  # it is about the first target
             None if reference is None else reference.evidence,
             self.pool.near(slot),
         )

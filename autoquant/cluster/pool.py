@@ -14,7 +14,8 @@ from autoquant.errors import ClusterError, InputError
 
 __all__ = ["PROBE", "Pool"]
 
-PROBE = "latency_probe"  # the resource of nodes that stand for the target device
+# The resource of nodes that stand for the target device; with `:NAME`, for the one of that name.
+PROBE = "latency_probe"
 
 _SCAN_S = 5.0
 _MOST_FALSE_STARTS = 5
@@ -43,6 +44,9 @@ class Pool:
         self.slots: list[Slot] = []
         self._source = connection.share(source)
         self._promises: dict[Any, Slot] = {}
+        self.targets: tuple[str | None, ...] = crew.targets or (None,)
+        self._unmet = set(crew.targets) if is_timed else set()  # never had a node
+        self._began = time.monotonic()
         self._has_probe_nodes = bool(connection.nodes_with(PROBE))
         self._kernel = find_kernel()
         self._told: set[str] = set()
@@ -60,6 +64,10 @@ class Pool:
     def idle(self, role: Role) -> list[Slot]:
         """Those of them that wait for work."""
         return [slot for slot in self.of_role(role) if slot.state == "idle"]
+
+    def probes(self, target: str | None) -> list[Slot]:
+        """Those that time for a target."""
+        return [slot for slot in self.of_role("probe") if slot.target == target]
 
     def near(self, probe: Slot) -> list[int]:
         """Processes of this search on a probe's machine, by id."""
@@ -103,8 +111,11 @@ class Pool:
             self._hire(slot)
             return
         self.slots.remove(slot)
-        if not self.of_role("probe"):
-            self._tell("the last probe node is gone: files wait to be timed until one is back")
+        if not self.probes(slot.target):
+            which = "" if slot.target is None else f" for target '{slot.target}'"
+            self._tell(
+                f"the last probe node{which} is gone: files wait to be timed until one is back"
+            )
 
     # Hiring
 
@@ -116,16 +127,32 @@ class Pool:
             self._tell("no node has a GPU: trials that train do so on processors")
         elif crew.gpus_per_qat_trial:
             slots.append(Slot("trainer", "trainer", Demand(crew.cpus, crew.gpus_per_qat_trial)))
-        if self.is_timed:
-            slots += [self._plan_probe(node) for node in self._find_probe_nodes()]
-        return slots
+        return slots + self._plan_probes()
 
-    def _find_probe_nodes(self) -> list[str]:
+    def _plan_probes(self) -> list[Slot]:
+        """Of nodes that have none yet."""
+        if not self.is_timed:
+            return []
+        known = {(slot.target, slot.demand.node) for slot in self.of_role("probe")}
+        return [
+            Slot(
+                "probe" if target is None else f"probe {target}",
+                "probe",
+                Demand(cpus=0, node=node),
+                target,
+            )
+            for target in self.targets
+            for node in self._find_probe_nodes(target)
+            if (target, node) not in known
+        ]
+
+    def _find_probe_nodes(self, target: str | None) -> list[str]:
+        if target is not None:
+            found = self.connection.nodes_with(f"{PROBE}:{target}")
+            self._unmet -= {target} if found else set()
+            return found
         here = [] if self._has_probe_nodes else [self.connection.here]
         return self.connection.nodes_with(PROBE) or here
-
-    def _plan_probe(self, node: str) -> Slot:
-        return Slot("probe", "probe", Demand(cpus=0, node=node))
 
     def _add(self, slot: Slot) -> None:
         self.slots.append(slot)
@@ -192,12 +219,19 @@ class Pool:
         if now - self._scanned < min(_SCAN_S, self.crew.place_s):
             return
         self._scanned = now
-        if self.is_timed:
-            known = {slot.demand.node for slot in self.of_role("probe")}
-            for node in self._find_probe_nodes():
-                if node not in known:
-                    self._add(self._plan_probe(node))
+        for slot in self._plan_probes():
+            self._add(slot)
+        self._check_targets(now)
         self._check_places(now)
+
+    def _check_targets(self, now: float) -> None:
+        if self._unmet and now - self._began >= self.crew.place_s:
+            name = sorted(self._unmet)[0]
+            resource = f'{{"{PROBE}:{name}": 1}}'
+            raise ClusterError(
+                f"no node stands for target '{name}' within {self.crew.place_s:g} s: begin one "
+                f"there with ray start --address HEAD --resources='{resource}'"
+            )
 
     def _check_places(self, now: float) -> None:
         waiting = [s for s in self.slots if s.role != "probe" and s.greeting is None]

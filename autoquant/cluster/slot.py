@@ -25,6 +25,7 @@ class Flight:
         retries: how often it was begun again since a worker died.
         outcome: what a worker said of it, before it is timed.
         promise: of the outcome, so that it can go from node to node.
+        timings: what targets said of it so far, by name; see `Slot.target`.
         log: what was said of it so far, by workers and by us.
     """
 
@@ -32,6 +33,7 @@ class Flight:
     retries: int = 0
     outcome: Outcome | None = None
     promise: Any = None
+    timings: dict[str | None, Outcome] = field(default_factory=dict)
     log: list[str] = field(default_factory=list)
 
 
@@ -43,6 +45,7 @@ class Slot:
         name: in tables.
         role: what it does: `trainer` builds what is trained, `probe` times.
         demand: what it asks of its node.
+        target: the machine that a probe stands for; None where the study names none.
         actor: the worker, as Ray knows it.
         state: what it is about.
         since: when that began, by `time.monotonic`.
@@ -55,6 +58,7 @@ class Slot:
     name: str
     role: Role
     demand: Demand
+    target: str | None = None
     actor: Any = None
     state: State = "placing"
     since: float = field(default_factory=time.monotonic)
@@ -78,7 +82,8 @@ class Slot:
             return {"placing": "finding a place", "loading": "loading the task"}.get(
                 self.state, "idle"
             )
-        verb = "timing" if self.role == "probe" else "building and judging"
+        where = "" if self.target is None else f" for target {self.target}:"
+        verb = f"timing{where}" if self.role == "probe" else "building and judging"
         number = self.flight.job.number
         return f"{verb} trial {number}" if number >= 0 else f"{verb} a trial again"
 

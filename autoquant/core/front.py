@@ -21,8 +21,9 @@ import numpy.typing as npt
 
 from autoquant.core.evidence import DRAWS, mcnemar_z, resample_counts
 from autoquant.core.noise import Z95
+from autoquant.core.objective import Kind, Objective, kind_of, target_of
 from autoquant.core.pareto import Bounds, is_nondominated
-from autoquant.core.trial import Objective, Trial
+from autoquant.core.trial import Trial
 
 __all__ = [
     "comparable_log_ratios",
@@ -185,10 +186,10 @@ class _Dominance:
     """Which trials dominate which; any part of the (n, n) table, which may be large, on demand."""
 
     def __init__(self, trials: Sequence[Trial], objectives: Sequence[Objective]) -> None:
-        makers: dict[Objective, Callable[[Sequence[Trial]], _Measure]] = {
+        makers: dict[Kind, Callable[[Sequence[Trial]], _Measure]] = {
             "accuracy": _AccuracyZ, "latency": _LatencyZ, "size": _SizeZ,
         }  # fmt: skip
-        self._measures = [makers[name](trials) for name in objectives]
+        self._measures = [makers[kind_of(name)](_see(trials, name)) for name in objectives]
         self._losses = _losses(trials, objectives).T
         self._accuracy = objectives.index("accuracy") if "accuracy" in objectives else None
 
@@ -197,6 +198,11 @@ class _Dominance:
         z = np.stack([measure(rows, columns) for measure in self._measures])
         gains = self._losses[:, None, columns] - self._losses[:, rows, None]
         return decide(z, gains, self._accuracy)
+
+
+def _see(trials: Sequence[Trial], objective: Objective) -> Sequence[Trial]:
+    """Trials as they are seen from the target that an objective names."""
+    return [trial.seen_from(target_of(objective)) for trial in trials]
 
 
 class _SizeZ:
@@ -310,13 +316,14 @@ def _draw_losses(trials: Sequence[Trial], objectives: Sequence[Objective]) -> Fl
     columns = []
     for name in objectives:
         exact = np.array([trial.objective(name) for trial in trials])
-        match name:
+        match kind_of(name):
             case "accuracy":
                 column = -_accuracy_draws(trials).T
             case "latency":
-                spread = np.array([trial.latency_sd for trial in trials])
-                noise = generator.standard_normal((DRAWS, len(trials)))
-                column = np.exp(comparable_log_ratios(trials) + spread * noise)
+                seen = _see(trials, name)
+                spread = np.array([trial.latency_sd for trial in seen])
+                noise = generator.standard_normal((DRAWS, len(seen)))
+                column = np.exp(comparable_log_ratios(seen) + spread * noise)
             case "size":
                 column = np.broadcast_to(exact, (DRAWS, len(trials)))
         columns.append(column)

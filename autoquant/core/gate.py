@@ -21,8 +21,9 @@ import numpy.typing as npt
 from autoquant.core.evidence import mcnemar_z
 from autoquant.core.front import comparable_log_ratios, decide, exact_z
 from autoquant.core.noise import log_sd
+from autoquant.core.objective import Objective, kind_of
 from autoquant.core.pareto import Bounds
-from autoquant.core.trial import Objective, Trial
+from autoquant.core.trial import Trial
 
 __all__ = ["Gate", "Glimpse", "Hits"]
 
@@ -100,6 +101,8 @@ class Gate:
         self.members = [trial for trial in members if trial.evidence is not None]
         self.objectives = objectives
         self.bounds = bounds
+        # a candidate is on the way to one target: what it does on the others is not known yet
+        self._is_blind = sum(kind_of(name) == "latency" for name in objectives) > 1
         timed = [trial for trial in self.members if trial.latency_ratio is not None]
         ratios = comparable_log_ratios(timed)
         self._log_ratios = {
@@ -153,9 +156,11 @@ class Gate:
 
     def _share(self, glimpse: Glimpse, member: Trial, generator: np.random.Generator) -> float:
         """How many of its endings a member dominates, 0..1."""
+        if self._is_blind:
+            return 0.0
         drawn: list[tuple[Floats, Floats]] = []
         for name in self.objectives:
-            match name:
+            match kind_of(name):
                 case "accuracy":
                     hits = member.evidence.hits if member.evidence is not None else None
                     if hits is None or len(hits) != glimpse.total:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from autoquant.core.objective import Objective, kind_of
 from autoquant.core.pareto import Bounds, is_nondominated
-from autoquant.core.trial import Mode, Objective, Trial
+from autoquant.core.trial import Mode, Trial
 
 __all__ = ["ModeYield", "find_mode_yields", "hypervolume", "seconds_by_mode", "trace_hypervolume"]
 
@@ -117,13 +118,17 @@ def _losses(
     """(objectives,) shares of the box's sides; None where something was not measured."""
     if trial.state != "complete":
         return None
-    values: dict[Objective, float | None] = {
-        "accuracy": None if trial.accuracy_drop is None else trial.accuracy_drop / worst,
-        "latency": trial.latency_ratio,
-        "size": trial.size_bytes / size if trial.size_bytes and size else None,
-    }
-    chosen = [values[name] for name in objectives]
-    return None if None in chosen else np.array(chosen, dtype=np.float64)
+    found: list[float | None] = []
+    for name in objectives:
+        match kind_of(name):
+            case "accuracy":
+                drop = trial.accuracy_drop
+                found.append(None if drop is None else drop / worst)
+            case "latency":
+                found.append(trial.latency_on(name))
+            case "size":
+                found.append(trial.size_bytes / size if trial.size_bytes and size else None)
+    return None if None in found else np.array(found, dtype=np.float64)
 
 
 def _sum_up(mode: Mode, trials: Sequence[Trial], gained: float) -> ModeYield:

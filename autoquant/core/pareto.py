@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from autoquant.core.trial import Objective, Trial
+from autoquant.core.objective import Objective
+from autoquant.core.trial import Trial
 
 __all__ = ["Bounds", "find_knee", "is_nondominated", "pick_fastest", "pick_smallest"]
 

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from autoquant.core.objective import Objective
 from autoquant.core.pareto import Bounds, find_knee, pick_fastest, pick_smallest
-from autoquant.core.trial import Objective, Trial
+from autoquant.core.trial import Trial
 
 __all__ = ["Recommendation", "find_nearest_miss", "recommend"]
 

@@ -6,14 +6,16 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from autoquant.core.evidence import Evidence
 from autoquant.core.noise import Interval, log_sd
+from autoquant.core.objective import Objective, kind_of, target_of
 from autoquant.core.recipe import Recipe
 from autoquant.core.training import TrainingCurve
 
 __all__ = [
+    "BriefLatency",
+    "Latency",
     "LatencyFigures",
     "Measurement",
     "Mode",
-    "Objective",
     "Parity",
     "Partial",
     "ReportFigures",
@@ -24,10 +26,10 @@ __all__ = [
 
 Mode = Literal["ptq", "qat"]
 TrialState = Literal["complete", "rejected", "failed"]
-Objective = Literal["accuracy", "latency", "size"]
 
 _WHERE_THERE_IS_ONE = (
-    "knee", "left_front", "report_error", "front_probability", "training", "node", "probe"
+    "knee", "left_front", "report_error", "front_probability", "training", "node", "probe",
+    "targets",
 )  # fmt: skip
 
 
@@ -77,15 +79,30 @@ class Timing(_Record):
     machine: str | None = None
 
 
-class Partial(_Record):
+class BriefLatency(_Record):
+    """Of a short timing.
+
+    Attributes:
+        latency_ratio: and its interval; likewise `latency_ms`.
+        reference_ms: the float model beside it.
+    """
+
+    latency_ratio: float | None = None
+    latency_ratio_ci: tuple[float, float] | None = None
+    latency_ms: float | None = None
+    latency_ms_ci: tuple[float, float] | None = None
+    reference_ms: float | None = None
+
+
+class Partial(BriefLatency):
     """What was seen of a trial that was stopped because it could not enter the front.
 
     Attributes:
         reason: why it could not.
         samples: how many samples of the search split were looked at, of how many.
         accuracy: on those samples, and the drop on the same.
-        latency_ratio: of a short timing, and likewise `latency_ms`.
-        reference_ms: the float model beside it.
+        targets: its latency on each target, by name, where the study has some; that of the first
+            stands beside them too.
     """
 
     reason: str
@@ -93,11 +110,18 @@ class Partial(_Record):
     of_samples: int
     accuracy: float
     accuracy_drop: float
-    latency_ratio: float | None = None
-    latency_ratio_ci: tuple[float, float] | None = None
-    latency_ms: float | None = None
-    latency_ms_ci: tuple[float, float] | None = None
-    reference_ms: float | None = None
+    targets: dict[str, BriefLatency] | None = None
+
+
+class Latency(_Record):
+    """What a timing gives."""
+
+    latency_ms: float
+    latency_ms_ci: Interval
+    latency_ratio: float
+    latency_ratio_ci: Interval
+    timing: Timing
+    peak_memory_bytes: int | None = None
 
 
 class Measurement(_Record):
@@ -107,7 +131,8 @@ class Measurement(_Record):
     is negative. `latency_ratio` is this model over the float model, timed alternately.
     Intervals are 95 %; that of a drop is paired. `measured_on` is the digest of the fingerprint
     of what the accuracy was measured on; the front may be timed on another machine. `training`
-    says how a recipe of mode `qat` was trained.
+    says how a recipe of mode `qat` was trained. In a study with targets `targets` has the latency
+    on each of them, by name, and the figures of the first stand beside them too.
     """
 
     accuracy: float | None = None
@@ -132,6 +157,7 @@ class Measurement(_Record):
     seconds: dict[str, float] = {}
     measured_on: str | None = None
     training: TrainingCurve | None = None
+    targets: dict[str, Latency] | None = None
     evidence: Evidence | None = Field(default=None, exclude=True, repr=False)
 
     @property
@@ -149,15 +175,10 @@ class ReportFigures(_Record):
     report_accuracy_drop_ci: Interval | None = None
 
 
-class LatencyFigures(_Record):
-    """A member of the front, timed anew beside the others."""
+class LatencyFigures(Latency):
+    """A member of the front, timed anew beside the others; `targets` as in a `Measurement`."""
 
-    latency_ms: float
-    latency_ms_ci: Interval
-    latency_ratio: float
-    latency_ratio_ci: Interval
-    timing: Timing
-    peak_memory_bytes: int | None = None
+    targets: dict[str, Latency] | None = None
 
 
 class Trial(Measurement):
@@ -197,6 +218,8 @@ class Trial(Measurement):
         for name in _WHERE_THERE_IS_ONE:
             if values[name] is None or values[name] is False:  # a probability of 0.0 stays
                 del values[name]
+        if values["partial"] is not None and values["partial"]["targets"] is None:
+            del values["partial"]["targets"]
         return values
 
     @property
@@ -214,6 +237,33 @@ class Trial(Measurement):
         """Digest of the fingerprint that its latency was measured with, or its accuracy."""
         return (self.timing.machine if self.timing is not None else None) or self.measured_on
 
+    def latency_on(self, objective: Objective) -> float | None:
+        """The latency ratio that an objective is about; None where it was not measured.
+
+        Of a rejected trial, what was seen until then.
+        """
+        target, seen = target_of(objective), self.partial or self
+        if target is None:
+            return seen.latency_ratio
+        found = (seen.targets or {}).get(target)
+        return None if found is None else found.latency_ratio
+
+    def seen_from(self, target: str | None) -> "Trial":
+        """The trial with its latency on a target in the place of that on the first.
+
+        Args:
+            target: its name; None leaves the trial as it is.
+        """
+        if target is None:
+            return self
+        latency = (self.targets or {}).get(target)
+        figures = {name: getattr(latency, name, None) for name in Latency.model_fields}
+        partial = self.partial
+        if partial is not None:
+            brief = (partial.targets or {}).get(target) or BriefLatency()
+            partial = partial.model_copy(update={**dict(brief), "targets": None})
+        return self.model_copy(update={**figures, "partial": partial, "targets": None})
+
     def measurement(self) -> Measurement:
         """The figures alone."""
         return Measurement(**{name: getattr(self, name) for name in Measurement.model_fields})
@@ -227,11 +277,14 @@ class Trial(Measurement):
             ValueError: the trial did not measure it.
         """
         seen = self.partial or self
-        value = {
-            "accuracy": None if seen.accuracy is None else -seen.accuracy,
-            "latency": seen.latency_ratio,
-            "size": self.size_bytes,
-        }[name]
+        value: float | None
+        match kind_of(name):
+            case "accuracy":
+                value = None if seen.accuracy is None else -seen.accuracy
+            case "latency":
+                value = self.latency_on(name)
+            case "size":
+                value = self.size_bytes
         if value is None:
             raise ValueError(f"trial {self.number} did not measure {name}")
         return float(value)

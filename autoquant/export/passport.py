@@ -16,8 +16,8 @@ KEY = "autoquant.passport"
 # Room for the figures, so that a file keeps its size when they are written into it.
 _ROOM = 2048
 _SHIFT = 512
-# What a reader finds in the file itself, and what only the search needs.
-_UNSEALED = {"float_layers", "seconds", "partial", "training"}
+# What a reader finds in the file itself, what only the search needs, and what is true elsewhere.
+_UNSEALED = {"float_layers", "seconds", "partial", "training", "targets"}
 
 
 def load_model(content: bytes) -> onnx.ModelProto:

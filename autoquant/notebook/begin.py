@@ -1,7 +1,7 @@
 """The three ways in: search, quantize, load a study."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from autoquant.notebook.check import (
     find_crew,
     find_task,
     name_of,
+    speaking_python,
     warn,
 )
 from autoquant.notebook.space import Space, check_complete, name_space, read_space
@@ -56,6 +57,7 @@ def search(
     full: bool = False,
     workers: int | None = None,
     ray: str | None = None,
+    targets: Sequence[str] = (),
     gpus_per_qat_trial: float = 0.0,
     trial_timeout: str | float | None = None,
     progress: bool = True,
@@ -85,6 +87,8 @@ def search(
         workers: trials that are built and judged at the same time, in processes of their own.
         ray: head of a Ray cluster to search on, `HOST:PORT` or `auto`; a task that no name leads
             to travels there, once to each node, with its model and its data.
+        targets: machines that you ship to, by name: each is timed on the cluster's nodes with the
+            resource `latency_probe:NAME`, an objective of its own.
         gpus_per_qat_trial: GPUs, or a share of one, for a trial that trains.
         trial_timeout: stop a trial that takes longer: seconds, or text such as `10m`.
         progress: show it.
@@ -96,15 +100,17 @@ def search(
     check_choices(keep, sampler)
     crew = find_crew(workers, ray, gpus_per_qat_trial, trial_timeout)
     name = name_of(task)
-    header = build_header(
-        read_space(space, name),
-        sampler=sampler,
-        seed=seed,
-        threads=threads,
-        batch=batch,
-        trials=trials,
-        timeout=timeout,
-    )
+    with speaking_python():
+        header = build_header(
+            read_space(space, name),
+            sampler=sampler,
+            seed=seed,
+            threads=threads,
+            batch=batch,
+            trials=trials,
+            timeout=timeout,
+            targets=targets,
+        )
     location = Location(Path(results), study or name_space(space, name), storage)
     console = open_console(progress=progress)
     _check_existing(location, header, console)

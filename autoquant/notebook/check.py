@@ -30,6 +30,7 @@ _UNNAMED = "notebook"
 _ARGUMENTS = {
     "--gpus-per-qat-trial": "gpus_per_qat_trial",
     "--trial-timeout": "trial_timeout",
+    "--target ": "targets=",
     "--workers ": "workers=",
     "--ray ": "ray=",
     "--ray": "ray=ADDRESS",

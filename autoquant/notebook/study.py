@@ -11,9 +11,10 @@ from autoquant.agreement import check_same_model, extend_header, load_evaluator,
 from autoquant.cluster.source import WholeSource
 from autoquant.cluster.worker import Source
 from autoquant.core.front import find_front
+from autoquant.core.objective import Kind
 from autoquant.core.pareto import Bounds
 from autoquant.core.task import Task
-from autoquant.core.trial import Objective, Trial
+from autoquant.core.trial import Trial
 from autoquant.deliver import check_output, read_kept, rebuild_trial
 from autoquant.errors import InputError
 from autoquant.evaluate import Evaluator
@@ -55,10 +56,14 @@ class NotebookStudy:
     Args:
         location: where the study lies.
         task: the task, if no name leads to it.
+        target: of the study, as which it is seen; None sees all of it.
     """
 
-    def __init__(self, location: Location, task: Task | None = None) -> None:
+    def __init__(
+        self, location: Location, task: Task | None = None, target: str | None = None
+    ) -> None:
         self.location = location
+        self.target = target
         self._own_task = task
         self._evaluator: Evaluator | None = None
 
@@ -66,6 +71,16 @@ class NotebookStudy:
     def name(self) -> str:
         """The study's name."""
         return self.location.name
+
+    def seen_from(self, target: str) -> "NotebookStudy":
+        """The same study as one of its targets sees it: its latency, its front, its files.
+
+        Raises:
+            StudyError: the study has no such target; lists those that it has.
+        """
+        view = NotebookStudy(self.location, self._own_task, target)
+        view._record()
+        return view
 
     @property
     def trials(self) -> pd.DataFrame:
@@ -107,9 +122,7 @@ class NotebookStudy:
         view = self._view(None, Bounds(max_drop, max_latency_ms, max_size_mb))
         return Recommendations(advise(view.choices, view.reference))
 
-    def plot(
-        self, x: Objective = "size", y: Objective = "accuracy", color: Objective = "latency"
-    ) -> go.Figure:
+    def plot(self, x: Kind = "size", y: Kind = "accuracy", color: Kind = "latency") -> go.Figure:
         """Every complete trial and the front, as a Plotly figure."""
         parse_objectives([x, y, color])
         trials = self._record().trials()
@@ -146,7 +159,7 @@ class NotebookStudy:
         target = check_output(Path(path))
         record = self._record()
         chosen = choose_trial(record, trial, knee=knee, fastest=fastest, bounds=Bounds(max_drop))
-        content = read_kept(self.location, chosen)
+        content = read_kept(self.location, chosen, record)
         if content is None:
             evaluator = self.evaluator(record.header)
             content = rebuild_trial(evaluator, chosen, record.fingerprint_of(chosen))
@@ -181,7 +194,7 @@ class NotebookStudy:
             trial_timeout: stop a trial that takes longer: seconds, or text such as `10m`.
             progress: show it.
         """
-        known = self._record().header
+        known = load_record(self.location, warn=warn).header
         check_counts(known.threads, trials=trials)
         check_choices(keep)
         header = extend_header(known, trials, timeout)
@@ -237,12 +250,13 @@ class NotebookStudy:
         return name_task(self._own_task, header.task)
 
     def _record(self) -> Record:
-        return load_record(self.location, warn=warn)
+        return load_record(self.location, warn=warn).seen_from(self.target)
 
     def _view(self, objectives: str | Sequence[str] | None, bounds: Bounds) -> FrontView:
         record = self._record()
         names = objectives.split(",") if isinstance(objectives, str) else objectives or []
-        wanted = parse_objectives([name.strip() for name in names]) or record.header.objectives
+        given = [name.strip() for name in names]
+        wanted = parse_objectives(given, record.header.targets) or record.header.objectives
         return view_front(record.trials(), wanted, record.header.bounds.overlaid(bounds))
 
     def __repr__(self) -> str:

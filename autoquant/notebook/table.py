@@ -12,7 +12,9 @@ __all__ = ["frame_trials"]
 
 _FIRST = ("number", "name", "state")
 _OF_A_FRONT = ("knee", "front_probability")
-_RARE = ("left_front", "report_error", "training", "node", "probe", *_OF_A_FRONT)
+_RARE = (
+    "left_front", "report_error", "training", "node", "probe", "targets", *_OF_A_FRONT
+)  # fmt: skip
 _KINDS = {float: "float64", int: "int64", bool: "bool"}
 
 

@@ -6,6 +6,7 @@ from autoquant.report.row import (
     describe_recipe,
     flatten_trials,
     tabulate_layers,
+    tabulate_trials,
     trial_row,
 )
 from autoquant.report.words import (
@@ -29,5 +30,6 @@ __all__ = [
     "flatten_trials",
     "pareto_figure",
     "tabulate_layers",
+    "tabulate_trials",
     "trial_row",
 ]

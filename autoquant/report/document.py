@@ -10,9 +10,10 @@ import plotly.graph_objects as go
 from autoquant.core.analysis import Cell, Granularity
 from autoquant.core.distribution import Distributions
 from autoquant.core.hypervolume import ModeYield, find_mode_yields
+from autoquant.core.objective import Objective
 from autoquant.core.pareto import Bounds
 from autoquant.core.sensitivity import Sensitivity
-from autoquant.core.trial import Objective, Trial
+from autoquant.core.trial import Trial
 from autoquant.report.advice import advise_on_training
 from autoquant.report.curve_figure import calibration_figure, training_figure
 from autoquant.report.distribution import find_symmetries

@@ -8,7 +8,7 @@ from autoquant.report.distribution import find_symmetries, tabulate_clipping
 from autoquant.report.document import StudyReport
 from autoquant.report.grid import LOSS_COLUMNS, describe_seconds, describe_weights, tabulate_losses
 from autoquant.report.noise_figure import tabulate_noise
-from autoquant.report.row import COLUMNS, format_drop, trial_row
+from autoquant.report.row import format_drop, tabulate_trials
 from autoquant.report.sensitivity import SENSITIVITY_COLUMNS, describe_base, tabulate_sensitivity
 
 __all__ = ["MODE_COLUMNS", "Links", "tabulate_modes", "write_markdown"]
@@ -156,18 +156,12 @@ def _sensitivity(report: StudyReport, links: Links) -> list[str]:
 
 
 def _front(report: StudyReport, links: Links) -> list[str]:
-    rows = []
-    for trial in report.trials:
-        row = trial_row(trial)
-        if trial.state != "complete":
-            row[2:] = [trial.state, *["-"] * (len(row) - 3)]
-        rows.append(row)
     members = ", ".join(str(trial.number) for trial in report.front) or "none"
     return [
         "## The front and all trials",
         f"On the front: {members}. Latency is a multiple of the float model's.",
         _figure(links, "front"),
-        _table(COLUMNS, rows),
+        _table(*tabulate_trials(report.trials)),
     ]
 
 

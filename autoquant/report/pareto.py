@@ -5,14 +5,15 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from autoquant.core.trial import Objective, Trial
+from autoquant.core.objective import Kind
+from autoquant.core.trial import Trial
 from autoquant.report.row import describe_recipe
 from autoquant.report.style import ACCENT, BASELINE, lay_out
 
 __all__ = ["pareto_figure"]
 
-_SHORT: dict[Objective, str] = {"accuracy": "top-1 %", "latency": "x float", "size": "MB"}
-_LABELS: dict[Objective, str] = {
+_SHORT: dict[Kind, str] = {"accuracy": "top-1 %", "latency": "x float", "size": "MB"}
+_LABELS: dict[Kind, str] = {
     "accuracy": "Top-1 accuracy on the search split (%)",
     "latency": "Latency, as a multiple of float (lower is faster)",
     "size": "File size (MB)",
@@ -22,10 +23,10 @@ _LABELS: dict[Objective, str] = {
 def pareto_figure(
     trials: Sequence[Trial],
     front: Sequence[Trial],
-    x: Objective = "size",
-    y: Objective = "accuracy",
+    x: Kind = "size",
+    y: Kind = "accuracy",
     title: str = "",
-    color: Objective | None = None,
+    color: Kind | None = None,
 ) -> go.Figure:
     """Every complete trial, the front joined, the baselines named.
 
@@ -39,7 +40,7 @@ def pareto_figure(
     """
     complete = [trial for trial in trials if trial.state == "complete"]
     baselines = [trial for trial in complete if trial.name is not None]
-    left: Objective = next(name for name in _LABELS if name not in (x, y))
+    left: Kind = next(name for name in _LABELS if name not in (x, y))
     figure = go.Figure()
     figure.add_trace(_all_points(complete, x, y, color or left))
     figure.add_trace(_ring(front, x, y, "on the front", "circle-open", ACCENT))
@@ -57,7 +58,7 @@ def pareto_figure(
 
 
 def _label_shifts(
-    named: Sequence[Trial], everything: Sequence[Trial], x: Objective, y: Objective
+    named: Sequence[Trial], everything: Sequence[Trial], x: Kind, y: Kind
 ) -> list[tuple[int, int]]:
     """Where the names of the baselines stand beside their points, in pixels, without overlap."""
     widest = max((_value(trial, x) for trial in everything), default=1.0) or 1.0
@@ -69,7 +70,7 @@ def _label_shifts(
     return [shifts[trial.digest] for trial in named]
 
 
-def _value(trial: Trial, objective: Objective) -> float:
+def _value(trial: Trial, objective: Kind) -> float:
     """An objective in the unit of its axis."""
     match objective:
         case "accuracy":
@@ -80,7 +81,7 @@ def _value(trial: Trial, objective: Objective) -> float:
             return (trial.size_bytes or 0) / 1e6
 
 
-def _all_points(trials: Sequence[Trial], x: Objective, y: Objective, color: Objective) -> Any:
+def _all_points(trials: Sequence[Trial], x: Kind, y: Kind, color: Kind) -> Any:
     values = [_value(trial, color) for trial in trials]
     # one very slow baseline must not take the whole scale
     top = sorted(values)[int(0.9 * (len(values) - 1))] if values else 1.0
@@ -99,9 +100,7 @@ def _all_points(trials: Sequence[Trial], x: Objective, y: Objective, color: Obje
     )  # fmt: skip
 
 
-def _ring(
-    trials: Sequence[Trial], x: Objective, y: Objective, name: str, symbol: str, color: str
-) -> Any:
+def _ring(trials: Sequence[Trial], x: Kind, y: Kind, name: str, symbol: str, color: str) -> Any:
     return go.Scatter(
         x=[_value(trial, x) for trial in trials],
         y=[_value(trial, y) for trial in trials],

@@ -16,12 +16,14 @@ __all__ = [
     "format_megabytes",
     "format_percent",
     "tabulate_layers",
+    "tabulate_trials",
     "trial_row",
 ]
 
 COLUMNS = (
     "#", "recipe", "accuracy", "drop", "report", "latency", "x float", "size", "integer", "on front"
 )  # fmt: skip
+_RATIO = COLUMNS.index("x float")
 
 
 def describe_recipe(recipe: Recipe, name: str | None = None) -> str:
@@ -50,6 +52,23 @@ def trial_row(trial: Trial) -> list[str]:
         "-" if trial.integer_coverage is None else f"{trial.integer_coverage:.0%}",
         "-" if trial.front_probability is None else f"{trial.front_probability:.0%}",
     ]
+
+
+def tabulate_trials(trials: Sequence[Trial]) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of trials; where the study has targets, a ratio for each of them.
+
+    Of trials that are not complete, their state.
+    """
+    targets = next((list(trial.targets) for trial in trials if trial.targets), [])
+    columns, rows = list(COLUMNS), [trial_row(trial) for trial in trials]
+    if targets:
+        columns[_RATIO : _RATIO + 1] = [f"x {name}" for name in targets]
+        for row, trial in zip(rows, trials, strict=True):
+            row[_RATIO : _RATIO + 1] = [_ratio(trial.seen_from(name)) for name in targets]
+    for row, trial in zip(rows, trials, strict=True):
+        if trial.state != "complete":
+            row[2:] = [trial.state, *["-"] * (len(row) - 3)]
+    return columns, rows
 
 
 def tabulate_layers(layers: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
@@ -120,7 +139,7 @@ def format_megabytes(size_bytes: int) -> str:
 def flatten_trials(trials: Sequence[Trial]) -> tuple[list[str], list[list[str]]]:
     """Headings and rows of every field, for CSV: text as it is, all else as JSON."""
     records = [trial.to_dict() for trial in trials]
-    hidden = {"knee", "evidence"}
+    hidden = {"knee", "evidence"} | (set() if any("targets" in r for r in records) else {"targets"})
     columns = [name for name in Trial.model_fields if name not in hidden]
     rows = [
         [value if isinstance(value := record.get(name), str) else json.dumps(value)

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import get_args
 
 from autoquant.core.front import find_front, front_probabilities
+from autoquant.core.objective import Kind, Objective, spread
 from autoquant.core.pareto import Bounds, find_knee, pick_fastest, pick_smallest
 from autoquant.core.recommend import Recommendation, find_nearest_miss, recommend
-from autoquant.core.trial import Objective, Trial
+from autoquant.core.trial import Trial
 from autoquant.errors import InputError, NegativeAnswer
 from autoquant.report import describe_recommendation
 from autoquant.search.record import Record
@@ -100,17 +101,23 @@ def advise(choices: Sequence[Recommendation], reference: Trial | None) -> list[A
     ]
 
 
-def parse_objectives(names: Sequence[str]) -> list[Objective]:
+def parse_objectives(names: Sequence[str], targets: Sequence[str] = ()) -> list[Objective]:
     """Objectives by name, in the order in which they are always told.
+
+    Args:
+        names: of them; `latency` stands for the latencies on all targets.
+        targets: of the study.
 
     Raises:
         InputError: one of them is none; lists those that there are.
     """
-    known: tuple[Objective, ...] = get_args(Objective)
+    kinds: tuple[Kind, ...] = get_args(Kind)
+    known = spread(kinds, targets)
     for name in names:
-        if name not in known:
+        if name not in (*known, *kinds):
             raise InputError(f"'{name}' is no objective; there are {', '.join(known)}")
-    return [name for name in known if name in names]
+    wanted = set(names) | set(spread(["latency"] if "latency" in names else [], targets))
+    return [name for name in known if name in wanted]
 
 
 def choose_trial(

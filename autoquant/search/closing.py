@@ -98,8 +98,16 @@ class Closing:
     def _is_timed(self) -> bool:
         sessions = {trial.timing_session for trial in self.front}
         is_together = len(sessions) <= 1 and None not in sessions
-        here = self.evaluator.fingerprint
-        return is_together and self.record.describe_move(self.front, here) is None
+        return is_together and not self._has_moved()
+
+    def _has_moved(self) -> bool:
+        """Whether one of the targets is another machine than it was."""
+        for target in self.record.header.targets or (None,):
+            seen = [trial.seen_from(target) for trial in self.front]
+            here = self.evaluator.fingerprint_on(target)
+            if self.record.describe_move(seen, here) is not None:
+                return True
+        return False
 
     def _look_again(self) -> None:
         """Evaluate in full who was turned away by members that are none any more."""

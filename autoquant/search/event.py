@@ -27,6 +27,10 @@ class Evaluates(Protocol):
         """The machine and the versions that it measures with."""
         ...
 
+    def fingerprint_on(self, target: str | None) -> Fingerprint:
+        """The same of what files are timed on for a target; None where the study names none."""
+        ...
+
     @property
     def builder(self) -> Builder:
         """Makes artifacts."""

@@ -1,6 +1,7 @@
 """What a study's trials tell a sampler, read once from Optuna's storage."""
 
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -9,7 +10,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from autoquant.core.noise import Z95
-from autoquant.core.trial import Trial
+from autoquant.core.trial import Partial, Trial
 from autoquant.search.features import Features
 
 __all__ = ["History", "Row"]
@@ -29,7 +30,7 @@ class Row:
         drop: accuracy drop against float; None where it was not measured.
         drop_sd: standard error that it has because few samples were looked at.
         compared_sd: standard error of a comparison on all samples; zero where none is known.
-        latency: ratio to the float model, or None.
+        latency: ratio to the float model, or None; of several targets, the geometric mean.
         reference_ms: the float model beside it, or None.
         size: bytes, or None.
     """
@@ -105,11 +106,20 @@ def _read(number: int, code: tuple[int, ...] | None, record: Mapping[str, Any]) 
         name=record.get("name"),
         drop=drop,
         drop_sd=math.sqrt(spread),
-        latency=seen.get("latency_ratio"),
+        latency=_find_latency(seen),
         reference_ms=timing.get("reference_ms"),
         size=record.get("size_bytes"),
         compared_sd=_half_width(record.get("accuracy_drop_ci")) / Z95,
     )
+
+
+def _find_latency(seen: Mapping[str, Any]) -> float | None:
+    """One figure for all targets: a sampler weighs them equally."""
+    ratio: float | None = seen.get("latency_ratio")
+    targets = seen.get("targets")
+    if ratio is None or not targets:
+        return ratio
+    return statistics.geometric_mean(item["latency_ratio"] for item in targets.values())
 
 
 def _half_width(interval: Sequence[float] | None) -> float:
@@ -127,5 +137,13 @@ def _flatten(trial: Trial) -> dict[str, Any]:
         "latency_ratio": trial.latency_ratio,
         "size_bytes": trial.size_bytes,
         "timing": None if timing is None else {"reference_ms": timing.reference_ms},
-        "partial": None if partial is None else dict(partial),
+        "partial": None if partial is None else {**dict(partial), **_flatten_targets(partial)},
+        **_flatten_targets(trial),
+    }
+
+
+def _flatten_targets(seen: Trial | Partial) -> dict[str, Any]:
+    targets = seen.targets or {}
+    return {
+        "targets": {name: {"latency_ratio": item.latency_ratio} for name, item in targets.items()}
     }

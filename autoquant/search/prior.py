@@ -4,15 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from autoquant.core.layer import Layer
+from autoquant.core.objective import Kind
 from autoquant.core.pareto import Bounds
 from autoquant.core.sensitivity import ChoiceCost, Sensitivity
 from autoquant.core.space import FLOAT, SearchSpace
-from autoquant.core.trial import Objective
 
 __all__ = ["LAYER_PREFIX", "Knowledge", "bits_of"]
 
 LAYER_PREFIX = "layer."
-_EVERY: tuple[Objective, ...] = ("accuracy", "latency", "size")
+_EVERY: tuple[Kind, ...] = ("accuracy", "latency", "size")
 _INTEGER_SHARE = 0.5  # of float's time, until something is measured
 
 
@@ -29,7 +29,7 @@ class Knowledge:
 
     layers: Sequence[Layer] = ()
     sensitivity: Sensitivity | None = None
-    objectives: Sequence[Objective] = _EVERY
+    objectives: Sequence[Kind] = _EVERY
     bounds: Bounds = field(default_factory=Bounds)
 
     def expected_drop(self, layer: str, choice: str) -> float | None:

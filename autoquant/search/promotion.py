@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from autoquant.core.evidence import Evidence
 from autoquant.core.front import find_front
 from autoquant.core.hypervolume import seconds_by_mode
+from autoquant.core.objective import Objective
 from autoquant.core.pareto import Bounds
 from autoquant.core.rehearsal import project_hits
-from autoquant.core.trial import Objective, Trial
+from autoquant.core.trial import Trial
 
 __all__ = ["find_promising", "has_time_to_train"]
 

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from autoquant.config import parse_space
 from autoquant.core.layer import Layer
+from autoquant.core.objective import kinds_of
 from autoquant.core.sensitivity import Sensitivity
 from autoquant.core.space import SearchSpace
 from autoquant.core.trial import Trial
@@ -64,7 +65,7 @@ def recall_knowledge(kept: object, header: StudyHeader) -> Knowledge:
         sensitivity = None if written is None else Sensitivity.model_validate(written)
     except (ValidationError, TypeError, KeyError):  # a later version's
         layers, sensitivity = (), None
-    return Knowledge(layers, sensitivity, header.objectives, header.bounds)
+    return Knowledge(layers, sensitivity, kinds_of(header.objectives), header.bounds)
 
 
 def recall_space(

@@ -15,10 +15,11 @@ from pydantic import ValidationError
 
 from autoquant.core.check import describe_machine_change
 from autoquant.core.fingerprint import Fingerprint, fingerprint_digest
+from autoquant.core.objective import Kind, Objective, kind_of, spread
 from autoquant.core.pareto import Bounds
 from autoquant.core.recipe import Recipe
 from autoquant.core.space import SearchSpace
-from autoquant.core.trial import LatencyFigures, Measurement, Objective, ReportFigures, Trial
+from autoquant.core.trial import LatencyFigures, Measurement, ReportFigures, Trial
 from autoquant.errors import StudyError
 from autoquant.search.journal import BatchedStorage
 
@@ -26,7 +27,7 @@ __all__ = ["FORMAT", "Asked", "Record", "StudyHeader", "amend_trial", "check_hea
 
 FORMAT = 1
 _LATER = ("reprieve", "report", "latency", "departure")
-_DIRECTIONS = {
+_DIRECTIONS: dict[Kind, StudyDirection] = {
     "accuracy": StudyDirection.MAXIMIZE,
     "latency": StudyDirection.MINIMIZE,
     "size": StudyDirection.MINIMIZE,
@@ -47,6 +48,8 @@ class StudyHeader:
         timeout_s: seconds that one run may take, or None.
         backend: name of the runtime that judges the trials; studies from before there was a
             choice have none.
+        targets: machines that stand for those it ships to, each with a latency of its own, by
+            name; none where there is one latency.
     """
 
     definition: Mapping[str, Any]
@@ -57,6 +60,7 @@ class StudyHeader:
     trials: int = 50
     timeout_s: float | None = None
     backend: str = "onnxruntime"
+    targets: Sequence[str] = ()
 
     @property
     def task(self) -> str:
@@ -72,7 +76,7 @@ class StudyHeader:
     @property
     def objectives(self) -> list[Objective]:
         """What the study optimizes, in order."""
-        return list(self.definition["objectives"])
+        return spread(self.definition["objectives"], self.targets)
 
     @property
     def bounds(self) -> Bounds:
@@ -115,6 +119,7 @@ class Record:
         self.study = study
         self._together = _find_batches(study._storage)
         self.header = _read_header(study)
+        self.target: str | None = None  # that the study is seen from
 
     @classmethod
     def create(cls, storage: BaseStorage, name: str, header: StudyHeader) -> "Record":
@@ -122,9 +127,9 @@ class Record:
         study = optuna.create_study(
             storage=storage,
             study_name=name,
-            directions=[_DIRECTIONS[objective] for objective in header.objectives],
+            directions=[_DIRECTIONS[kind_of(objective)] for objective in header.objectives],
         )
-        study.set_metric_names([str(objective) for objective in header.objectives])
+        study.set_metric_names(header.objectives)
         study.set_user_attr("format", FORMAT)
         study.set_user_attr("header", dataclasses.asdict(header))
         return cls(study)
@@ -144,12 +149,35 @@ class Record:
 
     # Reading
 
+    def seen_from(self, target: str | None) -> "Record":
+        """The study as one of its targets sees it: with one latency, its own; to be read alone.
+
+        Args:
+            target: its name; None is the study as it is.
+
+        Raises:
+            StudyError: the study has no such target; lists those that it has.
+        """
+        if target is None:
+            return self
+        if target not in self.header.targets:
+            there = (
+                f"there are {', '.join(self.header.targets)}"
+                if self.header.targets
+                else ("it has none: name some with autoquant search --target")
+            )
+            name = self.study.study_name
+            raise StudyError(f"'{target}' is no target of study '{name}'; {there}")
+        view = Record(self.study)
+        view.target, view.header = target, dataclasses.replace(self.header, targets=())
+        return view
+
     def trials(self) -> list[Trial]:
         """Every finished trial, by number, report figures included."""
         found = self.study.get_trials(deepcopy=False)
         attributes = self.study.user_attrs
         return [
-            amend_trial(trial, attributes)
+            amend_trial(trial, attributes).seen_from(self.target)
             for frozen in found
             if (trial := _read_trial(frozen)) is not None
         ]
@@ -416,9 +444,21 @@ def amend_trial(trial: Trial, attributes: Mapping[str, Any]) -> Trial:
         return trial
     if "latency_ratio" in amendments[_LATER.index("latency")]:
         reprieved = amendments[_LATER.index("reprieve")]
-        earlier = reprieved.get("latency_ratio", trial.latency_ratio)
-        changes["timing"] = {**changes["timing"], "search_ratio": earlier}
+        searched = {**trial.model_dump(), **reprieved}
+        changes |= _remember_search(changes, searched)
+        targets = changes.get("targets") or {}
+        before = searched.get("targets") or {}
+        if targets:
+            changes["targets"] = {
+                name: {**figures, **_remember_search(figures, before.get(name, {}))}
+                for name, figures in targets.items()
+            }
     return Trial.model_validate({**trial.model_dump(), "evidence": trial.evidence, **changes})
+
+
+def _remember_search(now: Mapping[str, Any], then: Mapping[str, Any]) -> dict[str, Any]:
+    """The timing of now, with the ratio that the search had given."""
+    return {"timing": {**now["timing"], "search_ratio": then.get("latency_ratio")}}
 
 
 def _read_header(study: optuna.Study) -> StudyHeader:

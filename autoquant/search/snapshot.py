@@ -1,5 +1,6 @@
 """`Snapshot`: a study as it was at one moment, composed of what its record says of each trial."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -61,6 +62,14 @@ class Snapshot:
     damaged: tuple[str, ...]
     notes: Mapping[str, str]
     knowledge: object = None
+
+    def seen_from(self, target: str) -> "Snapshot":
+        """The study as one of its targets sees it: with one latency, its own."""
+        return dataclasses.replace(
+            self,
+            header=dataclasses.replace(self.header, targets=()),
+            trials=tuple(trial.seen_from(target) for trial in self.trials),
+        )
 
 
 @dataclass

@@ -10,6 +10,7 @@ from typing import Literal
 from autoquant.core.artifact import Artifact
 from autoquant.core.front import extend_front, find_front
 from autoquant.core.gate import Gate
+from autoquant.core.objective import kinds_of
 from autoquant.core.pareto import Bounds
 from autoquant.core.recipe import Recipe
 from autoquant.core.sensitivity import Sensitivity
@@ -267,7 +268,8 @@ class Study:
     def _register_machine(self) -> None:
         here = self.evaluator.fingerprint
         change = self.record.describe_move(self._trials, here)
-        self.record.add_fingerprint(here)
+        for target in self.record.header.targets or (None,):
+            self.record.add_fingerprint(self.evaluator.fingerprint_on(target))
         if change is not None:
             self._emit(
                 "note",
@@ -281,7 +283,7 @@ class Study:
         knowledge = Knowledge(
             self.evaluator.builder.layers,
             self.sensitivity,
-            self.record.header.objectives,
+            kinds_of(self.record.header.objectives),
             self.bounds,
         )
         keep_knowledge(self.record.study, knowledge)

@@ -3,7 +3,8 @@
     python tests/benchmarks/search_summary.py results/published/search-benchmark
 
 Reads every `runs-*.json` of the folder; writes `table.md`, which its README repeats, and
-`search-LANDSCAPE.png` there.
+`search-LANDSCAPE.png` there. The minutes to the target are those of the proposals, and for each
+trial what a full one of that network takes: `trial-cost.json` in the folder beside this one.
 """
 
 import json
@@ -18,6 +19,10 @@ from tests.benchmarks.search_benchmark import COUNTS
 
 SHOWN = (10, 20, 40, 60, 100)
 TARGET = 0.8
+TASKS = {
+    "resnet20": "cifar10-resnet20",
+    "efficientnet-lite0": "imagenet-sample-efficientnet-lite0",
+}
 COLORS = {
     "auto": "#0b6bcb", "auto+s": "#1a7f37", "tpe": "#b4540a", "nsga2": "#7a4bb5", "gp": "#c2185b",
     "random": "#6e7781", "greedy": "#8a6d00", "ilp": "#00838f", "auto/8": "#5aa9f0",
@@ -30,7 +35,7 @@ def main(folder: str) -> None:
     for path in sorted(Path(folder).glob("runs-*.json")):
         document = json.loads(path.read_text())
         shares = by_sampler(document)
-        parts.append(to_table(document, shares))
+        parts.append(to_table(document, shares, trial_seconds(folder, document["landscape"])))
         draw(document, shares).write_image(
             path.parent / f"search-{document['landscape']}.png", width=1000, height=560, scale=2
         )
@@ -48,7 +53,15 @@ def by_sampler(document: dict) -> dict[str, np.ndarray]:
     }
 
 
-def to_table(document: dict, shares: dict[str, np.ndarray]) -> str:
+def trial_seconds(folder: str, landscape: str) -> float | None:
+    """What a full trial of a landscape's network takes; None of one that is made up."""
+    path = Path(folder).parent / "trial-cost" / "trial-cost.json"
+    if landscape not in TASKS or not path.exists():
+        return None
+    return float(json.loads(path.read_text())[TASKS[landscape]]["mean_trial_s"])
+
+
+def to_table(document: dict, shares: dict[str, np.ndarray], trial_s: float | None) -> str:
     seconds = {
         name: np.median([r["sampler_s"] for r in document["runs"] if r["sampler"] == name])
         for name in shares
@@ -57,14 +70,16 @@ def to_table(document: dict, shares: dict[str, np.ndarray]) -> str:
     lines = [
         f"### {document['landscape']}",
         "",
-        f"| sampler | seeds | {' | '.join(heads)} | trials to 80 % | ms a proposal |",
-        "|---" * (len(heads) + 4) + "|",
+        f"| sampler | seeds | {' | '.join(heads)} | trials to 80 % | minutes to 80 % | "
+        "ms a proposal |",
+        "|---" * (len(heads) + 5) + "|",
     ]
     for name in sorted(shares, key=lambda n: -np.median(shares[n][:, -1])):
         cells = [cell(shares[name], count) for count in SHOWN]
-        reached = trials_to_target(shares[name])
+        place = find_target(shares[name])
         lines.append(
-            f"| {name} | {len(shares[name])} | {' | '.join(cells)} | {reached} | "
+            f"| {name} | {len(shares[name])} | {' | '.join(cells)} | "
+            f"{tell_trials(place, shares[name])} | {tell_minutes(place, trial_s, seconds[name])} | "
             f"{1000 * seconds[name]:.0f} |"
         )
     return "\n".join([*lines, ""])
@@ -79,10 +94,21 @@ def cell(shares: np.ndarray, count: int) -> str:
     return f"{middle:.0f} % ({low:.0f} to {high:.0f})"
 
 
-def trials_to_target(shares: np.ndarray) -> str:
-    """First of the counts at which the median is there."""
+def find_target(shares: np.ndarray) -> int | None:
+    """Which of the counts is the first at which the median is there."""
     reached = np.flatnonzero(np.median(shares, axis=0) >= TARGET)
-    return str(COUNTS[reached[0]]) if len(reached) else f"more than {COUNTS[shares.shape[1] - 1]}"
+    return int(reached[0]) if len(reached) else None
+
+
+def tell_trials(place: int | None, shares: np.ndarray) -> str:
+    return f"more than {COUNTS[shares.shape[1] - 1]}" if place is None else str(COUNTS[place])
+
+
+def tell_minutes(place: int | None, trial_s: float | None, proposal_s: float) -> str:
+    """Of trials one after the other, with what proposing them takes."""
+    if place is None or trial_s is None:
+        return "-"
+    return f"{COUNTS[place] * (trial_s + proposal_s) / 60:.1f}"
 
 
 def draw(document: dict, shares: dict[str, np.ndarray]) -> go.Figure:
