@@ -129,6 +129,7 @@ def write_study(
     version: int = 1,
     running: Sequence[Recipe] = (),
     attributes: dict[str, Any] | None = None,
+    targets: Sequence[str] = (),
 ) -> Path:
     """A journal with a header, these trials, and some that are still running.
 
@@ -138,7 +139,7 @@ def write_study(
     trials = list(trials)
     header = {"definition": definition(task), "seed": 0, "sampler": "random", "threads": 1,
               "batch": 1, "trials": target or len(trials), "timeout_s": None,
-              "backend": "onnxruntime"}  # fmt: skip
+              "backend": "onnxruntime", "targets": list(targets)}  # fmt: skip
     lines: list[dict[str, Any]] = [
         {"op_code": 0, "study_name": name, "directions": [2, 1, 1]},
         {"op_code": 3, "study_id": 0, "system_attr": {"study:metric_names": OBJECTIVES}},

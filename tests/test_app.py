@@ -19,6 +19,7 @@ from autoquant.errors import StudyError
 from autoquant.search.storage import Location, hold_driver_lock
 from tests.journals import append_trial, failed, measured_trials, rejected, write_study
 from tests.test_browse import wait_for
+from tests.trials import seen_on
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("studies", "new", "live", "front", "compare", "layers", "qat", "export")
@@ -93,6 +94,30 @@ def test_a_normal_study(results: Path, open_page: Open, page: str) -> None:
     assert is_fine(app)
     assert not app.error
     assert not app.warning
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_study_of_several_targets_is_seen_from_each(
+    results: Path, open_page: Open, page: str
+) -> None:
+    trials = [
+        seen_on(trial, {"edge": trial.latency_ratio, "server": 2.0 - trial.latency_ratio})
+        for trial in measured_trials(24)
+    ]
+    write_study(results, "both", trials, targets=["edge", "server"])
+    app = open_page(page, study="both")
+    assert is_fine(app)
+    if page not in ("front", "compare", "layers", "qat"):
+        return
+    assert "is on edge" in words(app)
+    choice = app.sidebar.selectbox(key="target_both")
+    assert choice.options == ["every target", "edge", "server"]
+    assert is_fine(choice.select("server").run())
+    assert "is on edge" not in words(app)
+    if page == "front":
+        shown = app.dataframe[0].value
+        fastest = {trial.number for trial in trials if trial.name == "fp32"}
+        assert fastest <= set(shown["trial"] if "trial" in shown else shown.iloc[:, 0])
 
 
 @pytest.mark.parametrize("page", PAGES)

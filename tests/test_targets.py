@@ -24,7 +24,7 @@ from autoquant.core.hypervolume import trace_hypervolume
 from autoquant.core.objective import kind_of, kinds_of, spread, target_of
 from autoquant.core.pareto import Bounds
 from autoquant.core.recipe import Recipe
-from autoquant.core.trial import Latency, Trial
+from autoquant.core.trial import Trial
 from autoquant.errors import ClusterError, InputError, StudyError
 from autoquant.search.executor import Job
 from autoquant.search.record import Record, StudyHeader
@@ -35,7 +35,7 @@ from tests.command import autoquant
 from tests.crews import PlacedSource
 from tests.fakes import DEFINITION, QUICK_SAMPLERS, fake_space
 from tests.test_executor import StubActor, StubConnection, failing
-from tests.trials import make_trial, right
+from tests.trials import make_trial, right, seen_on
 
 NAMES = [f"conv{index}" for index in range(8)]
 EIGHT, FOUR = Recipe.uniform(NAMES, 8), Recipe.uniform(NAMES, 4)
@@ -85,20 +85,6 @@ def all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # What a trial says
-
-
-def seen_on(trial: Trial, ratios: Mapping[str, float]) -> Trial:
-    """A trial with these latency ratios, the first one's beside them."""
-    assert trial.timing is not None
-    targets = {
-        name: Latency(
-            latency_ms=ratio, latency_ms_ci=(ratio, ratio), latency_ratio=ratio,
-            latency_ratio_ci=(ratio * 0.99, ratio * 1.01), timing=trial.timing,
-        )
-        for name, ratio in ratios.items()
-    }  # fmt: skip
-    first = next(iter(targets.values()))
-    return trial.model_copy(update={**dict(first), "targets": targets})
 
 
 def test_objectives_of_targets_are_latencies_by_name() -> None:

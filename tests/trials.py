@@ -1,10 +1,12 @@
 """Measured trials, made by hand."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from autoquant.core.evidence import Evidence
 from autoquant.core.recipe import Recipe
-from autoquant.core.trial import Timing, Trial
+from autoquant.core.trial import Latency, Timing, Trial
 
 
 def make_trial(
@@ -37,3 +39,17 @@ def make_trial(
 def right(count: int, of: int = 1000) -> np.ndarray:
     """The first `count` samples are right."""
     return np.arange(of) < count
+
+
+def seen_on(trial: Trial, ratios: Mapping[str, float]) -> Trial:
+    """A trial with these latency ratios, the first one's beside them."""
+    assert trial.timing is not None
+    targets = {
+        name: Latency(
+            latency_ms=ratio, latency_ms_ci=(ratio, ratio), latency_ratio=ratio,
+            latency_ratio_ci=(ratio * 0.99, ratio * 1.01), timing=trial.timing,
+        )
+        for name, ratio in ratios.items()
+    }  # fmt: skip
+    first = next(iter(targets.values()))
+    return trial.model_copy(update={**dict(first), "targets": targets})

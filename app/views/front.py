@@ -64,7 +64,7 @@ def show_table(rows: pd.DataFrame, picked: list[tuple[str, int]]) -> None:
 def follow() -> None:
     """Draw everything anew when a trial has ended; what is picked and filtered stays."""
     card = library().card(name)
-    if card.view is not view or card.state != "running":
+    if card.view is None or not card.view.shows(view) or card.state != "running":
         st.rerun()
 
 

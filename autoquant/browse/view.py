@@ -40,6 +40,10 @@ class StudyView:
             for name in self.snapshot.header.targets
         }
 
+    def shows(self, view: "StudyView") -> bool:
+        """Whether a view is of this very snapshot, as a whole or as a target sees it."""
+        return view is self or any(view is item for item in self.by_target.values())
+
     @cached_property
     def table(self) -> pd.DataFrame:
         """Its complete trials; see `build_table`."""
