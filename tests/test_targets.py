@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,15 +19,19 @@ from autoquant.cluster.crew import Crew
 from autoquant.cluster.evaluator import ClusterEvaluator
 from autoquant.cluster.executor import RayExecutor
 from autoquant.cluster.pool import Pool
+from autoquant.cluster.timings import join_timings
 from autoquant.core.front import find_front, front_probabilities
 from autoquant.core.gate import Gate, Glimpse
 from autoquant.core.hypervolume import trace_hypervolume
 from autoquant.core.objective import kind_of, kinds_of, spread, target_of
 from autoquant.core.pareto import Bounds
 from autoquant.core.recipe import Recipe
-from autoquant.core.trial import Trial
+from autoquant.core.trial import Measurement, Trial
 from autoquant.errors import ClusterError, InputError, StudyError
-from autoquant.search.executor import Job
+from autoquant.search.executor import Job, Outcome
+from autoquant.search.features import Features
+from autoquant.search.history import History
+from autoquant.search.prior import Knowledge
 from autoquant.search.record import Record, StudyHeader
 from autoquant.search.sampler import SamplerName
 from autoquant.search.storage import Location, create_record, load_record
@@ -193,19 +198,52 @@ def test_candidate_that_is_turned_away_has_every_objective() -> None:
     assert partial.latency_ratio == pytest.approx(0.5)
 
 
+def float_trial() -> Trial:
+    """The float model's, as far as a gate needs it."""
+    seen = make_executor(PlacedConnection()).evaluate(Job(0, Recipe(method="fp32"))).measurement
+    return make_trial(0, right(950)).model_copy(update={"evidence": seen.evidence})
+
+
 def test_candidate_too_slow_for_the_first_target_is_turned_away_and_timed_for_a_moment() -> None:
     executor = make_executor(PlacedConnection(), ["server", "edge"])
-    reference = make_executor(PlacedConnection()).evaluate(Job(0, Recipe(method="fp32")))
-    trial = Trial(
-        **reference.measurement.model_dump(), number=0, state="complete", digest="0",
-        recipe=Recipe(method="fp32"), name="fp32",
-    ).model_copy(update={"evidence": reference.measurement.evidence})  # fmt: skip
     gate = Gate([], BOTH, Bounds(max_latency_ms=1.0))
-    outcome = executor.evaluate(Job(1, EIGHT, gate, trial))
+    outcome = executor.evaluate(Job(1, EIGHT, gate, float_trial()))
     assert outcome.state == "rejected"
     partial = outcome.measurement.partial
     assert "latency exceeds the allowed 1 ms" in partial.reason
     assert {n: t.latency_ratio for n, t in partial.targets.items()} == pytest.approx(COSTS)
+
+
+def test_bound_on_the_latency_is_about_the_first_target() -> None:
+    gate = Gate([], BOTH, Bounds(max_latency_ms=1.0))
+    outcome = make_executor(PlacedConnection()).evaluate(Job(1, EIGHT, gate, float_trial()))
+    assert outcome.state == "complete"
+    assert outcome.measurement.targets["server"].latency_ms > 1.0
+
+
+def test_seconds_of_building_count_once() -> None:
+    built = Outcome("complete", Measurement(seconds={"quantize": 2.0, "latency": 0.0}))
+    timed = [seen_on(make_trial(0, right(9)), {"x": 0.5}).measurement() for _ in range(2)]
+    spent = ({"quantize": 2.0, "latency": 0.5}, {"quantize": 2.0, "latency": 0.25})
+    outcomes = [
+        Outcome("complete", item.model_copy(update={"seconds": seconds, "targets": None}))
+        for item, seconds in zip(timed, spent, strict=True)
+    ]
+    joined = join_timings(built, dict(zip(COSTS, outcomes, strict=True)))
+    assert joined.measurement.seconds == {"quantize": 2.0, "latency": 0.75}
+
+
+def test_sampler_of_one_latency_is_told_the_geometric_mean() -> None:
+    features = Features(fake_space(), Knowledge())
+    trial = seen_on(make_trial(0, right(900)), {"edge": 0.5, "server": 0.98})
+    assert History.of(features, [(trial, None)]).rows[0].latency == pytest.approx(0.7)
+    study = optuna.create_study()
+    asked = study.ask()
+    asked.set_user_attr("record", trial.to_dict())
+    study.tell(asked, 0.0)
+    history = History(features)
+    history.update(study, current=-1)
+    assert history.rows[0].latency == pytest.approx(0.7)
 
 
 def test_probe_that_dies_is_replaced_and_no_other_target_times_again() -> None:
