@@ -15,7 +15,7 @@ from autoquant.core.activity import listening
 from autoquant.core.forecast import Cost, Forecast, forecast_rest
 from autoquant.core.training import Predict, TrainingProgress, TrainingWatch
 from autoquant.core.trial import Trial
-from autoquant.report import trial_row
+from autoquant.report import describe_ratios, trial_row
 from autoquant.search.event import Seat
 from autoquant.search.study import Budget, Event
 
@@ -222,5 +222,5 @@ def _line(trial: Trial, done: int, total: int) -> str:
         seen = f"after {trial.partial.samples} of {trial.partial.of_samples} samples"
         recipe = trial_row(trial)[1]
         return f"[{done}/{total}] {recipe}: rejected {seen}: {trial.partial.reason}"
-    _, recipe, accuracy, drop, _, _, ratio, size, *_ = trial_row(trial)
-    return f"[{done}/{total}] {recipe}: {accuracy} (drop {drop}), {ratio} x float, {size}"
+    _, recipe, accuracy, drop, _, _, _, size, *_ = trial_row(trial)
+    return f"[{done}/{total}] {recipe}: {accuracy} (drop {drop}), {describe_ratios(trial)}, {size}"

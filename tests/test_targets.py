@@ -1,6 +1,7 @@
 """Several targets in one study: each has a latency of its own, timed where it stands."""
 
 import dataclasses
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import optuna
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 pytest.importorskip("ray", reason="Ray is not installed")
 
@@ -28,6 +30,8 @@ from autoquant.core.pareto import Bounds
 from autoquant.core.recipe import Recipe
 from autoquant.core.trial import Measurement, Trial
 from autoquant.errors import ClusterError, InputError, StudyError
+from autoquant.progress import SearchProgress
+from autoquant.search.event import Event
 from autoquant.search.executor import Job, Outcome
 from autoquant.search.features import Features
 from autoquant.search.history import History
@@ -111,6 +115,15 @@ def test_trial_is_seen_from_each_target_with_its_latency() -> None:
     assert "targets" not in make_trial(0, right(900)).to_dict()
     with pytest.raises(ValueError, match="did not measure latency:desk"):
         trial.objective("latency:desk")
+
+
+def test_line_of_a_trial_tells_its_latency_on_each_target() -> None:
+    trial = seen_on(make_trial(0, right(900)), {"edge": 0.5, "server": 1.5})
+    event = Event("end", 1, (), trial)
+    console = Console(file=io.StringIO(), width=200)
+    with SearchProgress(Budget(10), console) as progress:
+        progress.show(event)
+    assert "0.500 ±0.005 x float on edge, 1.500 ±0.015 x float on server" in console.file.getvalue()
 
 
 VALUES = st.lists(

@@ -3,6 +3,7 @@
 from autoquant.report.pareto import pareto_figure
 from autoquant.report.row import (
     COLUMNS,
+    describe_ratios,
     describe_recipe,
     flatten_trials,
     tabulate_layers,
@@ -21,6 +22,7 @@ from autoquant.report.words import (
 __all__ = [
     "COLUMNS",
     "describe_drift",
+    "describe_ratios",
     "describe_recipe",
     "describe_recommendation",
     "describe_saturation",

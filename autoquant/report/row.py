@@ -10,6 +10,7 @@ from autoquant.core.trial import Trial
 
 __all__ = [
     "COLUMNS",
+    "describe_ratios",
     "describe_recipe",
     "flatten_trials",
     "format_drop",
@@ -119,6 +120,14 @@ def format_percent(value: float | None) -> str:
 
 def _points(value: float | None) -> str:
     return "-" if value is None else f"{value * 100 + 0.0:+.2f}"
+
+
+def describe_ratios(trial: Trial) -> str:
+    """Its latency as a multiple of float's, on each target: `0.661 ±0.007 x float on edge`."""
+    if not trial.targets:
+        return f"{_ratio(trial)} x float"
+    seen = {name: _ratio(trial.seen_from(name)) for name in trial.targets}
+    return ", ".join(f"{ratio} x float on {name}" for name, ratio in seen.items())
 
 
 def _ratio(trial: Trial) -> str:
