@@ -15,6 +15,7 @@ from autoquant.core.layer import Layer
 from autoquant.core.pareto import is_nondominated
 from autoquant.core.sensitivity import ChoiceCost, Sensitivity, SensitivityBase
 from autoquant.core.space import FLOAT, SearchSpace
+from autoquant.search.prior import LAYER_PREFIX
 
 CAP = 0.15  # a drop beyond it is as bad as it: the region is of no interest
 
@@ -43,6 +44,11 @@ def to_features(space: SearchSpace, codes) -> np.ndarray:
     found = np.zeros((len(indices), sum(counts)))
     np.put_along_axis(found, indices + starts, 1.0, axis=1)
     return found
+
+
+def choose(choices: Sequence[str], wanted: str) -> str:
+    """The one that is wanted, where it is a choice; the first, where it is not."""
+    return wanted if wanted in choices else choices[0]
 
 
 class Surrogate:
@@ -164,14 +170,11 @@ class Landscape:
     @staticmethod
     def uniform_of(space: SearchSpace, choice: str) -> str:
         """The same for any space."""
-        start = {name: choices[0] for name, choices in space.parameters.items()}
-        start |= {
-            name: value
-            for name, value in {"weight_scale": "mse", "calibration_images": "512"}.items()
-            if name in start
-        }
-        layers = {name: choice for name in start if space.is_layer(name)}
-        return to_code(space, {**start, **layers})
+        wanted = {"weight_scale": "mse", "calibration_images": "512"}
+        return to_code(space, {
+            name: choose(choices, choice if space.is_layer(name) else wanted.get(name, ""))
+            for name, choices in space.parameters.items()
+        })  # fmt: skip
 
 
 class MeasuredLandscape(Landscape):
@@ -188,22 +191,32 @@ class MeasuredLandscape(Landscape):
 
     def model(self, codes):
         drops, sizes = self.surrogate.predict(codes)
-        floats = np.array([[digit == "2" for digit in code[: len(self.layers)]] for code in codes])
-        added = np.array([self.latency["float_adds"][layer.name] for layer in self.layers])
-        return drops, self.latency["eight"] + floats @ added, sizes
+        added = [
+            {str(choices.index(FLOAT)): self.latency["float_adds"][name.removeprefix(LAYER_PREFIX)]}
+            if self.space.is_layer(name) and FLOAT in choices else {}
+            for name, choices in self.space.parameters.items()
+        ]  # fmt: skip
+        ratios = [
+            sum(adds.get(digit, 0.0) for digit, adds in zip(code, added, strict=True))
+            for code in codes
+        ]
+        return drops, self.latency["eight"] + np.array(ratios), sizes
 
     def sensitivity(self) -> Sensitivity:
         """From the same files and samples that `autoquant sensitivity` looks at."""
         by_code = {row["code"]: row for row in self.rows if row["origin"] == "single"}
         base = by_code[self.uniform("8")]
         costs = []
-        for place, layer in enumerate(self.layers):
-            for digit, choice in (("1", "4"), ("2", FLOAT)):
+        for place, (name, choices) in enumerate(self.space.parameters.items()):
+            layer = name.removeprefix(LAYER_PREFIX)
+            others = [item for item in choices if item != "8"] if self.space.is_layer(name) else []
+            for choice in others:
+                digit = str(choices.index(choice))
                 row = by_code[base["code"][:place] + digit + base["code"][place + 1 :]]
                 drop = row["subset_drop"] - base["subset_drop"]
-                adds = self.latency["float_adds"][layer.name] if choice == FLOAT else 0.0
+                adds = self.latency["float_adds"][layer] if choice == FLOAT else 0.0
                 costs.append(ChoiceCost(
-                    layer=layer.name, choice=choice, extra_drop=drop,
+                    layer=layer, choice=choice, extra_drop=drop,
                     extra_drop_ci=(drop - 0.004, drop + 0.004),
                     proxy=row["subset_kl"] - base["subset_kl"],
                     bytes_saved=base["size"] - row["size"], latency_change=adds,

@@ -29,7 +29,14 @@ from autoquant.core.space import SearchSpace
 from autoquant.evaluate import EvaluationOptions
 from autoquant.search.sampler import build_sampler
 from autoquant.tasks import load_task
-from tests.benchmarks.landscape import Surrogate, find_promising, read_table, to_code
+from tests.benchmarks.landscape import (
+    Landscape,
+    Surrogate,
+    find_promising,
+    read_table,
+    to_code,
+    to_parameters,
+)
 
 RANDOM, ROUND, SUBSET = 200, 50, 1000
 
@@ -84,13 +91,12 @@ def plan(space: SearchSpace, rows: list[dict], generator: np.random.Generator):
 
 def plan_singles(space: SearchSpace) -> list[dict[str, str]]:
     """Every layer at 8 bits, at 4, and each alone at each other choice; every option alone."""
-    start = {name: choices[0] for name, choices in space.parameters.items()}
-    layers = [name for name in start if space.is_layer(name)]
-    start |= {"weight_scale": "mse", "calibration_images": "512"}
-    found = [start, {**start, **dict.fromkeys(layers, "4")}]
+    start, fours = (
+        to_parameters(space, Landscape.uniform_of(space, choice)) for choice in ("8", "4")
+    )
+    found = [start, fours]
     for name, choices in space.parameters.items():
         found += [{**start, name: choice} for choice in choices if choice != start[name]]
-    fours = found[1]
     options = [name for name in start if not space.is_layer(name)]
     found += [{**fours, n: c} for n in options for c in space.parameters[n] if c != start[n]]
     return found
