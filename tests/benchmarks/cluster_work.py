@@ -12,8 +12,10 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,8 @@ from ray import cloudpickle
 from rich.console import Console
 
 from autoquant.agreement import build_header, load_evaluator
-from autoquant.backends.machine import describe_machine
+from autoquant.backends.machine import describe_machine, grant_cores
+from autoquant.build import build_evaluator
 from autoquant.cluster import Crew, open_crew
 from autoquant.cluster.source import TaskSource
 from autoquant.config import find_space, load_space
@@ -34,6 +37,7 @@ from autoquant.tasks import load_task
 from tests.benchmarks.scaling import save
 
 STORE = 200 * 2**20
+_PREPARING_S, _JUDGING_S = 90.0, 20.0
 
 
 def begin(space: str, folder: Path, trials: int, crew: Crew, **changes: Any) -> Launch:
@@ -91,7 +95,35 @@ def measure_speedup(trials: int) -> None:
             found[workers] = {trial.digest: trial for trial in done}
             rows.append({**row, "objectives": ",".join(objectives), "load": os.getloadavg()[0]})
             print(rows[-1], flush=True)
-    save("speedup", [{"machine": describe_machine()}, *rows, compare(found[1], found[2])])
+    told = {"machine": describe_machine(), "two_processes_over_one": measure_ceiling()}
+    save("speedup", [told, *rows, compare(found[1], found[2])])
+
+
+def measure_ceiling() -> float:
+    """What two processes that share nothing get done beside each other, over one alone."""
+    found = []
+    for count in (1, 2):
+        with ProcessPoolExecutor(count, get_context("spawn")) as pool:
+            begin_at = time.time() + _PREPARING_S
+            waiting = [pool.submit(judge_batches, begin_at) for _ in range(count)]
+            found.append(sum(item.result() for item in waiting))
+    return round(found[1] / found[0], 3)
+
+
+def judge_batches(begin_at: float) -> int:
+    """Batches of images that the quantized ResNet-20 judges on one thread, from a moment on."""
+    grant_cores(1)
+    evaluator = build_evaluator(load_task("cifar10-resnet20"))
+    names = [layer.name for layer in evaluator.layers]
+    artifact = evaluator.builder.build(Recipe.uniform(names, 8)).artifact
+    session, batches = evaluator.backend.load(artifact, 1), evaluator.search.batches
+    assert time.time() < begin_at, "it took too long to prepare"
+    time.sleep(begin_at - time.time())
+    done, end = 0, begin_at + _JUDGING_S
+    while time.time() < end:
+        session.predict(batches[done % len(batches)])
+        done += 1
+    return done
 
 
 def compare(one: dict[str, Trial], two: dict[str, Trial]) -> dict[str, Any]:
