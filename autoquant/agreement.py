@@ -64,6 +64,8 @@ def build_header(
 
 
 def _check_targets(targets: Sequence[str], config: SpaceConfig) -> None:
+    if isinstance(targets, str):
+        raise InputError(f"--target: give a list of names, ['{targets}'], not one text")
     for name in targets:
         if not is_target_name(name):
             raise InputError(f"--target '{name}': use up to 32 letters, digits, '.', '_' and '-'")

@@ -25,6 +25,7 @@ __all__ = [
     "read_kept",
     "read_recipe",
     "rebuild_trial",
+    "seal_for_target",
 ]
 
 
@@ -94,26 +95,32 @@ def read_recipe(text: str) -> Recipe | None:
     return Recipe.from_json(path.read_text(encoding="utf-8", errors="replace"))
 
 
-def read_kept(location: Location, trial: Trial, record: Record | None = None) -> bytes | None:
-    """A trial's file, if it was kept.
+def read_kept(location: Location, trial: Trial) -> bytes | None:
+    """A trial's file, if it was kept."""
+    kept = location.artifacts / f"{trial.digest}.onnx"
+    return kept.read_bytes() if kept.is_file() else None
+
+
+def seal_for_target(content: bytes, trial: Trial, record: Record) -> bytes:
+    """A kept file for the target that its study is seen from: the passport has its figures.
 
     Args:
-        location: of its study.
-        trial: the trial.
-        record: of the study, where it may be that of one target: then the passport has its
-            figures, in place of those of the first.
+        content: the file, with the figures of the first target.
+        trial: as the record has it.
+        record: of the study; where that is seen from no target, the file stays as it is.
+
+    Raises:
+        StudyError: the record does not tell what the target's figures were measured on.
     """
-    kept = location.artifacts / f"{trial.digest}.onnx"
-    if not kept.is_file():
-        return None
-    content = kept.read_bytes()
-    if record is None or record.target is None:
+    if record.target is None:
         return content
     from autoquant.export.passport import seal
     from autoquant.export.readback import read_artifact
 
+    fingerprint = record.fingerprint_of(trial)
+    if fingerprint is None:
+        raise StudyError(f"trial {trial.number} was never timed on target '{record.target}'")
     figures = trial.measurement().model_dump(mode="json")
-    fingerprint = record.fingerprint_of(trial) or {}
     return seal(read_artifact(content), figures, fingerprint).content
 
 
@@ -133,9 +140,10 @@ def rebuild_trial(
     artifact = evaluator.rebuild(trial.recipe)
     figures = trial.measurement().model_dump(mode="json")
     sealed = evaluator.builder.seal(artifact, figures, fingerprint)
-    if trial.size_bytes not in (None, sealed.size_bytes):
+    # before the figures: the description of another machine may take another length
+    if trial.size_bytes not in (None, artifact.size_bytes):
         raise StudyError(
-            f"trial {trial.number} rebuilds to {sealed.size_bytes} bytes instead of "
+            f"trial {trial.number} rebuilds to {artifact.size_bytes} bytes instead of "
             f"{trial.size_bytes}: weights, data or library versions have changed since"
         )
     return sealed.content

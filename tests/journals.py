@@ -139,7 +139,8 @@ def write_study(
     trials = list(trials)
     header = {"definition": definition(task), "seed": 0, "sampler": "random", "threads": 1,
               "batch": 1, "trials": target or len(trials), "timeout_s": None,
-              "backend": "onnxruntime", "targets": list(targets)}  # fmt: skip
+              "backend": "onnxruntime"}  # fmt: skip
+    header |= {"targets": list(targets)} if targets else {}
     lines: list[dict[str, Any]] = [
         {"op_code": 0, "study_name": name, "directions": [2, 1, 1]},
         {"op_code": 3, "study_id": 0, "system_attr": {"study:metric_names": OBJECTIVES}},

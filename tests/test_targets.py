@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from rich.console import Console
 pytest.importorskip("ray", reason="Ray is not installed")
 
 import autoquant as aq
+from autoquant.build import build_evaluator
 from autoquant.cluster.connection import Lost
 from autoquant.cluster.crew import Crew
 from autoquant.cluster.evaluator import ClusterEvaluator
@@ -28,8 +30,13 @@ from autoquant.core.hypervolume import trace_hypervolume
 from autoquant.core.objective import kind_of, kinds_of, spread, target_of
 from autoquant.core.pareto import Bounds
 from autoquant.core.recipe import Recipe
+from autoquant.core.rehearsal import Rehearsal
+from autoquant.core.training import TrainingProgress, TrainingWatch
 from autoquant.core.trial import Measurement, Trial
-from autoquant.errors import ClusterError, InputError, StudyError
+from autoquant.deliver import seal_for_target
+from autoquant.errors import ClusterError, InputError, Rejection, StudyError
+from autoquant.evaluate import EvaluationOptions
+from autoquant.export.readback import read_artifact
 from autoquant.progress import SearchProgress
 from autoquant.search.event import Event
 from autoquant.search.executor import Job, Outcome
@@ -42,7 +49,8 @@ from autoquant.search.storage import Location, create_record, load_record
 from autoquant.search.study import Budget, Study
 from tests.command import autoquant
 from tests.crews import PlacedSource
-from tests.fakes import DEFINITION, QUICK_SAMPLERS, fake_space
+from tests.fakes import DEFINITION, QUICK_SAMPLERS, fake_space, fake_study
+from tests.networks import make_task
 from tests.test_executor import StubActor, StubConnection, failing
 from tests.trials import make_trial, right, seen_on
 
@@ -126,6 +134,36 @@ def test_line_of_a_trial_tells_its_latency_on_each_target() -> None:
     assert "0.500 ±0.005 x float on edge, 1.500 ±0.015 x float on server" in console.file.getvalue()
 
 
+def test_name_that_is_no_objective_is_refused() -> None:
+    for name in ("acuracy", "sizee", "accuracy:edge", ""):
+        with pytest.raises(ValueError, match="is no objective"):
+            kind_of(name)
+
+
+def test_hypervolume_takes_the_targets_for_one_side() -> None:
+    """Four and more sides take minutes, and who is slower than float somewhere would not count."""
+    trials = [
+        seen_on(make_trial(number, right(900), size=900), {"edge": 0.5, "server": 1.28})
+        for number in range(2)
+    ]
+    named = [trials[0].model_copy(update={"name": "fp32", "size_bytes": 1000}), trials[1]]
+    alone = [trial.model_copy(update={"targets": None, "latency_ratio": 0.8}) for trial in named]
+    expected = trace_hypervolume(alone, KINDS, Bounds())
+    assert expected[-1] > 0
+    assert trace_hypervolume(named, BOTH, Bounds()) == pytest.approx(expected)
+
+
+def test_training_that_is_given_up_has_every_latency_of_its_scout() -> None:
+    scout = seen_on(make_trial(0, right(600)), {"edge": 0.5, "server": 1.5})
+    gate = Gate([], BOTH, Bounds(max_drop=0.01), scout)
+    watch = Rehearsal([], right(900), lambda outputs: right(600), 1000, gate, TrainingWatch(), list)
+    progress = TrainingProgress(epoch=9, epochs=10, step=99, steps=100, loss=1.0)
+    with pytest.raises(Rejection) as caught:
+        watch.on_epoch(progress, lambda batches: None)
+    partial = caught.value.measurement.partial
+    assert {name: item.latency_ratio for name, item in partial.targets.items()} == COSTS
+
+
 VALUES = st.lists(
     st.tuples(st.integers(880, 920), st.integers(2, 9), st.integers(2, 9), st.integers(1, 6)),
     min_size=1, max_size=9,
@@ -147,8 +185,8 @@ def test_two_targets_of_one_kind_are_as_one(values: list[tuple[int, int, int, in
     trials = build(values, is_same=True)
     alone = find_front(trials, KINDS)
     assert find_front(trials, BOTH) == alone
-    assert trace_hypervolume(trials, ["latency:server"], Bounds()) == trace_hypervolume(
-        trials, ["latency"], Bounds()
+    assert trace_hypervolume(trials, BOTH, Bounds()) == pytest.approx(
+        trace_hypervolume(trials, KINDS, Bounds())
     )
 
 
@@ -192,7 +230,6 @@ def test_each_target_times_each_file() -> None:
     assert seen.timing == seen.targets["edge"].timing
     assert outcome.probe == "edge, server"
     assert connection.timed == ["edge", "server"]
-    assert seen.seconds["latency"] > 0
 
 
 def test_latency_on_one_target_alone_has_its_name_too() -> None:
@@ -385,6 +422,59 @@ def test_front_is_timed_again_when_any_target_is_another_machine(tmp_path: Path)
     assert eight.targets["server"].latency_ratio < eight.targets["server"].timing.search_ratio
 
 
+def test_bound_of_the_study_is_about_the_first_target_alone() -> None:
+    definition = {**DEFINITION, "constraints": {"max_latency_ms": 1.0, "max_size_mb": 2.0}}
+    header = StudyHeader(definition, 0, "random", targets=["server", "edge"])
+    assert header.bounds == header.seen_from("server").bounds == Bounds(None, 1.0, 2.0)
+    assert header.seen_from("edge").bounds == Bounds(None, None, 2.0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_members_of_each_target_s_front_are_timed_reported_and_kept(
+    tmp_path: Path, seed: int
+) -> None:
+    study, record = open_study(tmp_path, PlacedConnection(), "random")
+    study.record.study.sampler = None
+    record.header = dataclasses.replace(record.header, seed=seed)
+    study.run(Budget(24), "random")
+    kept = {path.stem for path in study.artifacts.glob("*.onnx")}
+    for target in COSTS:
+        view = record.seen_from(target)
+        members = find_front(view.trials(), view.header.objectives, view.header.bounds)
+        assert {trial.digest for trial in members} <= kept
+        assert all(trial.report_accuracy is not None for trial in members)
+        assert len({trial.timing_session for trial in members}) == 1
+
+
+def test_record_without_targets_is_as_earlier_versions_know_it(tmp_path: Path) -> None:
+    study = fake_study(tmp_path)
+    study.run(Budget(12), "random")
+    assert "targets" not in Location(tmp_path, "fake").journal.read_text().replace(
+        '"targets":null', ""
+    ).replace('"targets": null', "")
+    for name in ("header", "latency", "reprieve"):
+        assert "targets" not in json.dumps(study.record.study.user_attrs.get(name, {}))
+    assert all("targets" not in json.dumps(trial.to_dict()) for trial in study.record.trials())
+
+
+def test_file_for_a_target_carries_its_figures_and_its_machine(tmp_path: Path) -> None:
+    task = make_task(name="")
+    evaluator = build_evaluator(task, options=EvaluationOptions(latency=None))
+    names = [layer.name for layer in evaluator.layers]
+    _, artifact = evaluator.evaluate(Recipe.uniform(names, 8))
+    record = search(tmp_path)
+    trial = next(t for t in record.seen_from("server").trials() if t.timing_session)
+    sealed = seal_for_target(artifact.content, trial, record.seen_from("server"))
+    passport = read_artifact(sealed).passport
+    assert passport["measurement"]["latency_ratio"] == trial.latency_ratio
+    assert passport["machine"] == {"cpu": "server"}
+    assert "targets" not in passport["measurement"]
+    assert seal_for_target(artifact.content, trial, record) == artifact.content
+    unknown = trial.model_copy(update={"timing": None, "measured_on": None})
+    with pytest.raises(StudyError, match="never timed on target 'server'"):
+        seal_for_target(artifact.content, unknown, record.seen_from("server"))
+
+
 # What people ask
 
 
@@ -413,6 +503,20 @@ def test_target_needs_latency_among_the_objectives(tmp_path: Path) -> None:
     found = autoquant("search", space, "--target", "edge", cwd=tmp_path)
     assert found.returncode == 2
     assert "add latency to its objectives" in found.stderr
+
+
+def test_report_measures_nothing_of_a_study_that_others_time(tmp_path: Path) -> None:
+    search(tmp_path)
+    found = autoquant("report", "night", "--measure", "--results", tmp_path, cwd=tmp_path)
+    assert found.returncode == 2
+    assert "is timed on targets edge, server: leave out --measure" in found.stderr
+
+
+def test_notebook_wants_a_list_of_targets_and_a_cluster() -> None:
+    with pytest.raises(InputError, match=r"give a list of names, \['edge'\]"):
+        aq.search("digits", "digits", targets="edge")
+    with pytest.raises(InputError, match="say where it is with ray=ADDRESS"):
+        aq.search("digits", "digits", targets=["edge"])
 
 
 def test_notebook_speaks_of_its_own_arguments() -> None:

@@ -37,5 +37,8 @@ TargetOption = Annotated[
 ]
 TrialTimeoutOption = Annotated[
     str | None,
-    typer.Option("--trial-timeout", help="Stop a trial that takes longer: 90s, 30m or 2h."),
+    typer.Option(
+        "--trial-timeout",
+        help="Stop a trial that keeps a worker or a probe longer: 90s, 2h.",
+    ),
 ]

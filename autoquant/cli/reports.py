@@ -67,6 +67,11 @@ def report(
     """
     location = find_study(results, study, storage)
     record = load_record(location, warn=warn)
+    if measure and record.header.targets:
+        raise InputError(
+            f"--measure times on this machine, and study '{study}' is timed on targets "
+            f"{', '.join(record.header.targets)}: leave out --measure"
+        )
     if tasks_from is not None:
         load_task_file(tasks_from)
     evaluator: Evaluator | None = None

@@ -15,7 +15,7 @@ from autoquant.core.recommend import find_nearest_miss
 from autoquant.core.trial import Trial
 from autoquant.errors import NegativeAnswer
 from autoquant.launch import Launch, check_reach, run_launch
-from autoquant.report import describe_drift, describe_saturation
+from autoquant.report import describe_drift, describe_first_target, describe_saturation
 from autoquant.search.choice import FrontView, advise, view_front
 from autoquant.search.record import Record
 from autoquant.search.storage import Location
@@ -151,6 +151,8 @@ def _notes(location: Location, record: Record) -> list[str]:
         *_explain_missing_reports(trials),
         *record.notes.values(),
     ]
+    about = describe_first_target(record.header.targets)
+    notes += [] if about is None else [about]
     if counts["rejected"]:
         notes.append(
             f"{counts['rejected']} of {len(trials)} trials were stopped early: they could not "

@@ -36,7 +36,7 @@ from autoquant.core.front import find_front
 from autoquant.core.hypervolume import seconds_by_mode
 from autoquant.core.pareto import Bounds
 from autoquant.core.trial import Trial
-from autoquant.deliver import check_output, read_kept, rebuild_trial
+from autoquant.deliver import check_output, read_kept, rebuild_trial, seal_for_target
 from autoquant.errors import InputError
 from autoquant.launch import Launch
 from autoquant.report import describe_trade
@@ -225,6 +225,7 @@ def trials(
     study: Annotated[str, typer.Argument(help="Name of the study.")],
     results: ResultsOption = RESULTS,
     storage: StorageOption = None,
+    target: OneTargetOption = None,
     log: Annotated[
         int | None,
         typer.Option("--log", metavar="N", help="What was said while trial N was evaluated."),
@@ -242,7 +243,7 @@ def trials(
     if log is not None:
         print_log(location, log)
         return
-    record = load_record(location, warn=warn)
+    record = load_record(location, warn=warn).seen_from(target)
     found = record.trials()
     document = {
         "study": study,
@@ -335,9 +336,11 @@ def export(
     location = find_study(results, study, storage)
     record = load_record(location, warn=warn).seen_from(target)
     chosen = choose_trial(record, trial, knee=knee, fastest=fastest, bounds=Bounds(max_drop))
-    content = read_kept(location, chosen, record)
-    if content is None:
+    kept = read_kept(location, chosen)
+    if kept is None:
         content = _rebuild(location, record, chosen, tasks_from)
+    else:
+        content = seal_for_target(kept, chosen, record)
     output.write_bytes(content)
     reference = find_reference(record.trials())
     if reference is not None and reference.state == "complete":

@@ -49,7 +49,7 @@ class ClusterEvaluator:
 
     def fingerprint_on(self, target: str | None) -> Fingerprint:
         """What files are timed on for a target."""
-        return self.executor.find_probe_fingerprint(target) or self.local.fingerprint
+        return self.executor.pool.fingerprints.get(target, self.local.fingerprint)
 
     @property
     def builder(self) -> Builder:

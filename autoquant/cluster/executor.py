@@ -26,7 +26,6 @@ __all__ = ["RayExecutor"]
 
 _RETRIES = 3
 _TICK_S = 0.2
-_NOBODY = object()
 _BACKLOG = 2  # files that wait to be timed, for each worker
 
 Seal = Callable[[Artifact, Mapping[str, Any], Fingerprint], Artifact]
@@ -95,11 +94,6 @@ class RayExecutor:
 
     def _idle_probes(self, target: str | None) -> list[Slot]:
         return [slot for slot in self.pool.probes(target) if slot.state == "idle"]
-
-    def find_probe_fingerprint(self, target: str | None) -> Fingerprint | None:
-        """What files are timed on; None before a probe is ready, or where none are."""
-        found = [slot.fingerprint for slot in self.pool.probes(target)]
-        return next((item for item in found if item is not None), None)
 
     def evaluate(self, job: Job) -> Outcome:
         """One job, waited for; nothing else is running."""
@@ -175,15 +169,14 @@ class RayExecutor:
 
     def _take_timing(self, flight: Flight, target: str | None, timed: Outcome) -> None:
         flight.timings[target] = timed
-        if timed.state != "failed" and self._next_target(flight) is not _NOBODY:
+        if timed.state != "failed" and self._targets_left(flight):
             self._untimed.append(flight)
             return
         self._finish(flight, self._join(flight))
 
-    def _next_target(self, flight: Flight) -> str | object | None:
-        """Who times it next; `_NOBODY` if all have."""
-        left = (target for target in self.pool.targets if target not in flight.timings)
-        return next(left, _NOBODY)
+    def _targets_left(self, flight: Flight) -> list[str | None]:
+        """Those that have not timed it yet; the first of them is next."""
+        return [target for target in self.pool.targets if target not in flight.timings]
 
     def _join(self, flight: Flight) -> Outcome:
         """What the probes say, with the file that they were told of."""
@@ -230,7 +223,7 @@ class RayExecutor:
         return flight.job.recipe.is_trained == (slot.role == "trainer")
 
     def _time_next(self, slot: Slot) -> None:
-        waiting = (item for item in self._untimed if self._next_target(item) == slot.target)
+        waiting = (f for f in self._untimed if self._targets_left(f)[0] == slot.target)
         flight = next(waiting, None)
         if flight is None:
             return

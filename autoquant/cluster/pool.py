@@ -45,6 +45,7 @@ class Pool:
         self._source = connection.share(source)
         self._promises: dict[Any, Slot] = {}
         self.targets: tuple[str | None, ...] = crew.targets or (None,)
+        self.fingerprints: dict[str | None, Fingerprint] = {}  # of what was last timed on
         self._unmet = set(crew.targets) if is_timed else set()  # never had a node
         self._began = time.monotonic()
         self._has_probe_nodes = bool(connection.nodes_with(PROBE))
@@ -208,7 +209,9 @@ class Pool:
         self.expect(slot, slot.actor.load.remote(self._source, is_probe=slot.role == "probe"))
 
     def _enlist(self, slot: Slot, fingerprint: Fingerprint) -> None:
-        slot.fingerprint, slot.false_starts = fingerprint, 0
+        slot.false_starts = 0
+        if slot.role == "probe":
+            self.fingerprints[slot.target] = fingerprint
         slot.turn("idle")
 
     # Looking around

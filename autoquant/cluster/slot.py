@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 from autoquant.cluster.connection import Demand
 from autoquant.cluster.worker import Greeting
-from autoquant.core.fingerprint import Fingerprint
 from autoquant.search.event import Seat
 from autoquant.search.executor import Job, Outcome
 
@@ -50,7 +49,6 @@ class Slot:
         state: what it is about.
         since: when that began, by `time.monotonic`.
         greeting: where it came up.
-        fingerprint: what figures are measured on there.
         flight: what it is busy with.
         false_starts: how often in a row it died before it was ready.
     """
@@ -63,7 +61,6 @@ class Slot:
     state: State = "placing"
     since: float = field(default_factory=time.monotonic)
     greeting: Greeting | None = None
-    fingerprint: Fingerprint | None = None
     flight: Flight | None = None
     false_starts: int = 0
 

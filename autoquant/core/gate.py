@@ -23,7 +23,7 @@ from autoquant.core.front import comparable_log_ratios, decide, exact_z
 from autoquant.core.noise import log_sd
 from autoquant.core.objective import Objective, kind_of
 from autoquant.core.pareto import Bounds
-from autoquant.core.trial import Trial
+from autoquant.core.trial import BriefLatency, Trial
 
 __all__ = ["Gate", "Glimpse", "Hits"]
 
@@ -98,11 +98,12 @@ class Gate:
         scout: Trial | None = None,
     ) -> None:
         self.scout = scout
-        self.members = [trial for trial in members if trial.evidence is not None]
+        # a candidate is on the way to one target: what it does on the others is not known yet
+        is_blind = sum(kind_of(name) == "latency" for name in objectives) > 1
+        known = [trial for trial in members if trial.evidence is not None]
+        self.members = [] if is_blind else known
         self.objectives = objectives
         self.bounds = bounds
-        # a candidate is on the way to one target: what it does on the others is not known yet
-        self._is_blind = sum(kind_of(name) == "latency" for name in objectives) > 1
         timed = [trial for trial in self.members if trial.latency_ratio is not None]
         ratios = comparable_log_ratios(timed)
         self._log_ratios = {
@@ -119,6 +120,15 @@ class Gate:
             scout.latency_ratio, scout.latency_sd,
             scout.latency_ms, log_sd(scout.latency_ms_ci),
         )  # fmt: skip
+
+    def imagine_targets(self) -> dict[str, BriefLatency] | None:
+        """The scout's latency on each target, where the study has some."""
+        if self.scout is None or self.scout.targets is None:
+            return None
+        return {
+            name: BriefLatency(latency_ratio=item.latency_ratio, latency_ms=item.latency_ms)
+            for name, item in self.scout.targets.items()
+        }
 
     def find_reason(self, glimpse: Glimpse) -> str | None:
         """Why a candidate is hopeless, in words; None while it is not."""
@@ -156,8 +166,6 @@ class Gate:
 
     def _share(self, glimpse: Glimpse, member: Trial, generator: np.random.Generator) -> float:
         """How many of its endings a member dominates, 0..1."""
-        if self._is_blind:
-            return 0.0
         drawn: list[tuple[Floats, Floats]] = []
         for name in self.objectives:
             match kind_of(name):

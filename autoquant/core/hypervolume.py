@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from autoquant.core.objective import Objective, kind_of
+from autoquant.core.objective import Kind, Objective, kinds_of
 from autoquant.core.pareto import Bounds, is_nondominated
 from autoquant.core.trial import Mode, Trial
 
@@ -50,7 +50,7 @@ def find_mode_yields(
 
     Args:
         trials: of one study, in any order; their numbers are the order of the record.
-        objectives: sides of the box.
+        objectives: sides of the box; the latencies on several targets are one side.
         bounds: constraints of the study.
     """
     ordered = sorted(trials, key=lambda trial: trial.number)
@@ -72,17 +72,17 @@ def trace_hypervolume(
         objectives: sides of the box.
         bounds: constraints of the study.
     """
-    worst = bounds.max_drop or _WORST_DROP
+    worst, kinds = bounds.max_drop or _WORST_DROP, kinds_of(objectives)
     reference = next((trial for trial in trials if trial.name == "fp32"), None)
     size = None if reference is None else reference.size_bytes
-    known, volume = np.empty((0, len(objectives))), 0.0
+    known, volume = np.empty((0, len(kinds))), 0.0
     volumes = []
     for trial in trials:
-        losses = _losses(trial, objectives, worst, size)
+        losses = _losses(trial, kinds, worst, size)
         if losses is not None and not (known <= losses).all(axis=1).any():
             known = np.vstack([known, losses])
             known = known[is_nondominated(known)]
-            volume = hypervolume(known, np.ones(len(objectives)))
+            volume = hypervolume(known, np.ones(len(kinds)))
         volumes.append(volume)
     return volumes
 
@@ -112,23 +112,17 @@ def hypervolume(losses: Floats, reference: Floats) -> float:
     )
 
 
-def _losses(
-    trial: Trial, objectives: Sequence[Objective], worst: float, size: int | None
-) -> Floats | None:
-    """(objectives,) shares of the box's sides; None where something was not measured."""
+def _losses(trial: Trial, kinds: Sequence[Kind], worst: float, size: int | None) -> Floats | None:
+    """(kinds,) shares of the box's sides; None where something was not measured."""
     if trial.state != "complete":
         return None
-    found: list[float | None] = []
-    for name in objectives:
-        match kind_of(name):
-            case "accuracy":
-                drop = trial.accuracy_drop
-                found.append(None if drop is None else drop / worst)
-            case "latency":
-                found.append(trial.latency_on(name))
-            case "size":
-                found.append(trial.size_bytes / size if trial.size_bytes and size else None)
-    return None if None in found else np.array(found, dtype=np.float64)
+    values: dict[Kind, float | None] = {
+        "accuracy": None if trial.accuracy_drop is None else trial.accuracy_drop / worst,
+        "latency": trial.mean_latency_ratio,
+        "size": trial.size_bytes / size if trial.size_bytes and size else None,
+    }
+    chosen = [values[name] for name in kinds]
+    return None if None in chosen else np.array(chosen, dtype=np.float64)
 
 
 def _sum_up(mode: Mode, trials: Sequence[Trial], gained: float) -> ModeYield:

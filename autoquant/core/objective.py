@@ -25,13 +25,19 @@ def target_of(objective: Objective) -> str | None:
 
 
 def kind_of(objective: Objective) -> Kind:
-    """What is measured for it."""
-    match objective:
-        case "accuracy":
+    """What is measured for it.
+
+    Raises:
+        ValueError: it is none.
+    """
+    match objective.partition(":")[0]:
+        case "accuracy" if objective == "accuracy":
             return "accuracy"
-        case "size":
+        case "size" if objective == "size":
             return "size"
-    return "latency"
+        case "latency":
+            return "latency"
+    raise ValueError(f"'{objective}' is no objective")
 
 
 def kinds_of(objectives: Iterable[Objective]) -> list[Kind]:

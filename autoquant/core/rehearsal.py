@@ -100,6 +100,7 @@ class Rehearsal(TrainingWatch):
             accuracy_drop=base - accuracy,
             latency_ratio=glimpse.latency_ratio,
             latency_ms=glimpse.latency_ms,
+            targets=self.gate.imagine_targets(),
         )
         raise Rejection(
             partial.reason,

@@ -1,5 +1,7 @@
 """`Trial`: the immutable record of one evaluated recipe."""
 
+import statistics
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -22,6 +24,7 @@ __all__ = [
     "Timing",
     "Trial",
     "TrialState",
+    "mean_ratio",
 ]
 
 Mode = Literal["ptq", "qat"]
@@ -35,6 +38,12 @@ _WHERE_THERE_IS_ONE = (
 
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def mean_ratio(ratios: Sequence[float | None]) -> float | None:
+    """The geometric mean; None where one of them was not measured."""
+    found = [ratio for ratio in ratios if ratio is not None]
+    return statistics.geometric_mean(found) if len(found) == len(ratios) else None
 
 
 class Parity(_Record):
@@ -80,12 +89,7 @@ class Timing(_Record):
 
 
 class BriefLatency(_Record):
-    """Of a short timing.
-
-    Attributes:
-        latency_ratio: and its interval; likewise `latency_ms`.
-        reference_ms: the float model beside it.
-    """
+    """Of a short timing; the fields are those of a `Partial`."""
 
     latency_ratio: float | None = None
     latency_ratio_ci: tuple[float, float] | None = None
@@ -94,13 +98,15 @@ class BriefLatency(_Record):
     reference_ms: float | None = None
 
 
-class Partial(BriefLatency):
+class Partial(_Record):
     """What was seen of a trial that was stopped because it could not enter the front.
 
     Attributes:
         reason: why it could not.
         samples: how many samples of the search split were looked at, of how many.
         accuracy: on those samples, and the drop on the same.
+        latency_ratio: of a short timing, and likewise `latency_ms`.
+        reference_ms: the float model beside it.
         targets: its latency on each target, by name, where the study has some; that of the first
             stands beside them too.
     """
@@ -110,6 +116,11 @@ class Partial(BriefLatency):
     of_samples: int
     accuracy: float
     accuracy_drop: float
+    latency_ratio: float | None = None
+    latency_ratio_ci: tuple[float, float] | None = None
+    latency_ms: float | None = None
+    latency_ms_ci: tuple[float, float] | None = None
+    reference_ms: float | None = None
     targets: dict[str, BriefLatency] | None = None
 
 
@@ -248,8 +259,21 @@ class Trial(Measurement):
         found = (seen.targets or {}).get(target)
         return None if found is None else found.latency_ratio
 
+    @property
+    def mean_latency_ratio(self) -> float | None:
+        """One figure for all targets, which weigh the same: the geometric mean of the ratios.
+
+        Of a rejected trial, what was seen until then; None where it was not measured.
+        """
+        seen = self.partial or self
+        return mean_ratio([item.latency_ratio for item in (seen.targets or {}).values()] or [
+            seen.latency_ratio
+        ])  # fmt: skip
+
     def seen_from(self, target: str | None) -> "Trial":
         """The trial with its latency on a target in the place of that on the first.
+
+        What it took, and where it was timed, stay those of all targets.
 
         Args:
             target: its name; None leaves the trial as it is.

@@ -19,7 +19,7 @@ from autoquant.deliver import (
     read_recipe,
 )
 from autoquant.errors import RecipeError, StudyError
-from autoquant.launch import Launch
+from autoquant.launch import Launch, check_reach
 from autoquant.notebook.check import (
     check_choices,
     check_counts,
@@ -112,11 +112,14 @@ def search(
             targets=targets,
         )
     location = Location(Path(results), study or name_space(space, name), storage)
+    launch = Launch(location, header, keep, not full, crew)
+    with speaking_python():
+        check_reach(launch)
     console = open_console(progress=progress)
     _check_existing(location, header, console)
     found = NotebookStudy(location, task if isinstance(task, Task) else None)
     check_complete(space, [layer.name for layer in found.evaluator(header, console).layers])
-    return found.run(Launch(location, header, keep, not full, crew), console)
+    return found.run(launch, console)
 
 
 def _check_existing(location: Location, header: StudyHeader, console: Console | None) -> None:

@@ -31,6 +31,7 @@ _ARGUMENTS = {
     "--gpus-per-qat-trial": "gpus_per_qat_trial",
     "--trial-timeout": "trial_timeout",
     "--target ": "targets=",
+    "--target": "targets",
     "--workers ": "workers=",
     "--ray ": "ray=",
     "--ray": "ray=ADDRESS",

@@ -15,7 +15,7 @@ from autoquant.core.objective import Kind
 from autoquant.core.pareto import Bounds
 from autoquant.core.task import Task
 from autoquant.core.trial import Trial
-from autoquant.deliver import check_output, read_kept, rebuild_trial
+from autoquant.deliver import check_output, read_kept, rebuild_trial, seal_for_target
 from autoquant.errors import InputError
 from autoquant.evaluate import Evaluator
 from autoquant.launch import Launch, run_launch
@@ -159,10 +159,12 @@ class NotebookStudy:
         target = check_output(Path(path))
         record = self._record()
         chosen = choose_trial(record, trial, knee=knee, fastest=fastest, bounds=Bounds(max_drop))
-        content = read_kept(self.location, chosen, record)
-        if content is None:
+        kept = read_kept(self.location, chosen)
+        if kept is None:
             evaluator = self.evaluator(record.header)
             content = rebuild_trial(evaluator, chosen, record.fingerprint_of(chosen))
+        else:
+            content = seal_for_target(kept, chosen, record)
         target.write_bytes(content)
         return target
 

@@ -12,6 +12,7 @@ from autoquant.report.row import (
 )
 from autoquant.report.words import (
     describe_drift,
+    describe_first_target,
     describe_recommendation,
     describe_saturation,
     describe_shares,
@@ -22,6 +23,7 @@ from autoquant.report.words import (
 __all__ = [
     "COLUMNS",
     "describe_drift",
+    "describe_first_target",
     "describe_ratios",
     "describe_recipe",
     "describe_recommendation",

@@ -159,10 +159,16 @@ def _front(report: StudyReport, links: Links) -> list[str]:
     members = ", ".join(str(trial.number) for trial in report.front) or "none"
     return [
         "## The front and all trials",
-        f"On the front: {members}. Latency is a multiple of the float model's.",
+        f"On the front: {members}. Latency is a multiple of the float model's"
+        f"{_name_target(report)}.",
         _figure(links, "front"),
         _table(*tabulate_trials(report.trials)),
     ]
+
+
+def _name_target(report: StudyReport) -> str:
+    targets = next((list(trial.targets) for trial in report.trials if trial.targets), [])
+    return f", in the figure on target {targets[0]}" if targets else ""
 
 
 def _figure(links: Links, name: str) -> str:

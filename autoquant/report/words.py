@@ -11,6 +11,7 @@ from autoquant.core.trial import Trial
 
 __all__ = [
     "describe_drift",
+    "describe_first_target",
     "describe_recommendation",
     "describe_saturation",
     "describe_shares",
@@ -109,6 +110,14 @@ def describe_saturation(trials: Sequence[Trial]) -> str | None:
 
 def _describe_reduced(trial: Trial) -> str:
     return f"with 7-bit weights {trial.accuracy:.2%} ({trial.name}; reduce_range: true)"
+
+
+def describe_first_target(targets: Sequence[str]) -> str | None:
+    """Which target figures are about that name none; None where there is none."""
+    if not targets:
+        return None
+    others = f"; --target {' or '.join(targets[1:])} shows the others" if len(targets) > 1 else ""
+    return f"recommendations and milliseconds are about target {targets[0]}{others}"
 
 
 def _is_significant(trial: Trial) -> bool:

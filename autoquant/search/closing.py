@@ -61,22 +61,34 @@ class Closing:
         self._tell = tell
         self.trials: list[Trial] = []
         self.front: list[Trial] = []
+        self._members: list[Trial] = []
 
     def run(self) -> None:
         """Make the front whole; `front` and `trials` are what came of it."""
         self._reload()
         self._settle_front()
-        for trial in self.front:
+        for trial in self._members:
             if trial.report_accuracy is None:
                 self._report(trial)
         self._reload()
-        for trial in self.front:
+        for trial in self._members:
             self._keep(trial)
-        self.shelf.sweep({trial.digest for trial in self.front})
+        self.shelf.sweep({trial.digest for trial in self._members})
 
     def _reload(self) -> None:
         self.trials = self.record.trials()
         self.front = find_front(self.trials, self.record.header.objectives, self.bounds)
+        self._members = self._find_members()
+
+    def _find_members(self) -> list[Trial]:
+        """The front, and who is on it as one target alone sees it: its file may be asked for."""
+        header, found = self.record.header, {trial.digest: trial for trial in self.front}
+        for target in header.targets:
+            view = header.seen_from(target)
+            seen = [trial.seen_from(target) for trial in self.trials]
+            wanted = {trial.digest for trial in find_front(seen, view.objectives, view.bounds)}
+            found |= {trial.digest: trial for trial in self.trials if trial.digest in wanted}
+        return [*found.values()]
 
     def _emit(self, kind: EventKind, message: str) -> None:
         self._tell(kind, message, self.front)
@@ -96,18 +108,14 @@ class Closing:
             self._note_timing(_MIXED)
 
     def _is_timed(self) -> bool:
-        sessions = {trial.timing_session for trial in self.front}
+        sessions = {trial.timing_session for trial in self._members}
         is_together = len(sessions) <= 1 and None not in sessions
         return is_together and not self._has_moved()
 
     def _has_moved(self) -> bool:
         """Whether one of the targets is another machine than it was."""
-        for target in self.record.header.targets or (None,):
-            seen = [trial.seen_from(target) for trial in self.front]
-            here = self.evaluator.fingerprint_on(target)
-            if self.record.describe_move(seen, here) is not None:
-                return True
-        return False
+        find = self.evaluator.fingerprint_on
+        return self.record.describe_moves(self._members, find) is not None
 
     def _look_again(self) -> None:
         """Evaluate in full who was turned away by members that are none any more."""
@@ -146,7 +154,7 @@ class Closing:
 
     def _time_front(self) -> bool:
         """Time the members in turns with each other; False where that gave nothing."""
-        members = self.front
+        members = self._members
         self._emit("timing", f"timing the {len(members)} members of the front in turns")
         session = f"front of {len(self.trials)} trials, {time.time_ns():x}"
         try:
@@ -171,7 +179,7 @@ class Closing:
 
     def _note_departures(self, before: Sequence[Trial]) -> None:
         now = {trial.digest: trial for trial in self.trials}
-        staying = {trial.digest for trial in self.front}
+        staying = {trial.digest for trial in self._members}
         reasons = {
             trial.digest: None
             if trial.digest in staying

@@ -1,7 +1,6 @@
 """What a study's trials tell a sampler, read once from Optuna's storage."""
 
 import math
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -10,7 +9,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from autoquant.core.noise import Z95
-from autoquant.core.trial import Partial, Trial
+from autoquant.core.trial import Partial, Trial, mean_ratio
 from autoquant.search.features import Features
 
 __all__ = ["History", "Row"]
@@ -114,12 +113,9 @@ def _read(number: int, code: tuple[int, ...] | None, record: Mapping[str, Any]) 
 
 
 def _find_latency(seen: Mapping[str, Any]) -> float | None:
-    """One figure for all targets: a sampler weighs them equally."""
-    ratio: float | None = seen.get("latency_ratio")
-    targets = seen.get("targets")
-    if ratio is None or not targets:
-        return ratio
-    return statistics.geometric_mean(item["latency_ratio"] for item in targets.values())
+    """As `Trial.mean_latency_ratio`, of a record."""
+    targets = (seen.get("targets") or {}).values()
+    return mean_ratio([item["latency_ratio"] for item in targets] or [seen.get("latency_ratio")])
 
 
 def _half_width(interval: Sequence[float] | None) -> float:

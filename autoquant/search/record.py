@@ -78,9 +78,17 @@ class StudyHeader:
         """What the study optimizes, in order."""
         return spread(self.definition["objectives"], self.targets)
 
+    def seen_from(self, target: str) -> "StudyHeader":
+        """As one of the targets sees the study: one latency, and a bound only on its own."""
+        definition = dict(self.definition)
+        if target != self.targets[0] and "constraints" in definition:
+            given = definition["constraints"]
+            definition["constraints"] = {k: v for k, v in given.items() if k != "max_latency_ms"}
+        return dataclasses.replace(self, definition=definition, targets=())
+
     @property
     def bounds(self) -> Bounds:
-        """The constraints of the search space."""
+        """The constraints of the search space; `max_latency_ms` is about the first target."""
         given = self.definition.get("constraints", {})
         names = ("max_accuracy_drop", "max_latency_ms", "max_size_mb")
         return Bounds(*(given.get(name) for name in names))
@@ -131,7 +139,7 @@ class Record:
         )
         study.set_metric_names(header.objectives)
         study.set_user_attr("format", FORMAT)
-        study.set_user_attr("header", dataclasses.asdict(header))
+        study.set_user_attr("header", _without(dataclasses.asdict(header), "targets"))
         return cls(study)
 
     @classmethod
@@ -169,7 +177,7 @@ class Record:
             name = self.study.study_name
             raise StudyError(f"'{target}' is no target of study '{name}'; {there}")
         view = Record(self.study)
-        view.target, view.header = target, dataclasses.replace(self.header, targets=())
+        view.target, view.header = target, self.header.seen_from(target)
         return view
 
     def trials(self) -> list[Trial]:
@@ -198,6 +206,16 @@ class Record:
             change = describe_machine_change(known[digest or ""]["machine"], here["machine"])
             if change is not None:
                 return change
+        return None
+
+    def describe_moves(
+        self, trials: Sequence[Trial], find: Callable[[str | None], Fingerprint]
+    ) -> str | None:
+        """The same of each target's machine, as it is now by `find`, and was for these trials."""
+        for target in self.header.targets or (None,):
+            change = self.describe_move([t.seen_from(target) for t in trials], find(target))
+            if change is not None:
+                return change if target is None else f"target {target}: {change}"
         return None
 
     @property
@@ -344,7 +362,8 @@ class Record:
 
     def add_latency(self, figures: Mapping[str, LatencyFigures]) -> None:
         """Note what came of timing a front together, by digest; replaces what was before."""
-        self._add("latency", {key: value.model_dump(mode="json") for key, value in figures.items()})
+        written = {key: value.model_dump(mode="json") for key, value in figures.items()}
+        self._add("latency", {key: _without(value, "targets") for key, value in written.items()})
 
     def add_departures(self, reasons: Mapping[str, str | None]) -> None:
         """Note why trials are no members of the front any more, by digest; None takes back."""
@@ -354,7 +373,7 @@ class Record:
         """Note the figures of a trial that had been turned away and was evaluated after all."""
         evidence = measurement.evidence
         figures = {
-            **measurement.model_dump(mode="json"),
+            **_without(measurement.model_dump(mode="json"), "targets"),
             "state": "complete",
             "evidence": None if evidence is None else evidence.model_dump(),
         }
@@ -402,6 +421,11 @@ class Record:
         """
         values = {name: trial.objective(name) for name in self.header.objectives}
         return [-value if name == "accuracy" else value for name, value in values.items()]
+
+
+def _without(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Leave out what is empty, which earlier versions do not know."""
+    return {key: value for key, value in values.items() if key != name or value}
 
 
 def _find_batches(storage: BaseStorage) -> Callable[..., AbstractContextManager[None]]:

@@ -67,7 +67,7 @@ class Snapshot:
         """The study as one of its targets sees it: with one latency, its own."""
         return dataclasses.replace(
             self,
-            header=dataclasses.replace(self.header, targets=()),
+            header=self.header.seen_from(target),
             trials=tuple(trial.seen_from(target) for trial in self.trials),
         )
 

@@ -266,8 +266,7 @@ class Study:
         return find_front(self._trials, self.record.header.objectives, self.bounds)
 
     def _register_machine(self) -> None:
-        here = self.evaluator.fingerprint
-        change = self.record.describe_move(self._trials, here)
+        change = self.record.describe_moves(self._trials, self.evaluator.fingerprint_on)
         for target in self.record.header.targets or (None,):
             self.record.add_fingerprint(self.evaluator.fingerprint_on(target))
         if change is not None:
