@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["GpusOption", "RayOption", "TrialTimeoutOption", "WorkersOption"]
+__all__ = ["GpusOption", "JoinOption", "RayOption", "TrialTimeoutOption", "WorkersOption"]
 
 WorkersOption = Annotated[
     int | None,
@@ -29,4 +29,8 @@ GpusOption = Annotated[
 TrialTimeoutOption = Annotated[
     str | None,
     typer.Option("--trial-timeout", help="Stop a trial that takes longer: 90s, 30m or 2h."),
+]
+JoinOption = Annotated[
+    bool,
+    typer.Option("--join", help="Take part in the study if another process runs it."),
 ]
