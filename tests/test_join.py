@@ -1,11 +1,14 @@
 """Several processes that run one study: none tries what another does, none is missed."""
 
+import itertools
 import os
 import random
 import signal
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from optuna.trial import FrozenTrial, TrialState
@@ -26,7 +29,7 @@ from autoquant.search.sampler import build_sampler
 from autoquant.search.standing import Standing
 from autoquant.search.storage import Location, find_presences, is_running, list_studies, load_record
 from autoquant.search.study import Budget
-from tests.driver import start_driver, wait_for
+from tests.driver import Habits, start_driver, wait_for
 from tests.fakes import fake_record, fake_space, fake_study
 from tests.ray_driver import fake_launch
 
@@ -54,21 +57,21 @@ class Drivers:
         if location.url is not None:
             list_studies(location.results, location.url)  # two cannot lay out a database at once
 
-    def start(self, trials: int, seconds: float, **options: bool) -> None:
+    def start(self, trials: int, seconds: float, **habits: Any) -> None:
         """Begin one more."""
         log = self.folder / f"{len(self.processes)}.log"
-        self.processes.append(start_driver(self.location, log, trials, seconds, **options))
+        self.processes.append(start_driver(self.location, log, Habits(trials, seconds, **habits)))
 
     def end(self, number: int) -> str:
         """Wait for the end of one; what it said."""
-        self.processes[number].join(60)
+        self.processes[number].join(120)
         said = (self.folder / f"{number}.log").read_text()
         assert self.processes[number].exitcode == 0, said
         return said
 
     def kill(self, number: int, how: signal.Signals = signal.SIGKILL) -> None:
         os.kill(self.processes[number].pid, how)
-        self.processes[number].join(60)
+        self.processes[number].join(120)
         assert self.processes[number].exitcode not in (None, 0)
 
     def frozen(self) -> list[FrozenTrial]:
@@ -127,9 +130,9 @@ def check_whole(location: Location, count: int) -> list[Trial]:
     indirect=True,
 )
 def test_two_processes_share_a_study(drivers: Drivers) -> None:
-    drivers.start(40, 0.1)
+    drivers.start(40, 0.05, dawdles=True)
     wait_for(lambda: len(drivers.tokens()) == 1)
-    drivers.start(40, 0.1, joins=True)
+    drivers.start(40, 0.05, joins=True, dawdles=True)
     wait_for(lambda: len(drivers.tokens()) == 2)
     said = [drivers.end(1), drivers.end(0)]
     check_whole(drivers.location, 40)
@@ -137,6 +140,36 @@ def test_two_processes_share_a_study(drivers: Drivers) -> None:
     assert min(shares.values()) >= 5, shares
     assert "taking part in study" in said[0]
     assert ["closes the study" in text for text in said] == [True, False]
+
+
+def test_nobody_begins_a_trial_while_another_process_looks(drivers: Drivers) -> None:
+    drivers.start(100, 0.05)
+    wait_for(lambda: len(drivers.tokens()) == 1)
+    with load_record(drivers.location).together():
+        before = drivers.tokens()
+        time.sleep(1.0)
+        assert drivers.tokens() == before
+    wait_for(lambda: drivers.tokens() != before)
+
+
+@pytest.mark.parametrize(
+    "location", ["journal", pytest.param("sqlite", marks=pytest.mark.long)], indirect=True
+)
+def test_two_processes_walk_through_a_small_space_once(drivers: Drivers) -> None:
+    """Where hardly anything is left, both would try the same."""
+    habits = {"layers": 2, "dawdles": True}
+    drivers.start(1000, 0.0, **habits)
+    wait_for(lambda: len(drivers.tokens()) == 1)
+    drivers.start(1000, 0.0, joins=True, **habits)
+    drivers.end(0)
+    drivers.end(1)
+    trials = load_record(drivers.location).trials()
+    check_whole(drivers.location, len(trials))
+    assert len(drivers.tokens()) == 2
+    digests = {trial.digest for trial in trials}
+    for widths in itertools.product((8, 4, None), repeat=2):
+        layers = {f"conv{index}": bits for index, bits in enumerate(widths)}
+        assert not any(widths) or Recipe.quantized(layers).digest in digests
 
 
 @pytest.mark.long
@@ -177,12 +210,26 @@ def test_who_has_joined_leads_when_the_lead_is_gone(drivers: Drivers, how: signa
 
 
 @pytest.mark.long
+def test_the_timeout_of_the_lead_ends_the_study(tmp_path: Path) -> None:
+    drivers = Drivers(Location(tmp_path / "results", "fake"), tmp_path)
+    drivers.start(1000, 0.2, timeout_s=3)
+    wait_for(lambda: len(drivers.tokens()) == 1)
+    drivers.start(1000, 0.5, joins=True)
+    wait_for(lambda: len(drivers.tokens()) == 2)
+    said = [drivers.end(0), drivers.end(1)]
+    assert len(drivers.tokens()) == 2
+    check_whole(drivers.location, drivers.tokens(TrialState.COMPLETE).total())
+    assert "waiting for 1 trial" in said[0]
+    assert "closes the study" in said[1]
+
+
+@pytest.mark.long
 def test_what_crashed_who_has_joined_is_not_tried_again(tmp_path: Path) -> None:
     drivers = Drivers(Location(tmp_path / "results", "fake"), tmp_path)
     drivers.start(16, 0.2)
     wait_for(lambda: len(drivers.tokens(TrialState.COMPLETE)) == 1)
     drivers.start(16, 0.2, joins=True, is_deadly=True)
-    drivers.processes[1].join(60)
+    drivers.processes[1].join(120)
     assert drivers.processes[1].exitcode == -signal.SIGSEGV
     drivers.end(0)
     trials = load_record(drivers.location).trials()
