@@ -6,9 +6,10 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from rich.console import Console
 
@@ -25,20 +26,15 @@ from autoquant.core.trial import Trial
 from autoquant.errors import InputError, TrialError
 from autoquant.evaluate import Evaluator
 from autoquant.progress import SearchProgress
+from autoquant.search.cells import CellStudy
 from autoquant.search.crash import watch_crashes
 from autoquant.search.event import Evaluates
 from autoquant.search.executor import Executor
+from autoquant.search.joining import take_part
 from autoquant.search.presence import Announcement
 from autoquant.search.record import Record, StudyHeader
 from autoquant.search.sampler import INFORMED, SAMPLERS
-from autoquant.search.storage import (
-    Location,
-    create_record,
-    hold_driver_lock,
-    lease_record,
-    load_record,
-    translate_losses,
-)
+from autoquant.search.storage import Location, load_record, translate_losses
 from autoquant.search.study import Budget, Event, Keep, Study
 from autoquant.search.trial_log import TrialLogs
 
@@ -56,6 +52,8 @@ _WORTH_MEASURING = 20  # trials
 _FILES_A_TRIAL = 0.5
 _SENSITIVITY_SHARE = 0.25  # of the time, at most
 
+AnyStudy = TypeVar("AnyStudy", bound=Study)
+
 
 @dataclass(frozen=True)
 class Launch:
@@ -68,6 +66,7 @@ class Launch:
         reject_early: stop candidates that certainly cannot enter the front.
         crew: workers that evaluate its trials; None evaluates them in this process.
         tasks_from: file that registers the task, for workers that do not have it.
+        joins: take part in it if another process runs it.
     """
 
     location: Location
@@ -76,6 +75,7 @@ class Launch:
     reject_early: bool = True
     crew: Crew | None = None
     tasks_from: Path | None = None
+    joins: bool = False
 
 
 def find_source(launch: Launch) -> TaskSource:
@@ -119,7 +119,7 @@ def run_launch(
     header = launch.header
     sampler = next(name for name in SAMPLERS if name == header.sampler)
     budget = Budget(header.trials, header.timeout_s)
-    opened = _open_study(launch, evaluator, budget, console, warn, source)
+    opened = _open_study(Study, launch, evaluator, budget, console, warn, source)
     with opened as study:
         if sampler in INFORMED:  # nothing runs elsewhere yet that Ctrl-C would wait for
             budget = _inform(study, evaluator, budget, console)
@@ -189,7 +189,7 @@ def run_cells(
     console: Console | None,
     warn: Callable[[str], None],
 ) -> Record:
-    """Evaluate what the accuracy-loss study misses, as trials of the study; see `Study.measure`.
+    """Evaluate what the accuracy-loss study misses, as trials of the study; see `CellStudy`.
 
     Args:
         launch: the study.
@@ -208,20 +208,21 @@ def run_cells(
     named = baselines(names, is_exact=has_integer_dot_product())
     missing = {recipe.digest for recipe in (*named.values(), *recipes)} - known
     budget = Budget(len(known) + len(missing))
-    with _open_study(launch, evaluator, budget, console, warn) as study:
+    with _open_study(CellStudy, launch, evaluator, budget, console, warn) as study:
         study.measure(recipes)
     return study.record
 
 
 @contextmanager
 def _open_study(
+    kind: type[AnyStudy],
     launch: Launch,
     evaluator: Evaluator,
     budget: Budget,
     console: Console | None,
     warn: Callable[[str], None],
     source: Source | None = None,
-) -> Iterator[Study]:
+) -> Iterator[AnyStudy]:
     header, location = launch.header, launch.location
     check_reach(launch)
     config = parse_space(dict(header.definition), f"study '{location.name}'")
@@ -230,31 +231,28 @@ def _open_study(
     space = config.to_space(names, activations=able, is_exact=has_integer_dot_product())
     location.create_folder()
     with (
-        hold_driver_lock(location),
         translate_losses(location),
-        watch_crashes(location.crash) as crash,
+        take_part(location, header, warn, joins=launch.joins) as member,
+        # with workers, this process evaluates nothing that could crash it
+        watch_crashes(member.crash) if launch.crew is None else nullcontext(),
+        _open_crew(launch, evaluator, source, member.announcement) as (evaluates, executor),
+        _progress(budget, console, member.record.trials(), may_train=space.is_mixed) as show,
     ):
-        record = _open_record(launch, warn)
-        with (
-            _announcing(location) as announcement,
-            lease_record(location, record, announcement, warn),
-            _open_crew(launch, evaluator, source, announcement) as (evaluates, executor),
-            _progress(budget, console, record.trials(), may_train=space.is_mixed) as show,
-        ):
-            # with workers, this process evaluates nothing that could have crashed it
-            record.recover(crash if executor is None else None)
-            yield Study(
-                record,
-                space,
-                evaluates,
-                location.artifacts,
-                keep=launch.keep,
-                bounds=config.constraints.to_bounds(),
-                reject_early=launch.reject_early,
-                is_exact=has_integer_dot_product(),
-                on_event=_hearing(announcement, show),
-                executor=executor,
-            )
+        if launch.joins and console is not None:
+            console.print(member.describe(), markup=False)
+        yield kind(
+            member.record,
+            space,
+            evaluates,
+            location.artifacts,
+            keep=launch.keep,
+            bounds=config.constraints.to_bounds(),
+            reject_early=launch.reject_early,
+            is_exact=has_integer_dot_product(),
+            on_event=_hearing(member.announcement, show),
+            executor=executor,
+            membership=member,
+        )
 
 
 def check_reach(launch: Launch) -> None:
@@ -269,16 +267,6 @@ def check_reach(launch: Launch) -> None:
             f"targets ({', '.join(targets)}) are nodes of a cluster: say where it is with --ray "
             "ADDRESS"
         )
-
-
-@contextmanager
-def _announcing(location: Location) -> Iterator[Announcement]:
-    announcement = Announcement(location.presence)
-    announcement.see(())
-    try:
-        yield announcement
-    finally:
-        announcement.end()
 
 
 def _hearing(
@@ -307,12 +295,6 @@ def _open_crew(
     with open_crew(crew, source or find_source(launch), evaluator, logs) as cluster:
         announcement.see(cluster.executor.seats(), cluster.dashboard)
         yield cluster, cluster.executor
-
-
-def _open_record(launch: Launch, warn: Callable[[str], None]) -> Record:
-    if launch.location.exists():
-        return load_record(launch.location, warn=warn, is_driver=True)
-    return create_record(launch.location, launch.header)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from autoquant.backends.fake import FakeBackend, FakeBuilder, FakeData
 from autoquant.backends.latency import LatencyProtocol
@@ -14,6 +15,7 @@ from autoquant.search.study import Event, Study
 
 QUICK = LatencyProtocol(warmup_s=0.0, block_s=0.0, slice_s=0.0, min_slices=3, max_s=0.0)
 DEFINITION = {"version": 1, "task": "fake", "objectives": ["accuracy", "latency", "size"]}
+AnyStudy = TypeVar("AnyStudy", bound=Study)
 # Gaussian processes of Optuna take seconds a proposal; `test_samplers` looks at them alone.
 QUICK_SAMPLERS = tuple(name for name in SAMPLERS if name != "gp")
 
@@ -55,9 +57,10 @@ def fake_study(
     space: SearchSpace | None = None,
     on_event: Callable[[Event], None] | None = None,
     evaluator: Evaluator | None = None,
-) -> Study:
+    kind: type[AnyStudy] = Study,
+) -> AnyStudy:
     location = Location(results, "fake")
-    return Study(
+    return kind(
         record or fake_record(location),
         space or fake_space(),
         evaluator or fake_evaluator(),

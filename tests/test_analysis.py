@@ -7,6 +7,7 @@ import pytest
 from autoquant.core.analysis import CALIBRATION_IMAGES, Cell, plan_cells
 from autoquant.core.front import find_front
 from autoquant.core.recipe import PtqOptions, QatOptions, Recipe
+from autoquant.search.cells import CellStudy
 from autoquant.search.study import Budget
 from tests.fakes import fake_study
 
@@ -47,7 +48,7 @@ def test_every_cell_is_another_recipe_and_none_trains_without_data() -> None:
 
 
 def test_cells_are_measured_in_full_reported_and_named(tmp_path: Path) -> None:
-    study = fake_study(tmp_path)
+    study = fake_study(tmp_path, kind=CellStudy)
     study.run(Budget(20), "random")
     recipes = [cell.to_recipe(LAYERS) for cell in plan_cells(100, TRAINING)]
     before = {trial.digest: trial for trial in study.record.trials()}
@@ -63,14 +64,14 @@ def test_cells_are_measured_in_full_reported_and_named(tmp_path: Path) -> None:
 
 
 def test_cells_of_a_new_study_come_after_the_named_baselines(tmp_path: Path) -> None:
-    study = fake_study(tmp_path)
+    study = fake_study(tmp_path, kind=CellStudy)
     study.measure([Cell(4, "per_tensor", "nearest").to_recipe(LAYERS)])
     names = [trial.name for trial in study.record.trials()]
     assert names == ["fp32", "w8a8", "w4a8", "ort-static", "ort-dynamic", None]
 
 
 def test_a_cell_that_was_turned_away_is_measured_after_all(tmp_path: Path) -> None:
-    study = fake_study(tmp_path)
+    study = fake_study(tmp_path, kind=CellStudy)
     study.run(Budget(60), "random")
     rejected = [trial for trial in study.record.trials() if trial.state == "rejected"]
     assert rejected
@@ -82,7 +83,7 @@ def test_a_cell_that_was_turned_away_is_measured_after_all(tmp_path: Path) -> No
 
 
 def test_a_cell_that_the_search_measured_is_reported_too(tmp_path: Path) -> None:
-    study = fake_study(tmp_path)
+    study = fake_study(tmp_path, kind=CellStudy)
     study.reject_early = False
     front = {trial.digest for trial in study.run(Budget(30), "random")}
     off = [t for t in study.record.trials() if t.state == "complete" and t.digest not in front]

@@ -25,6 +25,7 @@ from autoquant.cluster.connection import connect  # noqa: E402
 from autoquant.core.trial import Trial  # noqa: E402
 from autoquant.errors import ClusterError  # noqa: E402
 from autoquant.launch import run_launch  # noqa: E402
+from autoquant.search.recovery import recover  # noqa: E402
 from autoquant.search.storage import Location, load_record  # noqa: E402
 from autoquant.search.trial_log import TrialLogs  # noqa: E402
 from tests.crews import FakeSource, PlacedSource  # noqa: E402
@@ -213,7 +214,7 @@ def test_interrupted_search_on_this_machine_lets_what_runs_end(tmp_path: Path) -
     assert "stopping when the" in log, log
     record = load_record(Location(tmp_path, "fake"), is_driver=True)
     assert 1 < len(record.trials()) < 40
-    assert record.recover() == 0, "what was running has been finished"
+    assert recover(record) == 0, "what was running has been finished"
     wait_for(lambda: not worker_processes() - before)
 
 

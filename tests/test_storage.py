@@ -101,6 +101,7 @@ def test_second_driver_is_refused(location: Location, monkeypatch: pytest.Monkey
 
     run_launch(begin(location, 6), fake_evaluator(), Console(quiet=True), print)
     assert "is being run" in refusals[0]
+    assert f"autoquant resume {location.name} --join" in refusals[0]
     assert len(load_record(location).trials()) == 6
 
 

@@ -11,6 +11,7 @@ from autoquant.core.recipe import Recipe
 from autoquant.core.space import SearchSpace
 from autoquant.errors import NegativeAnswer, ParityError, StudyError
 from autoquant.evaluate import Evaluator
+from autoquant.search.recovery import recover
 from autoquant.search.sampler import build_sampler
 from autoquant.search.storage import Location, load_record
 from autoquant.search.study import Budget, Event
@@ -129,7 +130,7 @@ def test_a_process_killed_between_record_and_state_loses_nothing(tmp_path: Path)
     journal.write_bytes(b"".join(lines[:closing]))
     record = load_record(Location(tmp_path, "fake"), is_driver=True)
     assert len(record.trials()) == 5
-    assert record.recover() == 0
+    assert recover(record) == 0
     assert len(record.trials()) == 6
 
 
@@ -149,7 +150,7 @@ def test_a_queued_trial_killed_half_way_keeps_its_parameters(tmp_path: Path) -> 
     record.enqueue(recipe, space.encode(recipe), "w4a8")
     handle = record.study.ask()  # dies after the first of ten parameters
     handle.suggest_categorical("layer.conv0", space.parameters["layer.conv0"])
-    assert record.recover() == 1
+    assert recover(record) == 1
     asked = record.ask(space)
     assert asked.recipe == recipe
     assert space.decode(asked.handle.params) == recipe
@@ -158,13 +159,14 @@ def test_a_queued_trial_killed_half_way_keeps_its_parameters(tmp_path: Path) -> 
 def test_a_recipe_on_which_the_process_crashed_fails(tmp_path: Path) -> None:
     record, space = fake_record(Location(tmp_path, "fake")), fake_space()
     record.study.sampler = build_sampler("random", space, frozenset, 0)
+    record.token = "one"
     deadly = Recipe.uniform(list(space.layers), 4)
     record.enqueue(deadly, space.encode(deadly), "w4a8")
     for _ in range(5):  # kills, however many
         assert record.ask(space).recipe == deadly
-        assert record.recover() == 1
+        assert recover(record) == 1
     assert record.ask(space).recipe == deadly
-    assert record.recover("Segmentation fault") == 0
+    assert recover(record, find_crash={"one": "Segmentation fault"}.get) == 0
     trial = record.trials()[0]
     assert (trial.state, trial.name, trial.digest) == ("failed", "w4a8", deadly.digest)
     assert trial.error == "the process crashed while it was evaluated: Segmentation fault"

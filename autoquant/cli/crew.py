@@ -4,7 +4,14 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["GpusOption", "RayOption", "TargetOption", "TrialTimeoutOption", "WorkersOption"]
+__all__ = [
+    "GpusOption",
+    "JoinOption",
+    "RayOption",
+    "TargetOption",
+    "TrialTimeoutOption",
+    "WorkersOption",
+]
 
 WorkersOption = Annotated[
     int | None,
@@ -41,4 +48,8 @@ TrialTimeoutOption = Annotated[
         "--trial-timeout",
         help="Stop a trial that keeps a worker or a probe longer: 90s, 2h.",
     ),
+]
+JoinOption = Annotated[
+    bool,
+    typer.Option("--join", help="Take part in the study if another process runs it."),
 ]

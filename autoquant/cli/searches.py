@@ -9,6 +9,7 @@ from autoquant.agreement import build_header, check_same, extend_header, find_st
 from autoquant.backends.registry import DEFAULT_BACKEND
 from autoquant.cli.crew import (
     GpusOption,
+    JoinOption,
     RayOption,
     TargetOption,
     TrialTimeoutOption,
@@ -37,7 +38,7 @@ from autoquant.core.hypervolume import seconds_by_mode
 from autoquant.core.pareto import Bounds
 from autoquant.core.trial import Trial
 from autoquant.deliver import check_output, read_kept, rebuild_trial, seal_for_target
-from autoquant.errors import InputError
+from autoquant.errors import InputError, StudyError
 from autoquant.launch import Launch
 from autoquant.report import describe_trade
 from autoquant.search.choice import choose_trial, find_reference, parse_objectives
@@ -46,7 +47,7 @@ from autoquant.search.record import Record
 from autoquant.search.sampler import SamplerName
 from autoquant.search.storage import (
     Location,
-    find_presence,
+    find_presences,
     is_running,
     list_studies,
     load_record,
@@ -95,6 +96,7 @@ def search(
     target: TargetOption = None,
     gpus_per_qat_trial: GpusOption = 0.0,
     trial_timeout: TrialTimeoutOption = None,
+    join: JoinOption = False,
     results: ResultsOption = RESULTS,
     storage: StorageOption = None,
     tasks_from: TasksFromOption = None,
@@ -115,6 +117,7 @@ def search(
       autoquant search cifar10-resnet20 --workers 2
       autoquant search cifar10-resnet20 --ray 10.0.0.5:6379 --storage postgresql://USER@HOST/aq
       autoquant search cifar10-resnet20 --ray auto --target edge --target server
+      autoquant search cifar10-resnet20 --join
     """
     crew = build_crew(workers, ray, gpus_per_qat_trial, trial_timeout)
     path = find_space(space)
@@ -138,7 +141,9 @@ def search(
         ways = {"resume": f"autoquant resume {location.name}", "rename": "--study NAME"}
         check_same(load_record(location), header, location.name, **ways)
         STDERR.print(f"study '{location.name}' exists with this space: going on with it")
-    run_study(Launch(location, header, keep, not full, crew, tasks_from), format_)
+    elif join:
+        raise StudyError(f"there is no study '{location.name}' to join: begin it without --join")
+    run_study(Launch(location, header, keep, not full, crew, tasks_from, join), format_)
 
 
 def resume(
@@ -151,6 +156,7 @@ def resume(
     ray: RayOption = None,
     gpus_per_qat_trial: GpusOption = 0.0,
     trial_timeout: TrialTimeoutOption = None,
+    join: JoinOption = False,
     results: ResultsOption = RESULTS,
     storage: StorageOption = None,
     tasks_from: TasksFromOption = None,
@@ -164,12 +170,13 @@ def resume(
       autoquant resume digits
       autoquant resume cifar10-resnet20 --trials 200
       autoquant resume cifar10-resnet20 --workers 2 --trial-timeout 10m
+      autoquant resume cifar10-resnet20 --join --storage postgresql://USER@HOST/aq
     """
     crew = build_crew(workers, ray, gpus_per_qat_trial, trial_timeout)
     location = find_study(results, study, storage)
     known = load_record(location, warn=None).header
     header = extend_header(known, trials, timeout)
-    run_study(Launch(location, header, keep, not full, crew, tasks_from), format_)
+    run_study(Launch(location, header, keep, not full, crew, tasks_from, join), format_)
 
 
 def studies(
@@ -198,15 +205,15 @@ def studies(
     print_rows(columns, [[str(row[name]) for name in columns] for row in rows], format_)
     if format_ == "table":
         for row in rows:
-            if row["runs"] is not None:
-                what = Presence.from_dict(row["runs"]).describe()
+            for driver in ([] if row["runs"] is None else [row["runs"]]) + row["joined"]:
+                what = Presence.from_dict(driver).describe()
                 STDERR.print(f"study {row['study']}: {what}", markup=False)
 
 
 def _summarize(location: Location, record: Record) -> dict[str, Any]:
     trials = record.trials()
     is_full = len(trials) >= record.header.trials
-    presence = find_presence(location)
+    drivers = [presence.to_dict() for presence in find_presences(location)]
     return {
         "study": location.name,
         "task": record.header.task,
@@ -217,7 +224,8 @@ def _summarize(location: Location, record: Record) -> dict[str, Any]:
         "failed": sum(trial.state == "failed" for trial in trials),
         "front": len(find_front(trials, record.header.objectives, record.header.bounds)),
         "sampler": record.header.sampler,
-        "runs": None if presence is None else presence.to_dict(),
+        "runs": drivers[0] if drivers else None,
+        "joined": drivers[1:],
     }
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["watch_crashes"]
+__all__ = ["read_crash", "watch_crashes"]
 
 _PREFIX = "Fatal Python error: "
 
@@ -25,7 +25,7 @@ def watch_crashes(path: Path) -> Iterator[str | None]:
     Yields:
         How the process before this one crashed, in words; None if it did not.
     """
-    crash = _read(path)
+    crash = read_crash(path)
     was_enabled = faulthandler.is_enabled()
     with path.open("w") as note:
         faulthandler.enable(note, all_threads=False)
@@ -38,6 +38,7 @@ def watch_crashes(path: Path) -> Iterator[str | None]:
     path.unlink(missing_ok=True)
 
 
-def _read(path: Path) -> str | None:
+def read_crash(path: Path) -> str | None:
+    """How the process crashed that left this note; None if it was killed, or there is none."""
     lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
     return lines[0].removeprefix(_PREFIX) if lines else None

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial
 
 from autoquant.errors import StorageError, StudyError
 from autoquant.search.database import describe_loss
-from autoquant.search.lease import KEY, find_holder
+from autoquant.search.lease import find_drivers, without_leases
 from autoquant.search.snapshot import Entry, Snapshot, compose_snapshot
 from autoquant.search.storage import Location, open_storage
 
@@ -64,7 +64,7 @@ class DatabaseReader:
     @property
     def is_running(self) -> bool:
         """Whether somebody ran it when it was last read, and has been heard of lately."""
-        return find_holder(self._attributes) is not None
+        return bool(find_drivers(self._attributes))
 
     def read(self) -> Snapshot:
         """The study as it is now; the same object as before while nothing has changed.
@@ -83,7 +83,7 @@ class DatabaseReader:
             raise StudyError(f"there is no study '{self.location.name}' any more") from None
         seen = self._take(found)
         if self._snapshot is None or seen != self._seen:
-            attributes = {key: value for key, value in self._attributes.items() if key != KEY}
+            attributes = without_leases(self._attributes)
             self._snapshot = compose_snapshot(self.location.name, attributes, self._entries)
             self._seen = seen
         return self._snapshot
@@ -103,8 +103,7 @@ class DatabaseReader:
             self._entries[frozen.number] = _to_entry(frozen)
             if not frozen.state.is_finished():
                 open_ones.append((frozen.number, frozen.state, "recipe" in frozen.user_attrs))
-        attributes = {key: value for key, value in self._attributes.items() if key != KEY}
-        return len(found), open_ones, attributes
+        return len(found), open_ones, without_leases(self._attributes)
 
 
 def _to_entry(frozen: FrozenTrial) -> Entry:

@@ -1,6 +1,6 @@
 """What a study needs of an evaluator, and what it tells those who watch."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -8,11 +8,11 @@ from autoquant.core.artifact import Artifact, Builder
 from autoquant.core.fingerprint import Fingerprint
 from autoquant.core.gate import Gate
 from autoquant.core.recipe import Recipe
-from autoquant.core.training import TrainingWatch
+from autoquant.core.training import TrainingProgress, TrainingWatch
 from autoquant.core.trial import LatencyFigures, Measurement, ReportFigures, Trial
 from autoquant.errors import AutoquantError
 
-__all__ = ["Evaluates", "Event", "EventKind", "Seat", "describe_error"]
+__all__ = ["Evaluates", "Event", "EventKind", "Seat", "TellingWatch", "describe_error"]
 
 EventKind = Literal[
     "begin", "train", "end", "again", "timing", "left", "report", "note", "exhausted", "wait"
@@ -102,3 +102,22 @@ def describe_error(error: Exception) -> str:
     """Why something failed, in one line; errors that are not ours with their class."""
     text = str(error) if isinstance(error, AutoquantError) else f"{type(error).__name__}: {error}"
     return " ".join(text.split())
+
+
+class TellingWatch(TrainingWatch):
+    """Makes events of what a training run does.
+
+    Args:
+        emit: called with a kind of event and what is done, in words.
+    """
+
+    def __init__(self, emit: Callable[[EventKind, str], None]) -> None:
+        self._emit = emit
+
+    def on_step(self, progress: TrainingProgress) -> None:
+        """Tell how far it is."""
+        self._emit("train", progress.describe())
+
+    def on_note(self, text: str) -> None:
+        """Tell what is not as usual."""
+        self._emit("note", text)

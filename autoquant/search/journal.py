@@ -3,9 +3,10 @@
 import json
 import os
 import shutil
-from collections.abc import Container, Generator, Iterator
+from collections.abc import Container, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +19,7 @@ __all__ = ["BatchedStorage", "Damage", "FileLock", "find_damage", "repair"]
 
 Log = dict[str, Any]
 _FINISHED = [state for state in TrialState if state.is_finished()]
+_BLOCK_BYTES = 4096
 
 
 class FileLock:
@@ -115,8 +117,8 @@ class BatchedFile(JournalFileBackend):
 
 def _append(path: Path, content: bytes, *, is_durable: bool) -> None:
     """Add to a file all of it or, where the disk is full, nothing: half a line is damage."""
-    with path.open("ab", buffering=0) as file:
-        whole, rest = file.tell(), memoryview(content)
+    with path.open("a+b", buffering=0) as file:
+        whole, rest = _cut_torn(file), memoryview(content)
         try:
             while rest:
                 rest = rest[file.write(rest) :]
@@ -125,6 +127,25 @@ def _append(path: Path, content: bytes, *, is_durable: bool) -> None:
         except OSError:
             file.truncate(whole)
             raise
+
+
+def _cut_torn(file: FileIO) -> int:
+    """Cut off half a line, which one that was killed has left; returns the length of the rest.
+
+    Whoever writes holds the lock, so nobody else is still at it. Readers pass half a line over.
+    """
+    end = length = file.seek(0, os.SEEK_END)
+    while end:
+        begin = max(0, end - _BLOCK_BYTES)
+        file.seek(begin)
+        found = file.read(end - begin).rfind(b"\n")
+        if found >= 0:
+            end = begin + found + 1
+            break
+        end = begin
+    if end < length:
+        file.truncate(end)
+    return end
 
 
 class BatchedStorage(JournalStorage):
@@ -164,6 +185,16 @@ class BatchedStorage(JournalStorage):
             self._seen[study_id] = len(every)
             self._open[study_id] = [trial._trial_id for trial in unfinished]
         return [trial for trial in unfinished if trial.state in states]
+
+    def get_recent_trials(
+        self, study_id: int, first: int, among: Iterable[int]
+    ) -> list[FrozenTrial]:
+        """Trials from a number on, and some before it, without looking at the others."""
+        with self._thread_lock:
+            self._sync_with_backend()
+            every = self._replay_result._study_id_to_trial_ids[study_id]
+            wanted = [*(every[number] for number in among), *every[first:]]
+            return [self._replay_result.get_trial(trial_id) for trial_id in wanted]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """`Lease`: who runs a study whose record lies in a database.
 
 The lock of a study's folder is seen on one machine alone; a database, by everyone. So whoever
-runs the study says so in it, again and again, and says so no more when it ends or dies.
+runs the study says so in it, again and again, and says so no more when it ends or dies: its lead
+under one key, everyone who has joined it under a key of its own.
 """
 
 import os
@@ -17,11 +18,12 @@ import optuna
 
 from autoquant.errors import StudyError
 
-__all__ = ["KEY", "Lease", "find_holder", "hold_lease"]
+__all__ = ["KEY", "Lease", "find_drivers", "find_holder", "hold_lease", "without_leases"]
 
 KEY = "driver"  # of the study's attributes
+_JOINED = "joined:"  # and a token
 _BEAT_S, _STALE_S = 15.0, 60.0
-_held: set[str] = set()  # by this process
+_held: set[tuple[str, str]] = set()  # keys and tokens, by this process
 
 
 class Lease:
@@ -30,17 +32,25 @@ class Lease:
     Args:
         study: the study.
         describe: what else to say each time.
+        token: what tells this process from all others.
+        is_lead: it runs the study, and has not joined another process that does.
     """
 
     def __init__(
-        self, study: optuna.Study, describe: Callable[[], Mapping[str, Any]] = dict
+        self,
+        study: optuna.Study,
+        describe: Callable[[], Mapping[str, Any]] = dict,
+        token: str | None = None,
+        *,
+        is_lead: bool = True,
     ) -> None:
         self._study = study
         self._describe = describe
         self._name = study.study_name
         self._said: dict[str, Any] = {
-            "token": uuid.uuid4().hex, "host": socket.gethostname(), "pid": os.getpid()
+            "token": token or uuid.uuid4().hex, "host": socket.gethostname(), "pid": os.getpid()
         }  # fmt: skip
+        self._key = KEY if is_lead else f"{_JOINED}{token}"
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._keep, daemon=True)
 
@@ -50,16 +60,31 @@ class Lease:
         Raises:
             StudyError: another process runs the study, here or on another machine.
         """
-        holder = find_holder(self._study.user_attrs)
+        holder = find_holder(self._study.user_attrs, self._key)
         if holder is not None:
             ago = max(0.0, time.time() - holder["beat"])
             raise StudyError(
                 f"study '{self._name}' is being run on {holder['host']} (process "
-                f"{holder['pid']}, heard of {ago:.0f} s ago); wait for it or stop it"
+                f"{holder['pid']}, heard of {ago:.0f} s ago); wait for it, stop it, or take part "
+                f"in it: autoquant resume {self._name} --join"
             )
-        _held.add(self._said["token"])
+        _held.add((self._key, self._said["token"]))
         self._beat()
         self._thread.start()
+
+    def check(self) -> None:
+        """See that nobody took this process for dead.
+
+        Raises:
+            StudyError: another process runs the study since.
+        """
+        holder = find_holder(self._study.user_attrs, self._key)
+        if holder is not None and holder["token"] != self._said["token"]:
+            raise StudyError(
+                f"study '{self._name}' was taken over by {holder['host']} (process "
+                f"{holder['pid']}) while nothing was heard of this process: its search ends, "
+                "everything finished is kept"
+            )
 
     def renew(self) -> None:
         """Say it at once, after a silence.
@@ -67,32 +92,32 @@ class Lease:
         Raises:
             StudyError: another process runs the study since.
         """
-        holder = find_holder(self._study.user_attrs)
-        if holder is not None and holder["token"] != self._said["token"]:
-            raise StudyError(
-                f"study '{self._name}' was taken over by {holder['host']} (process "
-                f"{holder['pid']}) while its storage was away: this search ends, everything "
-                "finished is kept"
-            )
+        self.check()
         self._beat()
 
     def end(self) -> None:
         """Say no more."""
         self._is_over.set()
         self._thread.join()
-        _held.discard(self._said["token"])
+        _held.discard((self._key, self._said["token"]))
         with suppress(Exception):  # the database may be what ended the search
-            if _find_token(self._study) == self._said["token"]:
-                self._study.set_user_attr(KEY, None)
+            if self._find_token() == self._said["token"]:
+                self._study.set_user_attr(self._key, None)
 
     def _keep(self) -> None:
         while not self._is_over.wait(_BEAT_S):
             with suppress(Exception):  # whoever writes trials will say that the database is gone
-                if _find_token(self._study) in (None, self._said["token"]):
+                if self._find_token() in (None, self._said["token"]):
                     self._beat()
 
     def _beat(self) -> None:
-        self._study.set_user_attr(KEY, {**self._describe(), **self._said, "beat": time.time()})
+        said = {**self._describe(), **self._said, "beat": time.time()}
+        self._study.set_user_attr(self._key, said)
+
+    def _find_token(self) -> str | None:
+        """Of whoever said last that it runs the study."""
+        holder: dict[str, Any] = self._study.user_attrs.get(self._key) or {}
+        return holder.get("token")
 
 
 @contextmanager
@@ -116,26 +141,36 @@ def hold_lease(
         lease.end()
 
 
-def _find_token(study: optuna.Study) -> str | None:
-    """Of whoever said last that it runs the study."""
-    holder: dict[str, Any] = study.user_attrs.get(KEY) or {}
-    return holder.get("token")
+def find_drivers(attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What all say of themselves that run a study now, by its attributes; the lead first."""
+    keys = [KEY, *(key for key in attributes if key.startswith(_JOINED))]
+    found = (find_holder(attributes, key) for key in keys)
+    return [holder for holder in found if holder is not None]
 
 
-def find_holder(attributes: Mapping[str, Any]) -> dict[str, Any] | None:
+def without_leases(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """A study's attributes but for those that say who runs it, which change all the time."""
+    return {
+        key: value
+        for key, value in attributes.items()
+        if key != KEY and not key.startswith(_JOINED)
+    }
+
+
+def find_holder(attributes: Mapping[str, Any], key: str = KEY) -> dict[str, Any] | None:
     """What whoever runs a study now says of itself, by its attributes; None if nobody does."""
-    holder: dict[str, Any] | None = attributes.get(KEY)
+    holder: dict[str, Any] | None = attributes.get(key)
     if holder is None or time.time() - holder["beat"] > _STALE_S:
         return None
-    if holder["host"] == socket.gethostname() and not _is_held_here(holder):
+    if holder["host"] == socket.gethostname() and not _is_held_here(key, holder):
         return None
     return holder
 
 
-def _is_held_here(holder: dict[str, Any]) -> bool:
+def _is_held_here(key: str, holder: dict[str, Any]) -> bool:
     """Whether a process of this machine that said so still does."""
     if holder["pid"] == os.getpid():
-        return holder["token"] in _held
+        return (key, holder["token"]) in _held
     return _is_alive(holder["pid"])
 
 

@@ -10,13 +10,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-__all__ = ["PATIENCE_S", "PatientStorage", "waiting"]
+__all__ = ["PATIENCE_S", "PatientStorage", "patiently", "waiting"]
+
+T = TypeVar("T")
 
 PATIENCE_S = 600.0
 _PAUSES_S = (0.5, 1.0, 2.0, 5.0)  # the last one again and again
@@ -101,6 +103,12 @@ def _ask(first: Callable[[], Any], again: Callable[[], Any] | None = None) -> An
         return patience.ask(first, again or first)
     finally:
         _patience.reset(token)
+
+
+def patiently(question: Callable[[], T]) -> T:
+    """The answer to any question to the database, waited for where `waiting` says so."""
+    answer: T = _ask(question)
+    return answer
 
 
 class PatientStorage(RDBStorage):

@@ -79,12 +79,21 @@ class Announcement:
         places = tuple((seat.name, seat.node) for seat in seats)
         self.presence = Presence(before.host, before.pid, places, dashboard or before.dashboard)
         if self.presence != before or not self.path.exists():
-            with replacing(self.path) as file:
-                file.write(json.dumps(self.presence.to_dict()).encode())
+            self._write()
+
+    def move(self, path: Path) -> None:
+        """Say it in another file from now on."""
+        self.path.unlink(missing_ok=True)
+        self.path = path
+        self._write()
 
     def end(self) -> None:
         """It runs no more."""
         self.path.unlink(missing_ok=True)
+
+    def _write(self) -> None:
+        with replacing(self.path) as file:
+            file.write(json.dumps(self.presence.to_dict()).encode())
 
 
 def read_presence(path: Path) -> Presence | None:

@@ -1,13 +1,14 @@
 """`Record`: one study in Optuna's storage, in autoquant's words."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
 from optuna.distributions import CategoricalDistribution
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
@@ -22,10 +23,22 @@ from autoquant.core.space import SearchSpace
 from autoquant.core.trial import LatencyFigures, Measurement, ReportFigures, Trial
 from autoquant.errors import StudyError
 from autoquant.search.journal import BatchedStorage
+from autoquant.search.together import find_together
 
-__all__ = ["FORMAT", "Asked", "Record", "StudyHeader", "amend_trial", "check_header"]
+__all__ = [
+    "CLAIM",
+    "FORMAT",
+    "Asked",
+    "Record",
+    "StudyHeader",
+    "amend_trial",
+    "check_header",
+    "read_trial",
+]
 
 FORMAT = 1
+CLAIM = "driver"  # attribute of a trial: the token of the process that evaluates it
+_CLOSING = "closing"  # attribute of the study: the token of who closes it, or has
 _LATER = ("reprieve", "report", "latency", "departure")
 _DIRECTIONS: dict[Kind, StudyDirection] = {
     "accuracy": StudyDirection.MAXIMIZE,
@@ -121,11 +134,16 @@ class Record:
 
     Every trial of the storage is one of: running; finished, with a full record of ours;
     or failed without one, which is a trial that was interrupted and does not count.
+
+    Attributes:
+        token: of the process that writes here, which trials that it begins are marked with;
+            None where nobody else can.
     """
 
     def __init__(self, study: optuna.Study) -> None:
         self.study = study
-        self._together = _find_batches(study._storage)
+        self.token: str | None = None
+        self._together = find_together(study)
         self.header = _read_header(study)
         self.target: str | None = None  # that the study is seen from
 
@@ -187,8 +205,24 @@ class Record:
         return [
             amend_trial(trial, attributes).seen_from(self.target)
             for frozen in found
-            if (trial := _read_trial(frozen)) is not None
+            if (trial := read_trial(frozen)) is not None
         ]
+
+    def read_recent(self, first: int, among: Iterable[int]) -> list[FrozenTrial]:
+        """Trials as Optuna has them: from a number on, and some before it."""
+        storage = self.study._storage
+        if isinstance(storage, BatchedStorage):
+            return storage.get_recent_trials(self.study._study_id, first, among)
+        every = self.study.get_trials(deepcopy=False)
+        return [*(every[number] for number in among), *every[first:]]
+
+    @property
+    def closer(self) -> str | None:
+        """Token of the process that closes the study, or has: nobody else is to begin a trial."""
+        # not by way of the study, which copies all of its attributes for each that is asked for
+        attributes = self.study._storage.get_study_user_attrs(self.study._study_id)
+        closer: str | None = attributes.get(_CLOSING)
+        return closer
 
     @property
     def fingerprints(self) -> dict[str, Fingerprint]:
@@ -225,6 +259,16 @@ class Record:
 
     # Writing
 
+    def together(self, *, is_durable: bool = False) -> AbstractContextManager[None]:
+        """Nobody else asks for a trial or writes within; see `search.together`."""
+        return self._together(is_durable=is_durable)
+
+    def set_closing(self, *, is_closing: bool) -> None:
+        """Note that this process closes the study, or that it goes on."""
+        wanted = self.token if is_closing else None
+        if self.closer != wanted:
+            self.study.set_user_attr(_CLOSING, wanted)
+
     def ask(self, space: SearchSpace) -> Asked:
         """Begin a trial: a waiting one, or one that the study's sampler proposes."""
         with self._together(is_durable=False):
@@ -232,6 +276,8 @@ class Record:
 
     def _ask(self, space: SearchSpace) -> Asked:
         handle = self.study.ask()
+        if self.token is not None:
+            handle.set_user_attr(CLAIM, self.token)
         attributes = handle.user_attrs
         parameters = {}
         if attributes.get("in_space", True):
@@ -275,19 +321,27 @@ class Record:
 
     def finish(
         self, asked: Asked, trial: Trial, violations: Mapping[str, float] | None = None
-    ) -> None:
+    ) -> bool:
         """Write a finished trial: first its record, then its state.
 
         A process killed between the two leaves a running trial with a record, which
-        `recover` closes.
+        `recovery` closes.
 
         Args:
             asked: the trial as it began.
             trial: what came of it.
             violations: by constraint, at most zero where it is kept; the sampler reads them.
+
+        Returns:
+            Whether it counts: not if this process was taken for dead meanwhile, and the trial
+            was begun anew.
         """
         with self._together(is_durable=True):
-            self._finish(asked, trial, violations)
+            try:
+                self._finish(asked, trial, violations)
+            except UpdateFinishedTrialError:
+                return False
+        return True
 
     def _finish(self, asked: Asked, trial: Trial, violations: Mapping[str, float] | None) -> None:
         if trial.state != "failed":
@@ -299,57 +353,16 @@ class Record:
         if trial.evidence is not None:
             asked.handle.set_user_attr("evidence", trial.evidence.model_dump())
         asked.handle.set_user_attr("record", trial.to_dict())
-        self._close(trial)
+        self.close(trial)
 
     def discard(self, number: int) -> None:
         """Close a trial that is not to count."""
         self.study.tell(number, state=TrialState.FAIL)
 
-    def recover(self, crash: str | None = None) -> int:
-        """Close what a dead process left running.
-
-        A trial with a record is finished; one with a recipe is queued again, unless the process
-        crashed of it: a runtime that does must not end every search.
-
-        Args:
-            crash: how the process crashed; None if it was killed, or is not known to have.
-
-        Returns:
-            How many were queued again.
-        """
-        queued = 0
-        for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if "record" in frozen.user_attrs:
-                self._close(Trial.model_validate(frozen.user_attrs["record"]))
-                continue
-            if "recipe" in frozen.user_attrs and crash is not None:
-                self._bury(frozen, crash)
-                continue
-            if "recipe" in frozen.user_attrs:
-                self._requeue(frozen)
-                queued += 1
-            self.discard(frozen.number)
-        return queued
-
-    def _bury(self, frozen: FrozenTrial, crash: str) -> None:
-        recipe = Recipe.model_validate(frozen.user_attrs["recipe"])
-        trial = Trial(
-            number=frozen.number,
-            state="failed",
-            digest=recipe.digest,
-            recipe=recipe,
-            name=frozen.user_attrs.get("name"),
-            seed=self.header.seed,
-            error=f"the process crashed while it was evaluated: {crash}",
-        )
-        # Optuna has no public way to a trial that another process began
-        optuna.Trial(self.study, frozen._trial_id).set_user_attr("record", trial.to_dict())
-        self._close(trial)
-
     def add_fingerprint(self, fingerprint: Fingerprint) -> None:
         """Note what trials are measured on from now."""
         digest = fingerprint_digest(fingerprint)
-        if digest not in self.fingerprints:
+        if digest not in self.fingerprints:  # asked first, since all but one are there
             self._add("fingerprints", {digest: dict(fingerprint)})
 
     def add_report(self, digest: str, figures: ReportFigures) -> None:
@@ -381,13 +394,16 @@ class Record:
 
     def set_note(self, subject: str, text: str | None) -> None:
         """Note something on the front as a whole; None takes it back."""
-        kept = {key: value for key, value in self.notes.items() if key != subject}
-        wanted = kept if text is None else {**kept, subject: text}
-        if wanted != self.notes:
-            self.study.set_user_attr("notes", wanted)
+        with self.together(is_durable=True):
+            kept = {key: value for key, value in self.notes.items() if key != subject}
+            wanted = kept if text is None else {**kept, subject: text}
+            if wanted != self.notes:
+                self.study.set_user_attr("notes", wanted)
 
     def _add(self, name: str, values: Mapping[str, Any]) -> None:
-        self.study.set_user_attr(name, {**self.study.user_attrs.get(name, {}), **values})
+        with self.together(is_durable=True):
+            known = self.study.user_attrs.get(name, {})
+            self.study.set_user_attr(name, {**known, **values})
 
     def waiting_digests(self) -> set[str]:
         """Digests of the trials that are queued."""
@@ -397,17 +413,8 @@ class Record:
             if "recipe" in frozen.user_attrs
         }
 
-    def _requeue(self, frozen: FrozenTrial) -> None:
-        recipe = Recipe.model_validate(frozen.user_attrs["recipe"])
-        if recipe.digest in self.waiting_digests():
-            return
-        is_inside = frozen.user_attrs.get("in_space", True)
-        # a trial that was queued may have died before all its parameters were written
-        known = frozen.system_attrs.get("fixed_params", frozen.params)
-        parameters = {name: str(value) for name, value in known.items()}
-        self.enqueue(recipe, parameters if is_inside else None, frozen.user_attrs.get("name"))
-
-    def _close(self, trial: Trial) -> None:
+    def close(self, trial: Trial) -> None:
+        """Give a trial the state that its record tells of."""
         if trial.state != "failed":
             self.study.tell(trial.number, self._values_of(trial))
         else:
@@ -428,18 +435,16 @@ def _without(values: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key != name or value}
 
 
-def _find_batches(storage: BaseStorage) -> Callable[..., AbstractContextManager[None]]:
-    """How operations are written together; a database takes them one by one."""
-    if isinstance(storage, BatchedStorage):
-        return storage.together
-    return lambda *, is_durable: nullcontext()
-
-
 def _is_finished(frozen: FrozenTrial) -> bool:
     return frozen.state.is_finished() and "record" in frozen.user_attrs
 
 
-def _read_trial(frozen: FrozenTrial) -> Trial | None:
+def read_trial(frozen: FrozenTrial) -> Trial | None:
+    """A finished trial of ours; None where it is none.
+
+    Raises:
+        StudyError: its record is damaged.
+    """
     if not _is_finished(frozen):
         return None
     try:

@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import filelock
 import optuna
@@ -21,22 +20,23 @@ from optuna.storages import BaseStorage
 from autoquant.errors import StorageError, StudyError
 from autoquant.search.database import explain_failure, hide_password, open_database
 from autoquant.search.journal import BatchedStorage, find_damage, repair
-from autoquant.search.lease import find_holder, hold_lease
-from autoquant.search.patience import PATIENCE_S, waiting
-from autoquant.search.presence import Announcement, Presence, read_presence
+from autoquant.search.lease import find_drivers
+from autoquant.search.presence import Presence, read_presence
 from autoquant.search.record import Record, StudyHeader
 
 __all__ = [
     "Location",
     "create_record",
-    "find_presence",
+    "find_presences",
     "hold_driver_lock",
+    "is_held",
     "is_running",
     "is_study_name",
-    "lease_record",
+    "join_record",
     "list_studies",
     "load_record",
     "open_storage",
+    "take_driver_lock",
     "translate_losses",
 ]
 
@@ -108,9 +108,9 @@ class Location:
         return self.folder / "driver.json"
 
     @property
-    def crash(self) -> Path:
-        """Where a process that runs the study notes that it crashes."""
-        return self.folder / "crash.log"
+    def drivers(self) -> Path:
+        """Folder in which each process that runs the study keeps what is its own."""
+        return self.folder / "drivers"
 
     def exists(self) -> bool:
         """Whether the study has a record."""
@@ -244,65 +244,45 @@ def list_studies(results: Path, url: str | None = None) -> list[str]:
     return sorted(path.parent.name for path in results.glob(f"*/{_JOURNAL}"))
 
 
-@contextmanager
-def hold_driver_lock(location: Location) -> Iterator[None]:
-    """Be the only process that runs this study.
+def take_driver_lock(location: Location, timeout_s: float = 0.0) -> filelock.BaseFileLock:
+    """Become the lead of this study, as far as its folder tells.
+
+    Args:
+        location: where it lies; its folder exists.
+        timeout_s: longest wait.
 
     Raises:
-        StudyError: another process runs it.
+        StudyError: another process leads it.
     """
-    lock = filelock.FileLock(location.folder / "driver.lock", timeout=0)
+    lock = filelock.FileLock(location.folder / "driver.lock", timeout=timeout_s)
     try:
         lock.acquire()
     except filelock.Timeout:
         raise StudyError(
-            f"study '{location.name}' is being run by another process; wait for it or stop it"
+            f"study '{location.name}' is being run by another process; wait for it, stop it, or "
+            f"take part in it: autoquant resume {location.name} --join"
         ) from None
+    return lock
+
+
+@contextmanager
+def hold_driver_lock(location: Location) -> Iterator[None]:
+    """Be the lead of this study within; see `take_driver_lock`."""
+    lock = take_driver_lock(location)
     try:
         yield
     finally:
         lock.release()
 
 
-@contextmanager
-def lease_record(
-    location: Location, record: Record, announcement: Announcement, warn: Warn
-) -> Iterator[None]:
-    """Be the only process on any machine that runs a study of a database; see `hold_lease`.
-
-    A database that goes away within is waited for.
-
-    Args:
-        location: where it lies.
-        record: the study.
-        announcement: what runs where.
-        warn: called with one line when the database goes away, and when it is back.
-    """
-    if location.url is None:
-        yield
-        return
-
-    def tell(cause: Exception | None) -> None:
-        shown = f"storage '{hide_password(str(location.url))}'"
-        if cause is None:
-            warn(f"{shown} answers again: the search goes on")
-            return
-        warn(
-            f"{shown} does not answer ({explain_failure(str(location.url), cause)}): waiting for "
-            f"it, {PATIENCE_S / 60:g} minutes at most; nothing finished is lost"
-        )
-
-    def describe() -> dict[str, Any]:
-        return announcement.presence.to_dict()
-
-    with hold_lease(record.study, describe) as lease, waiting(tell, lease.renew):
-        yield
-
-
 def is_running(location: Location) -> bool:
     """Whether a process runs the study, on this machine or with its record in a database."""
     if location.url is not None:
-        return find_holder(load_record(location).study.user_attrs) is not None
+        return bool(find_drivers(load_record(location).study.user_attrs))
+    return _is_led(location) or any(map(is_held, location.drivers.glob("*.lock")))
+
+
+def _is_led(location: Location) -> bool:
     if not (location.folder / "driver.lock").exists():
         return False
     try:
@@ -312,17 +292,52 @@ def is_running(location: Location) -> bool:
         return True
 
 
-def find_presence(location: Location) -> Presence | None:
-    """Who runs the study, and what runs where; None if nobody does, or nothing is known."""
+def is_held(path: Path) -> bool:
+    """Whether a process holds this lock; one that it has died with is free."""
+    if not path.exists():
+        return False
+    lock = filelock.FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        return True
+    lock.release()
+    return False
+
+
+def find_presences(location: Location) -> list[Presence]:
+    """Who runs the study, the lead first, and what runs where, as far as that is known."""
     if location.url is not None:
-        holder = find_holder(load_record(location).study.user_attrs)
-        return None if holder is None else Presence.from_dict(holder)
-    return read_presence(location.presence) if is_running(location) else None
+        drivers = find_drivers(load_record(location).study.user_attrs)
+        return [Presence.from_dict(driver) for driver in drivers]
+    paths = [location.presence] if _is_led(location) else []
+    locks = sorted(location.drivers.glob("*.lock"))
+    paths += [path.with_suffix(".json") for path in locks if is_held(path)]
+    return [presence for path in paths if (presence := read_presence(path)) is not None]
 
 
 def load_record(location: Location, *, warn: Warn | None = None, is_driver: bool = False) -> Record:
     """Open the record of a study; see `open_storage`."""
     return Record.load(open_storage(location, warn=warn, is_driver=is_driver), location.name)
+
+
+def join_record(location: Location) -> Record:
+    """Open the record of a study that another process runs, to write to it as well.
+
+    That process has made its journal whole, and still writes to it.
+
+    Raises:
+        StorageError: the storage cannot be opened, or its journal is damaged.
+    """
+    if location.url is not None:
+        return load_record(location)
+    try:
+        return Record.load(BatchedStorage(location.journal), location.name)
+    except ValueError as error:
+        raise StorageError(
+            f"'{location.journal}' is damaged: stop who runs the study; "
+            f"autoquant resume {location.name} cuts it back to its whole part"
+        ) from error
 
 
 def create_record(location: Location, header: StudyHeader) -> Record:

@@ -1,5 +1,6 @@
 """`Study`: ask, evaluate, tell, until the budget is spent."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,26 +9,28 @@ from pathlib import Path
 from typing import Literal
 
 from autoquant.core.artifact import Artifact
-from autoquant.core.front import extend_front, find_front
 from autoquant.core.gate import Gate
 from autoquant.core.objective import kinds_of
 from autoquant.core.pareto import Bounds
 from autoquant.core.recipe import Recipe
 from autoquant.core.sensitivity import Sensitivity
 from autoquant.core.space import SearchSpace, baselines
-from autoquant.core.training import TrainingProgress, TrainingWatch
+from autoquant.core.training import TrainingWatch
 from autoquant.core.trial import Trial
 from autoquant.errors import NegativeAnswer, SpaceError
-from autoquant.search.closing import Closing, measure_after_all, read_report
-from autoquant.search.event import Evaluates, Event, EventKind, describe_error
+from autoquant.search.closing import Closing
+from autoquant.search.company import Company
+from autoquant.search.event import Evaluates, Event, EventKind, TellingWatch
 from autoquant.search.executor import Executor, Job, Outcome, SerialExecutor
 from autoquant.search.giving_up import explain_failures
+from autoquant.search.membership import Membership
 from autoquant.search.prior import Knowledge
 from autoquant.search.promotion import find_promising, has_time_to_train
 from autoquant.search.recall import keep_knowledge
 from autoquant.search.record import Asked, Record
 from autoquant.search.sampler import SamplerName, build_sampler
 from autoquant.search.shelf import Shelf
+from autoquant.search.standing import Standing
 from autoquant.search.trial_log import TrialLogs
 
 __all__ = ["Budget", "Evaluates", "Event", "Keep", "Study"]
@@ -66,6 +69,7 @@ class Study:
         on_event: called as the search goes on.
         sensitivity: what was measured of single layers, for samplers that use it.
         executor: where trials are evaluated; in this process, one by one, if left out.
+        membership: this process among those that run the study; the only one if left out.
     """
 
     def __init__(
@@ -82,6 +86,7 @@ class Study:
         on_event: Callable[[Event], None] | None = None,
         sensitivity: Sensitivity | None = None,
         executor: Executor | None = None,
+        membership: Membership | None = None,
     ) -> None:
         self.sensitivity = sensitivity
         self.record = record
@@ -93,16 +98,15 @@ class Study:
         self.reject_early = reject_early
         self.is_exact = is_exact
         self.on_event = on_event or (lambda event: None)
-        self._trials: list[Trial] = []
-        self._seen: frozenset[str] = frozenset()
-        self._front: list[Trial] = []
-        self._wanted: frozenset[str] = frozenset()
+        self._standing = Standing(record, self.bounds)
+        self._company = Company(membership or Membership(), record, self._standing, self._emit)
         # trained recipes are promoted from others, not proposed by the sampler
         self._proposed = space.untrained
         logs = TrialLogs(artifacts.parent / "logs")
         self.executor: Executor = executor or SerialExecutor(evaluator, lambda: self._watch, logs)
         self.executor.listen(lambda text: self._emit("note", text))
-        self.is_stopping = self._is_stop_told = self._is_exhausted = False
+        self.is_stopping = self._is_stop_told = False
+        self._exhausted_after: int | None = None  # trials that had been queued again by then
         self._running: dict[int, Asked] = {}
 
     def run(self, budget: Budget, sampler: SamplerName) -> list[Trial]:
@@ -116,20 +120,21 @@ class Study:
         deadline = time.monotonic() + (budget.timeout_s or float("inf"))
         self._begin(sampler)
         self._enqueue_baselines()
-        self._is_exhausted = False
+        self._exhausted_after = None
         while True:
-            while self._may_begin(budget, deadline):
-                self._promote(budget, deadline - time.monotonic())
-                self._begin_next()
-            if not self._running:
+            self._company.tend()
+            if self._may_begin(budget, deadline) and self._begin_next(budget, deadline):
+                continue
+            if self._running:
+                self._announce_stop()
+                self._take()
+            elif self.is_stopping or self._company.is_done():
                 break
-            self._announce_stop()
-            self._take()
         if self.is_stopping:
             raise KeyboardInterrupt
         if self._is_exhausted:
             self._emit("exhausted", "every recipe of the space has been evaluated")
-        return self.close()
+        return self._conclude()
 
     def stop(self) -> None:
         """Begin no further trial; `run` ends, interrupted, when those that run are finished."""
@@ -143,8 +148,8 @@ class Study:
 
     def _may_begin(self, budget: Budget, deadline: float) -> bool:
         return (
-            not (self._is_exhausted or self.is_stopping)
-            and len(self._seen) + len(self._running) < budget.trials
+            not (self._is_exhausted or self.is_stopping or self._company.is_closing)
+            and self._has_room(budget)
             and time.monotonic() < deadline
             and self.executor.has_room
             # before a search is given up, what runs elsewhere may show that it need not be
@@ -152,23 +157,46 @@ class Study:
         )
 
     @property
+    def _is_exhausted(self) -> bool:
+        """Whether there is no recipe left, and none has come back since."""
+        return self._exhausted_after == self._company.queued_again
+
+    def _has_room(self, budget: Budget) -> bool:
+        return self._standing.taken + len(self._running) < budget.trials
+
+    @property
+    def _trials(self) -> list[Trial]:
+        return self._standing.trials
+
+    @property
+    def _front(self) -> list[Trial]:
+        return self._standing.front
+
+    @property
     def _decided(self) -> frozenset[str]:
         """Digests of what is finished or runs."""
+        decided = self._standing.decided
         if not self._running:
-            return self._seen
-        return self._seen | {asked.recipe.digest for asked in self._running.values()}
+            return decided
+        return decided | {asked.recipe.digest for asked in self._running.values()}
 
-    def _begin_next(self) -> None:
-        asked = self._ask()
+    def _begin_next(self, budget: Budget, deadline: float = math.inf) -> bool:
+        """Begin a trial, as far as others have left any; no two processes do so at once."""
+        self._give_up_if_all_fail()
+        with self.record.together():
+            if not (self._company.look() and self._has_room(budget)):
+                return False
+            self._promote(budget, deadline - time.monotonic())
+            asked = self._ask()
         if asked is None:
-            self._is_exhausted = True
-            return
+            self._exhausted_after = self._company.queued_again
+            return False
         self._emit("begin", asked.name or asked.recipe.digest)
         self._submit(asked)
+        return True
 
     def _submit(self, asked: Asked) -> None:
-        is_wanted = asked.recipe.digest in self._wanted
-        gate = None if asked.name is not None or is_wanted else self._gate(asked.recipe)
+        gate = None if asked.name is not None else self._gate(asked.recipe)
         reference = next((trial for trial in self._trials if trial.name == "fp32"), None)
         self._running[asked.number] = asked
         self.executor.submit(Job(asked.number, asked.recipe, gate, reference))
@@ -181,64 +209,22 @@ class Study:
             return
         job, outcome = taken
         trial = self._finish(self._running.pop(job.number), outcome)
-        self._emit("end", trial=trial)
-
-    def measure(self, recipes: Sequence[Recipe]) -> None:
-        """Evaluate these recipes in full and read the report split for each.
-
-        They were chosen before anything was measured, so what is reported of them chooses
-        nothing. Of recipes with figures nothing but the report split is read, where it was not;
-        the front is what it was until the next `close`.
-        """
-        self._begin("random")
-        self._enqueue_baselines()
-        self._wanted = frozenset(recipe.digest for recipe in recipes)
-        known = self._seen | self.record.waiting_digests()
-        for recipe in recipes:
-            if recipe.digest not in known:
-                self.record.enqueue(recipe, self._parameters_of(recipe))
-        while self.record.waiting_digests():
-            self._begin_next()  # one is waiting
-            while self._running:
-                self._take()
-        self._measure_rejected()
-        self._report_known()
-
-    def _report_known(self) -> None:
-        """Cells that the search had measured and that are no members of its front."""
-        trials = self.record.trials()
-        if all(trial.report_accuracy is None for trial in trials):
-            return  # the task has no report split: nothing is rebuilt for it
-        for trial in trials:
-            is_due = trial.report_accuracy is None and trial.report_error is None
-            if trial.state == "complete" and trial.digest in self._wanted and is_due:
-                self._emit("report", f"reading the report split for trial {trial.number}")
-                read_report(self.record, self.evaluator, trial, self._rebuild)
-
-    def _rebuild(self, trial: Trial) -> Artifact:
-        return self._shelf.get(trial.digest) or self.evaluator.rebuild(trial.recipe)
-
-    def _measure_rejected(self) -> None:
-        for trial in self.record.trials():
-            if trial.state != "rejected" or trial.digest not in self._wanted:
-                continue
-            self._emit("again", f"evaluating trial {trial.number} in full")
-            try:
-                artifact = measure_after_all(self.record, self.evaluator, trial)
-            except Exception as error:  # any backend's: it stays rejected, as it was
-                reason = describe_error(error)
-                self._emit("note", f"trial {trial.number} stays rejected; it failed: {reason}")
-                continue
-            self._report(trial, artifact)
+        if trial is not None:
+            self._emit("end", trial=trial)
 
     def _begin(self, sampler: SamplerName) -> None:
-        self.record.recover()
-        self._trials = self.record.trials()
+        self._company.begin()
+        self._standing.load()
         self._found = len(self._trials)
-        self._seen = frozenset(trial.digest for trial in self._trials)
-        self._front = self._find_front()
         self._register_machine()
         self._use_sampler(sampler)
+
+    def _conclude(self) -> list[Trial]:
+        """Close the study, or leave that to whoever leads it."""
+        if self._company.leads:
+            return self.close()
+        self._company.say_who_closes()
+        return self._front
 
     def close(self) -> list[Trial]:
         """Make sure that the front is whole: timed together, files kept, report split read.
@@ -247,7 +233,7 @@ class Study:
         """
 
         def tell(kind: EventKind, message: str, front: Sequence[Trial]) -> None:
-            self._front = list(front)
+            self._standing.front = list(front)
             self._emit(kind, message)
 
         closing = Closing(
@@ -255,37 +241,36 @@ class Study:
             reject_early=self.reject_early, tell=tell,
         )  # fmt: skip
         closing.run()
-        self._trials, self._front = closing.trials, closing.front
+        self._standing.replace(closing.trials, closing.front)
         return self._front
 
     @cached_property
     def _shelf(self) -> Shelf:
         return Shelf(self.artifacts, keeps_all=self.keep == "all")
 
-    def _find_front(self) -> list[Trial]:
-        return find_front(self._trials, self.record.header.objectives, self.bounds)
-
     def _register_machine(self) -> None:
         change = self.record.describe_moves(self._trials, self.evaluator.fingerprint_on)
         for target in self.record.header.targets or (None,):
             self.record.add_fingerprint(self.evaluator.fingerprint_on(target))
         if change is not None:
+            where = "this one" if self._company.leads else "the leading driver's"
             self._emit(
                 "note",
                 f"trials of this study were measured on another machine ({change}): the front "
-                "is timed on this one at the end",
+                f"is timed on {where} at the end",
             )
 
     def _use_sampler(self, name: SamplerName) -> None:
         # A resumed study goes on with other random numbers than it began with.
-        seed = self.record.header.seed + len(self._seen)
+        seed = self.record.header.seed + len(self._standing.seen) + self._company.seed
         knowledge = Knowledge(
             self.evaluator.builder.layers,
             self.sensitivity,
             kinds_of(self.record.header.objectives),
             self.bounds,
         )
-        keep_knowledge(self.record.study, knowledge)
+        if self._company.leads:
+            keep_knowledge(self.record.study, knowledge)
         self.record.study.sampler = build_sampler(
             name,
             self._proposed,
@@ -296,15 +281,19 @@ class Study:
         )
 
     def _enqueue_baselines(self) -> None:
-        queued = self.record.waiting_digests() | self._seen
         named = baselines(
             list(self.space.layers),
             reduce_range=self.space.reduces_range,
             is_exact=self.is_exact,
         )
-        for name, recipe in named.items():
-            if recipe.digest not in queued:
-                self.record.enqueue(recipe, self._parameters_of(recipe), name)
+        with self.record.together(is_durable=True):
+            self._standing.look()
+            known = self._decided
+            if not self._company.leads and named["fp32"].digest in known:
+                return  # another machine may have others
+            for name, recipe in named.items():
+                if recipe.digest not in known:
+                    self.record.enqueue(recipe, self._parameters_of(recipe), name)
 
     def _parameters_of(self, recipe: Recipe) -> dict[str, str] | None:
         try:
@@ -334,22 +323,27 @@ class Study:
         reason = explain_failures(self._trials[self._found :])
         if reason is not None:
             self._found = len(self._trials)
-            self.close()
+            while not self._company.is_done():
+                pass
+            self._conclude()
             raise NegativeAnswer(reason)
 
     def _ask(self) -> Asked | None:
         """The next trial; None when there is nothing new to propose."""
-        self._give_up_if_all_fail()
         while True:
             asked = self.record.ask(self._proposed)
+            self._standing.claim(asked.number)
             if asked.recipe.digest not in self._decided:
                 return asked
             self.record.discard(asked.number)
             if not asked.is_queued:
                 return None
 
-    def _finish(self, asked: Asked, outcome: Outcome) -> Trial:
-        """Write down what came of a trial; its file is kept if it is on the front."""
+    def _finish(self, asked: Asked, outcome: Outcome) -> Trial | None:
+        """Write down what came of a trial; its file is kept if it is on the front.
+
+        None if this process was taken for dead, and another one tries that recipe now.
+        """
         figures = outcome.measurement.model_dump()
         trial = Trial(
             **{**figures, "evidence": outcome.measurement.evidence},
@@ -365,14 +359,14 @@ class Study:
         )
         for fingerprint in outcome.fingerprints:
             self.record.add_fingerprint(fingerprint)
-        self._trials.append(trial)
+        self._standing.add(trial)
         if outcome.state == "complete" and outcome.artifact is not None:
             self._keep(trial, outcome.artifact)
-            if asked.recipe.digest in self._wanted:
-                self._report(trial, outcome.artifact)
-        self.record.finish(asked, trial, self._violations(trial))
-        self._seen |= {trial.digest}
-        return trial
+        if self.record.finish(asked, trial, self._violations(trial)):
+            return trial
+        self._standing.drop(trial)
+        self._emit("note", f"trial {trial.number} does not count: it was given to another process")
+        return None
 
     def _gate(self, recipe: Recipe) -> Gate | None:
         if not self.reject_early:
@@ -387,7 +381,7 @@ class Study:
 
     @property
     def _watch(self) -> TrainingWatch:
-        return _TellingWatch(self._emit)
+        return TellingWatch(self._emit)
 
     def _violations(self, trial: Trial) -> dict[str, float]:
         """How far a trial exceeds the allowed drop; the other bounds filter afterwards."""
@@ -397,16 +391,11 @@ class Study:
         return {"max_accuracy_drop": drop - self.bounds.max_drop}
 
     def _keep(self, trial: Trial, artifact: Artifact) -> None:
-        objectives = self.record.header.objectives
-        self._front = extend_front(self._front, trial, self._trials, objectives, self.bounds)
         wanted = {member.digest for member in self._front}
         if self.keep == "all" or trial.digest in wanted:
             self._shelf.put(trial.digest, artifact)
-        self._shelf.sweep(wanted)
-
-    def _report(self, trial: Trial, artifact: Artifact) -> None:
-        self._emit("report", f"reading the report split for trial {trial.number}")
-        read_report(self.record, self.evaluator, trial, lambda _: artifact)
+        if self._company.leads:
+            self._shelf.sweep(wanted)
 
     def _emit(
         self,
@@ -415,18 +404,5 @@ class Study:
         trial: Trial | None = None,
     ) -> None:
         seats = tuple(self.executor.seats())
-        event = Event(kind, len(self._seen), tuple(self._front), trial, message, seats)
+        event = Event(kind, len(self._standing.seen), tuple(self._front), trial, message, seats)
         self.on_event(event)
-
-
-class _TellingWatch(TrainingWatch):
-    """Makes events of what a training run does."""
-
-    def __init__(self, emit: Callable[[EventKind, str], None]) -> None:
-        self._emit = emit
-
-    def on_step(self, progress: TrainingProgress) -> None:
-        self._emit("train", progress.describe())
-
-    def on_note(self, text: str) -> None:
-        self._emit("note", text)
