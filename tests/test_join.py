@@ -175,15 +175,15 @@ def test_two_processes_walk_through_a_small_space_once(drivers: Drivers) -> None
 @pytest.mark.long
 @pytest.mark.parametrize("location", ["journal", "sqlite"], indirect=True)
 def test_a_process_that_has_joined_and_is_killed_costs_nothing_but_time(drivers: Drivers) -> None:
-    drivers.start(20, 0.2)
+    drivers.start(16, 0.2)
     wait_for(lambda: len(drivers.tokens(TrialState.COMPLETE)) == 1)
     (lead,) = drivers.tokens()
-    drivers.start(20, 0.2, joins=True)
+    drivers.start(16, 0.2, joins=True)
     wait_for(lambda: any(token != lead for token in drivers.tokens(TrialState.RUNNING)))
     drivers.kill(1)
     lost = [item for item in drivers.frozen() if item.state is TrialState.RUNNING]
     drivers.end(0)
-    trials = check_whole(drivers.location, 20)
+    trials = check_whole(drivers.location, 16)
     assert digests_of(lost) <= {trial.digest for trial in trials}
 
 
@@ -194,10 +194,10 @@ def test_a_process_that_has_joined_and_is_killed_costs_nothing_but_time(drivers:
     indirect=["location"],
 )
 def test_who_has_joined_leads_when_the_lead_is_gone(drivers: Drivers, how: signal.Signals) -> None:
-    drivers.start(20, 0.2)
+    drivers.start(16, 0.2)
     wait_for(lambda: len(drivers.tokens(TrialState.COMPLETE)) == 1)
     (lead,) = drivers.tokens()
-    drivers.start(20, 0.2, joins=True)
+    drivers.start(16, 0.2, joins=True)
     wait_for(lambda: len(drivers.tokens()) == 2)
     wait_for(lambda: lead in drivers.tokens(TrialState.RUNNING))
     drivers.kill(0, how)
@@ -205,7 +205,7 @@ def test_who_has_joined_leads_when_the_lead_is_gone(drivers: Drivers, how: signa
     said = drivers.end(1)
     assert "this process leads it now" in said
     assert "closes the study" not in said
-    trials = check_whole(drivers.location, 20)
+    trials = check_whole(drivers.location, 16)
     assert digests_of(lost) <= {trial.digest for trial in trials}
 
 

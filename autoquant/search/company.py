@@ -109,7 +109,8 @@ class Company:
         if not self._is_waiting:
             self._is_waiting = True
             count = self.standing.elsewhere
-            self._tell("note", f"waiting for {count} trials that others are at")
+            trials = "1 trial" if count == 1 else f"{count} trials"
+            self._tell("note", f"waiting for {trials} that other processes are at")
         self._tell("wait", "")
         time.sleep(_PATIENCE_S)
 
