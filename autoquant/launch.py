@@ -121,6 +121,7 @@ def run_launch(
     budget = Budget(header.trials, header.timeout_s)
     opened = _open_study(Study, launch, evaluator, budget, console, warn, source)
     with opened as study:
+        budget = study.agree(budget)
         if sampler in INFORMED:  # nothing runs elsewhere yet that Ctrl-C would wait for
             budget = _inform(study, evaluator, budget, console)
         with _draining(study):
@@ -155,7 +156,7 @@ def _inform(study: Study, evaluator: Evaluator, budget: Budget, console: Console
         return budget
     task, reduced = study.record.header.task, study.space.reduces_range
     files = sum(len(choices) - 1 for choices in study.space.layers.values())
-    if files > _FILES_A_TRIAL * budget.trials:
+    if files > _FILES_A_TRIAL * budget.trials or not study.leads:
         study.sensitivity = read_sensitivity(evaluator, task, keep_folder(), reduce_range=reduced)
         return budget
     start = time.monotonic()

@@ -1,6 +1,7 @@
 """Studies of made-up measurements in a database, trial by trial as a search leaves them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import optuna
@@ -8,6 +9,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from autoquant.core.recipe import Recipe
 from autoquant.core.trial import Trial
+from autoquant.search.lease import Lease
 from tests.journals import OBJECTIVES, definition
 
 
@@ -51,3 +53,14 @@ def _freeze(trial: Trial) -> FrozenTrial:
         return create_trial(state=TrialState.FAIL, user_attrs=attributes)
     values = [trial.objective(name) for name in ("accuracy", "latency", "size")]
     return create_trial(values=[-values[0], *values[1:]], user_attrs=attributes)
+
+
+@contextmanager
+def hold_lease(study: optuna.Study) -> Iterator[Lease]:
+    """Be the only process that runs this study."""
+    lease = Lease(study)
+    lease.begin()
+    try:
+        yield lease
+    finally:
+        lease.end()

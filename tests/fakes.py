@@ -8,6 +8,7 @@ from autoquant.backends.fake import FakeBackend, FakeBuilder, FakeData
 from autoquant.backends.latency import LatencyProtocol
 from autoquant.core.space import LayerRule, SearchSpace, expand_layers
 from autoquant.evaluate import EvaluationOptions, Evaluator
+from autoquant.search.membership import Membership
 from autoquant.search.record import Record, StudyHeader
 from autoquant.search.sampler import SAMPLERS
 from autoquant.search.storage import Location, create_record
@@ -58,6 +59,7 @@ def fake_study(
     on_event: Callable[[Event], None] | None = None,
     evaluator: Evaluator | None = None,
     kind: type[AnyStudy] = Study,
+    membership: Membership | None = None,
 ) -> AnyStudy:
     location = Location(results, "fake")
     return kind(
@@ -66,4 +68,5 @@ def fake_study(
         evaluator or fake_evaluator(),
         location.artifacts,
         on_event=on_event,
+        membership=membership,
     )

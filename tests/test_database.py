@@ -16,10 +16,9 @@ from autoquant.browse.process import find_process, read_log, start_search, stop_
 from autoquant.errors import StorageError, StudyError
 from autoquant.search.database import check_url, describe_loss, explain_failure, hide_password
 from autoquant.search.database_reader import DatabaseReader
-from autoquant.search.lease import hold_lease
 from autoquant.search.patience import PatientStorage
 from autoquant.search.storage import Location, load_record
-from tests.databases import add_trials, write_database_study
+from tests.databases import add_trials, hold_lease, write_database_study
 from tests.journals import failed, measured_trials, rejected, write_study
 from tests.postgres import Server
 

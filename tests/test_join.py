@@ -4,6 +4,10 @@ import itertools
 import os
 import random
 import signal
+import socket
+import subprocess
+import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -20,9 +24,10 @@ from autoquant.core.pareto import Bounds
 from autoquant.core.recipe import Recipe
 from autoquant.core.trial import Measurement, Trial
 from autoquant.errors import StorageError, StudyError
+from autoquant.search.event import Event
 from autoquant.search.joining import take_part
-from autoquant.search.journal import find_damage
-from autoquant.search.lease import Lease, find_drivers
+from autoquant.search.journal import FileLock, find_damage
+from autoquant.search.lease import Lease, Listener, find_drivers
 from autoquant.search.record import CLAIM, Asked, Record
 from autoquant.search.recovery import recover
 from autoquant.search.sampler import build_sampler
@@ -416,3 +421,126 @@ def test_a_study_that_does_not_exist_cannot_be_joined(tmp_path: Path) -> None:
     found = CliRunner().invoke(app, words).exception
     assert isinstance(found, StudyError)
     assert str(found) == "there is no study 'digits' to join: begin it without --join"
+
+
+class Clock:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr("autoquant.search.lease.time.monotonic", lambda: self.now)
+
+
+def test_who_lives_is_told_by_new_beats_and_by_no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, listener = Clock(monkeypatch), Listener()
+    said = {"token": "far", "host": "another", "pid": 1, "beat": 5.0}  # of 1970
+    assert listener.hears({"joined:far": said}, "far")
+    clock.now += 59
+    assert listener.hears({"joined:far": said}, "far")
+    assert listener.hears({"joined:far": {**said, "beat": 4.0}}, "far"), "its clock went back"
+    clock.now += 59
+    assert listener.hears({"joined:far": {**said, "beat": 4.0}}, "far")
+    clock.now += 2
+    assert not listener.hears({"joined:far": {**said, "beat": 4.0}}, "far")
+    assert not listener.hears({}, "far")
+    assert not listener.hears_lead({})
+    assert listener.hears_lead({"driver": {**said, "token": "lead"}})
+
+
+def test_after_a_silence_of_the_database_nobody_is_taken_for_dead(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, listener = Clock(monkeypatch), Listener()
+    said = {"joined:far": {"token": "far", "host": "another", "pid": 1, "beat": 5.0}}
+    assert listener.hears(said, "far")
+    clock.now += 600
+    listener.forget()
+    assert listener.hears(said, "far")
+
+
+def test_process_of_this_machine_that_is_gone_is_dead_at_once() -> None:
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"],
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    said = {"token": "t", "host": socket.gethostname(), "pid": int(gone.stdout), "beat": 5.0}
+    assert not Listener().hears({"driver": said}, "t")
+
+
+def fail_elsewhere(record: Record, count: int) -> None:
+    """Another process tries recipes, all of which fail."""
+    record.token = "another"
+    record.study.sampler = build_sampler("random", fake_space(), frozenset, 7)
+    for _ in range(count):
+        asked = record.ask(fake_space())
+        trial = Trial(
+            number=asked.number, state="failed", digest=asked.recipe.digest, recipe=asked.recipe,
+            error="no data here",
+        )  # fmt: skip
+        record.finish(asked, trial)
+
+
+def test_process_that_fails_everything_does_not_end_the_search_of_others(tmp_path: Path) -> None:
+    location = Location(tmp_path, "fake")
+    record = fake_record(location, trials=60)
+    begun: list[str] = []
+
+    def on_event(event: Event) -> None:
+        if event.kind == "end" and not begun:
+            begun.append("")
+            fail_elsewhere(load_record(location), 25)
+
+    study = fake_study(tmp_path, record, on_event=on_event)
+    members = study.run(Budget(60), "random")
+    assert members
+    assert len(record.trials()) == 60
+    assert sum(trial.state == "failed" for trial in record.trials()) == 25
+
+
+def test_who_joins_goes_as_far_as_whoever_leads(tmp_path: Path) -> None:
+    location = Location(tmp_path, "fake")
+    fake_record(location, trials=20)
+    launch = fake_launch(tmp_path, 20, None)
+    with take_part(location, launch.header, print, joins=False) as lead:
+        study = fake_study(tmp_path, lead.record, membership=lead)
+        assert study.agree(Budget(50, 9.0)) == Budget(50, 9.0)
+        with take_part(location, launch.header, print, joins=True) as member:
+            joined = fake_study(tmp_path, member.record, membership=member)
+            assert joined.agree(Budget(20, 7.0)) == Budget(50, 7.0)
+
+
+def test_lock_of_a_process_that_lives_is_not_tidied_away(tmp_path: Path) -> None:
+    location = Location(tmp_path, "fake")
+    fake_record(location, trials=20)
+    header = fake_launch(tmp_path, 20, None).header
+    with take_part(location, header, print, joins=False) as lead:
+        (location.drivers / "dead.lock").touch()
+        (location.drivers / "dead.crash").touch()
+        with take_part(location, header, print, joins=True) as member:
+            own = location.drivers / f"{member.token}.lock"
+            lead._remove(own)  # as who had looked for it just before it was taken
+            assert own.exists()
+            lead.tidy()
+            assert own.exists()
+            assert lead.lives(member.token)
+        assert {path.stem for path in location.drivers.iterdir()} == {lead.token}
+
+
+def test_journal_is_not_cut_while_somebody_writes_to_it(tmp_path: Path) -> None:
+    location = Location(tmp_path, "fake")
+    fake_record(location)
+    lock, order = FileLock(location.journal), []
+    lock.acquire()
+    whole = location.journal.read_bytes()
+    location.journal.write_bytes(whole + b'{"op_code": 2, "half')  # a line that is being written
+
+    def lead() -> None:
+        load_record(location, is_driver=True)
+        order.append("opened")
+
+    thread = threading.Thread(target=lead)
+    thread.start()
+    time.sleep(0.3)
+    order.append("written")
+    location.journal.write_bytes(whole)
+    lock.release()
+    thread.join()
+    assert order == ["written", "opened"]
+    assert location.journal.read_bytes() == whole
+    assert not location.journal.with_suffix(".damaged").exists()

@@ -17,11 +17,11 @@ from autoquant.errors import StorageError, StudyError
 from autoquant.evaluate import Evaluator
 from autoquant.launch import Launch, run_launch
 from autoquant.search.journal import find_damage
-from autoquant.search.lease import hold_lease
 from autoquant.search.record import StudyHeader
 from autoquant.search.shelf import Shelf
 from autoquant.search.storage import Location, is_running, list_studies, load_record
 from autoquant.search.study import Event
+from tests.databases import hold_lease
 from tests.fakes import DEFINITION, fake_evaluator
 from tests.postgres import PASSWORD, Server
 
@@ -110,7 +110,7 @@ def test_dead_driver_does_not_keep_others_out(location: Location) -> None:
     if location.url is not None:
         script = f"""
 from tests.test_storage import *
-from autoquant.search.lease import hold_lease
+from tests.databases import hold_lease
 import os
 location = Location(Path({str(location.results)!r}), {location.name!r}, {location.url!r})
 with hold_lease(load_record(location).study):

@@ -176,9 +176,9 @@ def test_a_recipe_on_which_the_process_crashed_fails(tmp_path: Path) -> None:
 FATAL = """
 import ctypes, os, signal, sys
 from pathlib import Path
-from autoquant.search.crash import watch_crashes
-with watch_crashes(Path("crash.log")) as crash:
-    print(crash, flush=True)
+from autoquant.search.crash import read_crash, watch_crashes
+print(read_crash(Path("crash.log")), flush=True)
+with watch_crashes(Path("crash.log")):
     if sys.argv[1] == "crash":
         ctypes.string_at(0)
     if sys.argv[1] == "kill":

@@ -60,6 +60,7 @@ def search(
     targets: Sequence[str] = (),
     gpus_per_qat_trial: float = 0.0,
     trial_timeout: str | float | None = None,
+    join: bool = False,
     progress: bool = True,
 ) -> NotebookStudy:
     """Search a space: every trial is judged as the file that would ship, on its runtime.
@@ -91,6 +92,7 @@ def search(
             resource `latency_probe:NAME`, an objective of its own.
         gpus_per_qat_trial: GPUs, or a share of one, for a trial that trains.
         trial_timeout: stop a trial that takes longer: seconds, or text such as `10m`.
+        join: take part in the study if another process runs it.
         progress: show it.
 
     Raises:
@@ -112,7 +114,7 @@ def search(
             targets=targets,
         )
     location = Location(Path(results), study or name_space(space, name), storage)
-    launch = Launch(location, header, keep, not full, crew)
+    launch = Launch(location, header, keep, not full, crew, joins=join)
     with speaking_python():
         check_reach(launch)
     console = open_console(progress=progress)

@@ -180,6 +180,7 @@ class NotebookStudy:
         ray: str | None = None,
         gpus_per_qat_trial: float = 0.0,
         trial_timeout: str | float | None = None,
+        join: bool = False,
         progress: bool = True,
     ) -> "NotebookStudy":
         """Go on with a study that was stopped or is to grow; returns it.
@@ -194,6 +195,7 @@ class NotebookStudy:
             ray: head of a Ray cluster to search on.
             gpus_per_qat_trial: GPUs, or a share of one, for a trial that trains.
             trial_timeout: stop a trial that takes longer: seconds, or text such as `10m`.
+            join: take part in it if another process runs it.
             progress: show it.
         """
         known = load_record(self.location, warn=warn).header
@@ -203,7 +205,7 @@ class NotebookStudy:
         if task is not None:
             self._own_task, self._evaluator = task, None
         crew = find_crew(workers, ray, gpus_per_qat_trial, trial_timeout)
-        launch = Launch(self.location, header, keep, not full, crew)
+        launch = Launch(self.location, header, keep, not full, crew, joins=join)
         return self.run(launch, open_console(progress=progress))
 
     def run(self, launch: Launch, console: Console | None) -> "NotebookStudy":

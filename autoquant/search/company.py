@@ -58,6 +58,13 @@ class Company:
         token = self.membership.token
         return 0 if self.leads or token is None else int(token[:_SEED_DIGITS], 16)
 
+    def agree(self, trials: int) -> int:
+        """Finished trials to reach: what whoever leads was told."""
+        if not self.leads:
+            return self.record.goal or trials
+        self.record.set_goal(trials)
+        return trials
+
     def begin(self) -> None:
         """Do what whoever leads does at the beginning."""
         if self.leads:
@@ -77,6 +84,8 @@ class Company:
         self._tend_at = time.monotonic() + _TEND_S
         if not self.leads:
             self._take_over(at_last=False)
+            if self.is_closing:  # whoever was about to may be gone
+                self.look()
             return
         self.membership.check()
         self.standing.look()

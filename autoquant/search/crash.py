@@ -16,21 +16,17 @@ _PREFIX = "Fatal Python error: "
 
 
 @contextmanager
-def watch_crashes(path: Path) -> Iterator[str | None]:
+def watch_crashes(path: Path) -> Iterator[None]:
     """Note in a file if this process crashes within.
 
     Args:
         path: of the note; it is gone if the end is reached.
-
-    Yields:
-        How the process before this one crashed, in words; None if it did not.
     """
-    crash = read_crash(path)
     was_enabled = faulthandler.is_enabled()
     with path.open("w") as note:
         faulthandler.enable(note, all_threads=False)
         try:
-            yield crash
+            yield
         finally:
             faulthandler.disable()
             if was_enabled and sys.__stderr__ is not None:

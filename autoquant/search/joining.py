@@ -8,7 +8,7 @@ import filelock
 
 from autoquant.errors import StudyError
 from autoquant.search.database import explain_failure, hide_password
-from autoquant.search.lease import Lease, find_drivers
+from autoquant.search.lease import Lease, Listener
 from autoquant.search.membership import SharedMembership, Warn
 from autoquant.search.patience import PATIENCE_S, waiting
 from autoquant.search.record import StudyHeader
@@ -58,12 +58,19 @@ class DatabaseMembership(SharedMembership):
 
     _lease: Lease | None = None
 
+    def __init__(self, location: Location) -> None:
+        super().__init__(location)
+        self._listener = Listener()
+
     def begin(self, header: StudyHeader, warn: Warn, *, joins: bool) -> None:
         """Who leads stands in the record, so that is opened first."""
-        if self._location.exists():
-            self.record = load_record(self._location)
-        else:
-            self.record = create_record(self._location, header)
+        with filelock.FileLock(
+            self._location.folder / "begin.lock"
+        ):  # or two would begin the study
+            if self._location.exists():
+                self.record = load_record(self._location)
+            else:
+                self.record = create_record(self._location, header)
         self.lead_or_join(joins=joins)
 
     def lead(self, timeout_s: float = 0.0) -> None:
@@ -91,8 +98,13 @@ class DatabaseMembership(SharedMembership):
 
     def lives(self, token: str) -> bool:
         """Whether it was heard of lately."""
-        drivers = find_drivers(self.record.study.user_attrs)
-        return token == self.token or any(driver["token"] == token for driver in drivers)
+        return token == self.token or self._listener.hears(self.record.study.user_attrs, token)
+
+    def take_over(self, *, at_last: bool) -> bool:
+        """Lead the study if nothing is heard of whoever did."""
+        if not self.leads and self._listener.hears_lead(self.record.study.user_attrs):
+            return False
+        return super().take_over(at_last=at_last)
 
     def check(self) -> None:
         """See that nobody else leads a study that this process leads.
@@ -104,7 +116,8 @@ class DatabaseMembership(SharedMembership):
             self._lease.check()
 
     def renew(self) -> None:
-        """Say at once that this process runs the study; see `Lease.renew`."""
+        """Say at once that this process runs the study, after a silence; see `Lease.renew`."""
+        self._listener.forget()
         if self._lease is not None:
             self._lease.renew()
 
@@ -147,8 +160,6 @@ def take_part(
     try:
         member.begin(header, warn, joins=joins)
         member.record.token = member.token
-        if member.leads:
-            member.record.set_closing(is_closing=False)
         if isinstance(member, FolderMembership):
             yield member
             return

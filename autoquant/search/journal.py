@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 __all__ = ["BatchedStorage", "Damage", "FileLock", "find_damage", "repair"]
 
 Log = dict[str, Any]
+_POLL_S = 0.01
 _FINISHED = [state for state in TrialState if state.is_finished()]
 _BLOCK_BYTES = 4096
 
@@ -31,7 +32,7 @@ class FileLock:
     """
 
     def __init__(self, journal: Path) -> None:
-        self._lock = filelock.FileLock(journal.with_suffix(".lock"))
+        self._lock = filelock.FileLock(journal.with_suffix(".lock"), poll_interval=_POLL_S)
 
     def acquire(self) -> bool:
         """Wait for the lock."""

@@ -10,20 +10,50 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import optuna
 
 from autoquant.errors import StudyError
 
-__all__ = ["KEY", "Lease", "find_drivers", "find_holder", "hold_lease", "without_leases"]
+__all__ = ["KEY", "Lease", "Listener", "find_drivers", "find_holder", "without_leases"]
 
 KEY = "driver"  # of the study's attributes
 _JOINED = "joined:"  # and a token
 _BEAT_S, _STALE_S = 15.0, 60.0
 _held: set[tuple[str, str]] = set()  # keys and tokens, by this process
+
+
+class Listener:
+    """Who runs a study, by what is heard of them here: other machines' clocks may be wrong.
+
+    Whoever is heard of for the first time lives for as long as a silence may last.
+    """
+
+    def __init__(self) -> None:
+        self._heard: dict[str, tuple[float, float]] = {}  # the beat, and when it was new here
+
+    def hears(self, attributes: Mapping[str, Any], token: str) -> bool:
+        """Whether a process that said so of itself still runs the study, by its attributes."""
+        said = next((s for s in _find_said(attributes) if s["token"] == token), None)
+        if said is None or _is_dead_here(said):
+            return False
+        beat, since = self._heard.get(token, (None, 0.0))
+        if said["beat"] != beat:
+            since = time.monotonic()
+            self._heard[token] = said["beat"], since
+        return time.monotonic() - since <= _STALE_S
+
+    def hears_lead(self, attributes: Mapping[str, Any]) -> bool:
+        """Whether whoever leads the study still does."""
+        said: dict[str, Any] | None = attributes.get(KEY)
+        return said is not None and self.hears(attributes, said["token"])
+
+    def forget(self) -> None:
+        """After a silence of the database, which silenced everybody."""
+        self._heard = {}
 
 
 class Lease:
@@ -50,7 +80,7 @@ class Lease:
         self._said: dict[str, Any] = {
             "token": token or uuid.uuid4().hex, "host": socket.gethostname(), "pid": os.getpid()
         }  # fmt: skip
-        self._key = KEY if is_lead else f"{_JOINED}{token}"
+        self._key = KEY if is_lead else f"{_JOINED}{self._said['token']}"
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._keep, daemon=True)
 
@@ -120,32 +150,26 @@ class Lease:
         return holder.get("token")
 
 
-@contextmanager
-def hold_lease(
-    study: optuna.Study, describe: Callable[[], Mapping[str, Any]] = dict
-) -> Iterator[Lease]:
-    """Be the only process that runs this study.
-
-    Args:
-        study: the study.
-        describe: what else to say of this process, again and again.
-
-    Raises:
-        StudyError: another process runs it, here or on another machine.
-    """
-    lease = Lease(study, describe)
-    lease.begin()
-    try:
-        yield lease
-    finally:
-        lease.end()
-
-
 def find_drivers(attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What all say of themselves that run a study now, by its attributes; the lead first."""
-    keys = [KEY, *(key for key in attributes if key.startswith(_JOINED))]
-    found = (find_holder(attributes, key) for key in keys)
+    found = (find_holder(attributes, key) for key in _find_keys(attributes))
     return [holder for holder in found if holder is not None]
+
+
+def _find_keys(attributes: Mapping[str, Any]) -> list[str]:
+    return [KEY, *(key for key in attributes if key.startswith(_JOINED))]
+
+
+def _find_said(attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What everybody said last, dead or alive."""
+    return [said for key in _find_keys(attributes) if (said := attributes.get(key)) is not None]
+
+
+def _is_dead_here(said: Mapping[str, Any]) -> bool:
+    """Whether it was a process of this machine, and is gone."""
+    if said["host"] != socket.gethostname() or said["pid"] == os.getpid():
+        return False
+    return not _is_alive(said["pid"])
 
 
 def without_leases(attributes: Mapping[str, Any]) -> dict[str, Any]:

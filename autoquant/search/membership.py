@@ -10,6 +10,7 @@ lease in the database.
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import filelock
@@ -138,7 +139,18 @@ class SharedMembership(Membership, ABC):
         dead = {path.stem for path in paths if not self.lives(path.stem)}
         for path in paths:
             if path.stem in dead:
-                path.unlink(missing_ok=True)
+                self._remove(path)
+
+    def _remove(self, path: Path) -> None:
+        """Remove a file of a process that is dead, if it still is."""
+        if path.suffix != ".lock":
+            path.unlink(missing_ok=True)
+            return
+        # somebody may be about to take it, who would live without it ever after: while it is
+        # held here, he finds it gone and makes another (see `FolderMembership`)
+        lock = filelock.FileLock(path, timeout=0)
+        with suppress(filelock.Timeout), lock:
+            path.unlink(missing_ok=True)
 
     def describe_lead(self) -> str:
         """Who leads the study, in words."""
@@ -161,7 +173,7 @@ class SharedMembership(Membership, ABC):
     def lead_or_join(self, *, joins: bool) -> None:
         """Lead the study or, if asked for and somebody does, join it."""
         try:
-            self.lead()
+            self.lead(_PROBE_S)
         except StudyError:
             if not joins:
                 raise

@@ -39,6 +39,7 @@ __all__ = [
 FORMAT = 1
 CLAIM = "driver"  # attribute of a trial: the token of the process that evaluates it
 _CLOSING = "closing"  # attribute of the study: the token of who closes it, or has
+_GOAL = "goal"  # attribute of the study: trials that whoever leads it is to reach
 _LATER = ("reprieve", "report", "latency", "departure")
 _DIRECTIONS: dict[Kind, StudyDirection] = {
     "accuracy": StudyDirection.MAXIMIZE,
@@ -260,8 +261,19 @@ class Record:
     # Writing
 
     def together(self, *, is_durable: bool = False) -> AbstractContextManager[None]:
-        """Nobody else asks for a trial or writes within; see `search.together`."""
+        """Nobody else begins or ends a trial within; see `search.together`."""
         return self._together(is_durable=is_durable)
+
+    @property
+    def goal(self) -> int | None:
+        """Finished trials that whoever leads the study is to reach; None if nobody has said so."""
+        goal: int | None = self.study.user_attrs.get(_GOAL)
+        return goal
+
+    def set_goal(self, trials: int) -> None:
+        """Note how far the study is to go, for those who join it."""
+        if self.token is not None and self.goal != trials:
+            self.study.set_user_attr(_GOAL, trials)
 
     def set_closing(self, *, is_closing: bool) -> None:
         """Note that this process closes the study, or that it goes on."""

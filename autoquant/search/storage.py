@@ -6,6 +6,7 @@ Layout of a study whose storage is the default: `RESULTS/STUDY/journal.log` (the
 """
 
 import errno
+import json
 import re
 import shutil
 import tempfile
@@ -20,7 +21,7 @@ from optuna.storages import BaseStorage
 
 from autoquant.errors import StorageError, StudyError
 from autoquant.search.database import explain_failure, hide_password, open_database
-from autoquant.search.journal import BatchedStorage, find_damage, repair
+from autoquant.search.journal import BatchedStorage, FileLock, find_damage, repair
 from autoquant.search.lease import find_drivers
 from autoquant.search.presence import Presence, read_presence
 from autoquant.search.record import Record, StudyHeader
@@ -217,6 +218,17 @@ def _translate_database(location: Location) -> Iterator[None]:
 
 
 def _readable_journal(journal: Path, warn: Warn | None, is_driver: bool) -> Path:
+    if not is_driver:
+        return _cut_journal(journal, warn, is_driver=False)
+    lock = FileLock(journal)
+    lock.acquire()  # who has joined the study may be in the middle of a line
+    try:
+        return _cut_journal(journal, warn, is_driver=True)
+    finally:
+        lock.release()
+
+
+def _cut_journal(journal: Path, warn: Warn | None, *, is_driver: bool) -> Path:
     damage = find_damage(journal) if journal.exists() else None
     if damage is None:
         return journal
@@ -334,7 +346,7 @@ def join_record(location: Location) -> Record:
         return load_record(location)
     try:
         return Record.load(BatchedStorage(location.journal), location.name)
-    except ValueError as error:
+    except json.JSONDecodeError as error:
         raise StorageError(
             f"'{location.journal}' is damaged: stop who runs the study; "
             f"autoquant resume {location.name} cuts it back to its whole part"

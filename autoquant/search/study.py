@@ -108,6 +108,17 @@ class Study:
         self.is_stopping = self._is_stop_told = False
         self._exhausted_after: int | None = None  # trials that had been queued again by then
         self._running: dict[int, Asked] = {}
+        self._mine: list[Trial] = []  # that this process has finished
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process leads the study, where several run it."""
+        return self._company.leads
+
+    def agree(self, budget: Budget) -> Budget:
+        """The budget of whoever leads the study, but for the time, which everyone has alone."""
+        goal = self._company.agree(budget.trials)
+        return Budget(goal, budget.timeout_s)
 
     def run(self, budget: Budget, sampler: SamplerName) -> list[Trial]:
         """Search until the budget is spent; returns the front, its report figures read.
@@ -153,7 +164,7 @@ class Study:
             and time.monotonic() < deadline
             and self.executor.has_room
             # before a search is given up, what runs elsewhere may show that it need not be
-            and not (self._running and explain_failures(self._trials[self._found :]))
+            and not (self._running and explain_failures(self._mine))
         )
 
     @property
@@ -215,7 +226,7 @@ class Study:
     def _begin(self, sampler: SamplerName) -> None:
         self._company.begin()
         self._standing.load()
-        self._found = len(self._trials)
+        self._mine = []
         self._register_machine()
         self._use_sampler(sampler)
 
@@ -320,11 +331,11 @@ class Study:
                     return
 
     def _give_up_if_all_fail(self) -> None:
-        reason = explain_failures(self._trials[self._found :])
+        reason = explain_failures(self._mine)
         if reason is not None:
-            self._found = len(self._trials)
-            while not self._company.is_done():
-                pass
+            self._mine = []
+            while not (self.is_stopping or self._company.is_done()):
+                self._company.tend()
             self._conclude()
             raise NegativeAnswer(reason)
 
@@ -360,6 +371,7 @@ class Study:
         for fingerprint in outcome.fingerprints:
             self.record.add_fingerprint(fingerprint)
         self._standing.add(trial)
+        self._mine.append(trial)
         if outcome.state == "complete" and outcome.artifact is not None:
             self._keep(trial, outcome.artifact)
         if self.record.finish(asked, trial, self._violations(trial)):
@@ -391,6 +403,8 @@ class Study:
         return {"max_accuracy_drop": drop - self.bounds.max_drop}
 
     def _keep(self, trial: Trial, artifact: Artifact) -> None:
+        if self._company.leads and self._standing.elsewhere:
+            self._standing.look()  # what others have put there is not to be swept away
         wanted = {member.digest for member in self._front}
         if self.keep == "all" or trial.digest in wanted:
             self._shelf.put(trial.digest, artifact)

@@ -8,6 +8,7 @@ PostgreSQL has advisory locks, which end with the connection of whoever holds on
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import filelock
@@ -26,6 +27,7 @@ __all__ = ["Together", "find_together", "is_shareable"]
 Together = Callable[..., AbstractContextManager[None]]
 
 _POLL_S = 0.01
+_MODE = 0o666  # of the lock, for whom the database belongs to as well
 # A machine that vanishes while it holds the lock is missed after a minute, and not after hours.
 _LOCK = (
     "SELECT set_config('tcp_keepalives_idle', '30', false), "
@@ -90,8 +92,10 @@ def _find_holding(
     """How the lock is held; None where there is none."""
     engine = storage.engine
     match engine.dialect.name:
-        case "sqlite" if engine.url.database:
-            lock = filelock.FileLock(f"{engine.url.database}.lock", poll_interval=_POLL_S)
+        case "sqlite" if engine.url.database not in (None, "", ":memory:"):
+            database = Path(str(engine.url.database)).resolve()
+            path = database.with_name(f"{database.name}.{name}.lock")
+            lock = filelock.FileLock(path, mode=_MODE, poll_interval=_POLL_S)
             return lock.acquire
         case "postgresql":
             return lambda: _hold_advisory_lock(storage, name)
