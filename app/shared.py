@@ -114,7 +114,9 @@ def choose_target(view: StudyView) -> StudyView:
     if name != EVERY_TARGET:
         return view.by_target[name]
     first = plain(next(iter(view.by_target)))
-    st.caption(f"The front is by the latency on every target; what is shown of it is on {first}.")
+    st.sidebar.caption(
+        f"The front is by the latency on every target; what is shown of it is on {first}."
+    )
     return view
 
 
