@@ -12,7 +12,8 @@ from autoquant.core.recipe import Recipe
 from autoquant.core.task import Task
 from autoquant.errors import InputError, StudyError, TaskError
 from autoquant.evaluate import EvaluationOptions, Evaluator
-from autoquant.search.record import Record, StudyHeader
+from autoquant.search.header import StudyHeader
+from autoquant.search.record import Record
 from autoquant.search.sampler import SamplerName
 from autoquant.search.storage import Location, list_studies
 

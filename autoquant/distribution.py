@@ -18,7 +18,7 @@ from autoquant.core.recipe import CalibrationMethod, Percentile, PtqOptions, Rec
 from autoquant.errors import InputError, StorageError
 from autoquant.evaluate import Evaluator
 from autoquant.files import replacing
-from autoquant.search.record import StudyHeader
+from autoquant.search.header import StudyHeader
 from autoquant.search.storage import Location
 
 __all__ = [

@@ -30,9 +30,10 @@ from autoquant.search.cells import CellStudy
 from autoquant.search.crash import watch_crashes
 from autoquant.search.event import Evaluates
 from autoquant.search.executor import Executor
+from autoquant.search.header import StudyHeader
 from autoquant.search.joining import take_part
 from autoquant.search.presence import Announcement
-from autoquant.search.record import Record, StudyHeader
+from autoquant.search.record import Record
 from autoquant.search.sampler import INFORMED, SAMPLERS
 from autoquant.search.storage import Location, load_record, translate_losses
 from autoquant.search.study import Budget, Event, Keep, Study

@@ -8,8 +8,9 @@ from autoquant.backends.fake import FakeBackend, FakeBuilder, FakeData
 from autoquant.backends.latency import LatencyProtocol
 from autoquant.core.space import LayerRule, SearchSpace, expand_layers
 from autoquant.evaluate import EvaluationOptions, Evaluator
+from autoquant.search.header import StudyHeader
 from autoquant.search.membership import Membership
-from autoquant.search.record import Record, StudyHeader
+from autoquant.search.record import Record
 from autoquant.search.sampler import SAMPLERS
 from autoquant.search.storage import Location, create_record
 from autoquant.search.study import Event, Study

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from autoquant.cluster import Crew
 from autoquant.launch import Launch, run_launch
-from autoquant.search.record import StudyHeader
+from autoquant.search.header import StudyHeader
 from autoquant.search.storage import Location
 from tests.crews import FakeSource
 from tests.fakes import DEFINITION

@@ -15,7 +15,7 @@ import pytest
 
 from autoquant.config import find_space, load_space
 from autoquant.export.readback import read_artifact
-from autoquant.search.record import StudyHeader
+from autoquant.search.header import StudyHeader
 from autoquant.search.storage import Location, create_record
 from autoquant.search.study import Budget
 from tests.command import autoquant

@@ -18,7 +18,7 @@ from autoquant.distribution import keep_distributions, plan_distributions, read_
 from autoquant.errors import InputError
 from autoquant.quantize import sampling
 from autoquant.quantize.distribution import look_at_layers
-from autoquant.search.record import StudyHeader
+from autoquant.search.header import StudyHeader
 from autoquant.search.storage import Location
 from autoquant.tasks import registry
 from tests.float_kernels import UpInGroups

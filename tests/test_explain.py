@@ -25,10 +25,10 @@ from autoquant.report.why import (
 from autoquant.report.why_figure import why_figure
 from autoquant.search.explain import explain_trial
 from autoquant.search.features import Features
+from autoquant.search.header import StudyHeader
 from autoquant.search.prior import Knowledge
 from autoquant.search.reader import StudyReader
 from autoquant.search.recall import KNOWLEDGE, recall_knowledge, recall_space
-from autoquant.search.record import StudyHeader
 from autoquant.search.storage import Location
 from autoquant.search.study import Budget
 from autoquant.search.surrogate import LossModel

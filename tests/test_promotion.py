@@ -17,8 +17,8 @@ from autoquant.core.task import Task
 from autoquant.core.training import TrainingProgress, TrainingWatch
 from autoquant.core.trial import Measurement, Partial, Trial
 from autoquant.errors import Rejection, TaskError, TrainingError
+from autoquant.search.header import StudyHeader
 from autoquant.search.promotion import find_promising, has_time_to_train
-from autoquant.search.record import StudyHeader
 from autoquant.search.storage import Location
 from autoquant.search.study import Budget
 from tests.fakes import fake_evaluator, fake_record, fake_study

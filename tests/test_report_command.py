@@ -10,7 +10,7 @@ from autoquant.backends.machine import has_integer_dot_product
 from autoquant.config import find_space, load_space
 from autoquant.core.trial import Trial
 from autoquant.publish import publish_report
-from autoquant.search.record import StudyHeader
+from autoquant.search.header import StudyHeader
 from autoquant.search.storage import Location, create_record
 from tests.command import autoquant
 from tests.loss_trials import grid_trials

@@ -16,8 +16,8 @@ from autoquant.backends.fake import fake_artifact
 from autoquant.errors import StorageError, StudyError
 from autoquant.evaluate import Evaluator
 from autoquant.launch import Launch, run_launch
+from autoquant.search.header import StudyHeader
 from autoquant.search.journal import find_damage
-from autoquant.search.record import StudyHeader
 from autoquant.search.shelf import Shelf
 from autoquant.search.storage import Location, is_running, list_studies, load_record
 from autoquant.search.study import Event

@@ -41,9 +41,10 @@ from autoquant.progress import SearchProgress
 from autoquant.search.event import Event
 from autoquant.search.executor import Job, Outcome
 from autoquant.search.features import Features
+from autoquant.search.header import StudyHeader
 from autoquant.search.history import History
 from autoquant.search.prior import Knowledge
-from autoquant.search.record import Record, StudyHeader
+from autoquant.search.record import Record
 from autoquant.search.sampler import SamplerName
 from autoquant.search.storage import Location, create_record, load_record
 from autoquant.search.study import Budget, Study

@@ -32,7 +32,7 @@ from autoquant.notebook.check import (
 from autoquant.notebook.space import Space, check_complete, name_space, read_space
 from autoquant.notebook.study import NotebookStudy, open_console
 from autoquant.progress import TrainingShow
-from autoquant.search.record import StudyHeader
+from autoquant.search.header import StudyHeader
 from autoquant.search.sampler import SamplerName
 from autoquant.search.storage import Location, list_studies, load_record
 from autoquant.search.study import Keep

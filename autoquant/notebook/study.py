@@ -39,7 +39,8 @@ from autoquant.search.choice import (
     parse_objectives,
     view_front,
 )
-from autoquant.search.record import Record, StudyHeader
+from autoquant.search.header import StudyHeader
+from autoquant.search.record import Record
 from autoquant.search.storage import Location, load_record
 from autoquant.search.study import Keep
 from autoquant.tasks import is_installed

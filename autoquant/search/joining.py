@@ -8,10 +8,10 @@ import filelock
 
 from autoquant.errors import StudyError
 from autoquant.search.database import explain_failure, hide_password
+from autoquant.search.header import StudyHeader
 from autoquant.search.lease import Lease, Listener
 from autoquant.search.membership import SharedMembership, Warn
 from autoquant.search.patience import PATIENCE_S, waiting
-from autoquant.search.record import StudyHeader
 from autoquant.search.storage import Location, create_record, is_held, join_record, load_record
 from autoquant.search.together import is_shareable
 

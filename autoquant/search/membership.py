@@ -17,8 +17,9 @@ import filelock
 
 from autoquant.errors import StudyError
 from autoquant.search.crash import read_crash
+from autoquant.search.header import StudyHeader
 from autoquant.search.presence import Announcement
-from autoquant.search.record import Record, StudyHeader
+from autoquant.search.record import Record
 from autoquant.search.storage import Location, find_presences, take_driver_lock
 
 __all__ = ["Membership", "SharedMembership", "Warn"]

@@ -14,8 +14,8 @@ from autoquant.core.sensitivity import Sensitivity
 from autoquant.core.space import SearchSpace
 from autoquant.core.trial import Trial
 from autoquant.errors import StudyError
+from autoquant.search.header import StudyHeader
 from autoquant.search.prior import Knowledge
-from autoquant.search.record import StudyHeader
 
 if TYPE_CHECKING:  # a reader knows no Optuna
     import optuna

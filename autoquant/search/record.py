@@ -16,96 +16,26 @@ from pydantic import ValidationError
 
 from autoquant.core.check import describe_machine_change
 from autoquant.core.fingerprint import Fingerprint, fingerprint_digest
-from autoquant.core.objective import Kind, Objective, kind_of, spread
-from autoquant.core.pareto import Bounds
+from autoquant.core.objective import Kind, kind_of
 from autoquant.core.recipe import Recipe
 from autoquant.core.space import SearchSpace
 from autoquant.core.trial import LatencyFigures, Measurement, ReportFigures, Trial
 from autoquant.errors import StudyError
+from autoquant.search.amend import amend_trial
+from autoquant.search.header import FORMAT, StudyHeader, check_header
 from autoquant.search.journal import BatchedStorage
 from autoquant.search.together import find_together
 
-__all__ = [
-    "CLAIM",
-    "FORMAT",
-    "Asked",
-    "Record",
-    "StudyHeader",
-    "amend_trial",
-    "check_header",
-    "read_trial",
-]
+__all__ = ["CLAIM", "Asked", "Record", "read_trial"]
 
-FORMAT = 1
 CLAIM = "driver"  # attribute of a trial: the token of the process that evaluates it
 _CLOSING = "closing"  # attribute of the study: the token of who closes it, or has
 _GOAL = "goal"  # attribute of the study: trials that whoever leads it is to reach
-_LATER = ("reprieve", "report", "latency", "departure")
 _DIRECTIONS: dict[Kind, StudyDirection] = {
     "accuracy": StudyDirection.MAXIMIZE,
     "latency": StudyDirection.MINIMIZE,
     "size": StudyDirection.MINIMIZE,
 }
-
-
-@dataclass(frozen=True)
-class StudyHeader:
-    """What a study was started with; written once.
-
-    Attributes:
-        definition: the search space as configuration, budget left out.
-        seed: seed of the study.
-        sampler: name of the strategy.
-        threads: threads of timed runs.
-        batch: batch size of timed runs.
-        trials: finished trials to reach.
-        timeout_s: seconds that one run may take, or None.
-        backend: name of the runtime that judges the trials; studies from before there was a
-            choice have none.
-        targets: machines that stand for those it ships to, each with a latency of its own, by
-            name; none where there is one latency.
-    """
-
-    definition: Mapping[str, Any]
-    seed: int
-    sampler: str
-    threads: int = 1
-    batch: int = 1
-    trials: int = 50
-    timeout_s: float | None = None
-    backend: str = "onnxruntime"
-    targets: Sequence[str] = ()
-
-    @property
-    def task(self) -> str:
-        """Name of the task."""
-        return str(self.definition["task"])
-
-    @property
-    def task_options(self) -> Mapping[str, Any]:
-        """What the task is told."""
-        options: Mapping[str, Any] = self.definition.get("task_options", {})
-        return options
-
-    @property
-    def objectives(self) -> list[Objective]:
-        """What the study optimizes, in order."""
-        return spread(self.definition["objectives"], self.targets)
-
-    def seen_from(self, target: str) -> "StudyHeader":
-        """As one of the targets sees the study: one latency, and a bound only on its own."""
-        definition = dict(self.definition)
-        if target != self.targets[0] and "constraints" in definition:
-            given = definition["constraints"]
-            definition["constraints"] = {k: v for k, v in given.items() if k != "max_latency_ms"}
-        return dataclasses.replace(self, definition=definition, targets=())
-
-    @property
-    def bounds(self) -> Bounds:
-        """The constraints of the search space; `max_latency_ms` is about the first target."""
-        given = self.definition.get("constraints", {})
-        names = ("max_accuracy_drop", "max_latency_ms", "max_size_mb")
-        return Bounds(*(given.get(name) for name in names))
 
 
 @dataclass(frozen=True)
@@ -470,57 +400,5 @@ def read_trial(frozen: FrozenTrial) -> Trial | None:
         ) from None
 
 
-def amend_trial(trial: Trial, attributes: Mapping[str, Any]) -> Trial:
-    """A trial with what was measured later: at a second look, beside the front, on report.
-
-    Args:
-        trial: as it was finished.
-        attributes: of its study.
-    """
-    amendments = [attributes.get(name, {}).get(trial.digest, {}) for name in _LATER]
-    changes: dict[str, Any] = {}
-    for figures in amendments:
-        changes |= figures
-    if not changes:
-        return trial
-    if "latency_ratio" in amendments[_LATER.index("latency")]:
-        reprieved = amendments[_LATER.index("reprieve")]
-        searched = {**trial.model_dump(), **reprieved}
-        changes |= _remember_search(changes, searched)
-        targets = changes.get("targets") or {}
-        before = searched.get("targets") or {}
-        if targets:
-            changes["targets"] = {
-                name: {**figures, **_remember_search(figures, before.get(name, {}))}
-                for name, figures in targets.items()
-            }
-    return Trial.model_validate({**trial.model_dump(), "evidence": trial.evidence, **changes})
-
-
-def _remember_search(now: Mapping[str, Any], then: Mapping[str, Any]) -> dict[str, Any]:
-    """The timing of now, with the ratio that the search had given."""
-    return {"timing": {**now["timing"], "search_ratio": then.get("latency_ratio")}}
-
-
 def _read_header(study: optuna.Study) -> StudyHeader:
     return check_header(study.study_name, study.user_attrs)
-
-
-def check_header(name: str, attributes: Mapping[str, Any]) -> StudyHeader:
-    """What a study was started with.
-
-    Args:
-        name: of the study.
-        attributes: of the study.
-
-    Raises:
-        StudyError: it is not one of ours, or of a newer format.
-    """
-    known = attributes.get("format")
-    if not isinstance(known, int) or "header" not in attributes:
-        raise StudyError(f"study '{name}' was not written by autoquant")
-    if known > FORMAT:
-        raise StudyError(
-            f"study '{name}' is of format {known}, newer than {FORMAT}: update autoquant"
-        )
-    return StudyHeader(**attributes["header"])

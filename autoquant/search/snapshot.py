@@ -11,8 +11,9 @@ from pydantic_core import from_json
 
 from autoquant.core.recipe import Recipe
 from autoquant.core.trial import Trial
+from autoquant.search.amend import amend_trial
+from autoquant.search.header import FORMAT, StudyHeader, check_header
 from autoquant.search.recall import KNOWLEDGE
-from autoquant.search.record import FORMAT, StudyHeader, amend_trial, check_header
 
 __all__ = ["RUNNING", "Entry", "Snapshot", "Underway", "compose_snapshot", "is_finished"]
 

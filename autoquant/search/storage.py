@@ -21,10 +21,11 @@ from optuna.storages import BaseStorage
 
 from autoquant.errors import StorageError, StudyError
 from autoquant.search.database import explain_failure, hide_password, open_database
+from autoquant.search.header import StudyHeader
 from autoquant.search.journal import BatchedStorage, FileLock, find_damage, repair
 from autoquant.search.lease import find_drivers
 from autoquant.search.presence import Presence, read_presence
-from autoquant.search.record import Record, StudyHeader
+from autoquant.search.record import Record
 
 __all__ = [
     "Location",
