@@ -5,6 +5,7 @@ Each is forked from a process that has done nothing but import, so that it begin
 
 import ctypes
 import dataclasses
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -67,6 +68,8 @@ def start_driver(location: Location, log: Path, habits: Habits) -> BaseProcess:
 
 
 def _run(location: Location, log: Path, habits: Habits) -> None:
+    # a shell's background job ignores Ctrl-C, and so does whatever it begins
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     evaluator = FakeSource(habits.layers, habits.seconds)()
     if habits.is_deadly:
         evaluator.__class__ = _Deadly
