@@ -1,16 +1,30 @@
 """Studies of made-up measurements in a database, trial by trial as a search leaves them."""
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import optuna
+import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from autoquant.core.recipe import Recipe
 from autoquant.core.trial import Trial
 from autoquant.search.lease import Lease
+from autoquant.search.storage import Location
 from tests.journals import OBJECTIVES, definition
+
+STORAGES = ("journal", "sqlite", "postgresql")
+
+
+def place_study(request: pytest.FixtureRequest, folder: Path) -> Location:
+    """Where a study of a fresh name lies, in the storage that the fixture's parameter names."""
+    urls = {"journal": lambda: None, "sqlite": lambda: f"sqlite:///{folder / 'studies.db'}"}
+    if request.param == "postgresql":
+        urls["postgresql"] = request.getfixturevalue("server").url
+    return Location(folder / "results", f"fake-{os.urandom(3).hex()}", urls[request.param]())
 
 
 def write_database_study(

@@ -34,6 +34,7 @@ from autoquant.search.sampler import build_sampler
 from autoquant.search.standing import Standing
 from autoquant.search.storage import Location, find_presences, is_running, list_studies, load_record
 from autoquant.search.study import Budget
+from tests.databases import STORAGES, place_study
 from tests.driver import Habits, start_driver, wait_for
 from tests.fakes import fake_record, fake_space, fake_study
 from tests.ray_driver import fake_launch
@@ -41,12 +42,9 @@ from tests.ray_driver import fake_launch
 OBJECTIVES = ["accuracy", "latency", "size"]
 
 
-@pytest.fixture(params=["journal", "sqlite", "postgresql"])
+@pytest.fixture(params=STORAGES)
 def location(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
-    urls = {"journal": lambda: None, "sqlite": lambda: f"sqlite:///{tmp_path / 'studies.db'}"}
-    if request.param == "postgresql":
-        urls["postgresql"] = request.getfixturevalue("server").url
-    return Location(tmp_path / "results", f"fake-{os.urandom(3).hex()}", urls[request.param]())
+    return place_study(request, tmp_path)
 
 
 # Two processes

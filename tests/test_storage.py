@@ -1,7 +1,6 @@
 """What every storage of a study must do: a journal file, SQLite, a real PostgreSQL server."""
 
 import errno
-import os
 import resource
 import subprocess
 import sys
@@ -21,17 +20,14 @@ from autoquant.search.journal import find_damage
 from autoquant.search.shelf import Shelf
 from autoquant.search.storage import Location, is_running, list_studies, load_record
 from autoquant.search.study import Event
-from tests.databases import hold_lease
+from tests.databases import STORAGES, hold_lease, place_study
 from tests.fakes import DEFINITION, fake_evaluator
 from tests.postgres import PASSWORD, Server
 
 
-@pytest.fixture(params=["journal", "sqlite", "postgresql"])
+@pytest.fixture(params=STORAGES)
 def location(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
-    urls = {"journal": lambda: None, "sqlite": lambda: f"sqlite:///{tmp_path / 'studies.db'}"}
-    if request.param == "postgresql":
-        urls["postgresql"] = request.getfixturevalue("server").url
-    return Location(tmp_path / "results", f"fake-{os.urandom(3).hex()}", urls[request.param]())
+    return place_study(request, tmp_path)
 
 
 def begin(location: Location, trials: int) -> Launch:

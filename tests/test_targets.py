@@ -19,10 +19,7 @@ pytest.importorskip("ray", reason="Ray is not installed")
 import autoquant as aq
 from autoquant.build import build_evaluator
 from autoquant.cluster.connection import Lost
-from autoquant.cluster.crew import Crew
 from autoquant.cluster.evaluator import ClusterEvaluator
-from autoquant.cluster.executor import RayExecutor
-from autoquant.cluster.pool import Pool
 from autoquant.cluster.timings import join_timings
 from autoquant.core.front import find_front, front_probabilities
 from autoquant.core.gate import Gate, Glimpse
@@ -52,9 +49,11 @@ from tests.command import autoquant
 from tests.crews import PlacedSource
 from tests.fakes import DEFINITION, QUICK_SAMPLERS, fake_space, fake_study
 from tests.networks import make_task
-from tests.test_executor import StubActor, StubConnection, failing
+from tests.test_executor import StubActor, StubConnection, all_cores, failing
+from tests.test_executor import make_executor as build_executor
 from tests.trials import make_trial, right, seen_on
 
+__all__ = ["all_cores"]  # a fixture that works by being here
 NAMES = [f"conv{index}" for index in range(8)]
 EIGHT, FOUR = Recipe.uniform(NAMES, 8), Recipe.uniform(NAMES, 4)
 # share of float's time that a layer in integers takes
@@ -89,17 +88,7 @@ class PlacedConnection(StubConnection):
 
 
 def make_executor(connection: StubConnection, targets: Any = tuple(COSTS), **crew: Any) -> Any:
-    told = Crew(**{"workers": 2, "targets": tuple(targets), **crew})
-    pool = Pool(connection, None, told, is_timed=True)
-    executor = RayExecutor(pool, lambda artifact, figures, fingerprint: artifact)
-    executor.wait_until_ready()
-    return executor
-
-
-@pytest.fixture(autouse=True)
-def all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stub workers live in this process: what they are granted is forgotten afterwards."""
-    monkeypatch.setattr("autoquant.backends.machine._granted", None)
+    return build_executor(connection, targets=tuple(targets), **crew)
 
 
 # What a trial says

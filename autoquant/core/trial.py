@@ -4,7 +4,13 @@ import statistics
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 from autoquant.core.evidence import Evidence
 from autoquant.core.noise import Interval, log_sd
@@ -123,6 +129,11 @@ class Partial(_Record):
     reference_ms: float | None = None
     targets: dict[str, BriefLatency] | None = None
 
+    @model_serializer(mode="wrap")
+    def _leave_out_no_targets(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = dump(self)
+        return {key: value for key, value in values.items() if key != "targets" or value}
+
 
 class Latency(_Record):
     """What a timing gives."""
@@ -229,8 +240,6 @@ class Trial(Measurement):
         for name in _WHERE_THERE_IS_ONE:
             if values[name] is None or values[name] is False:  # a probability of 0.0 stays
                 del values[name]
-        if values["partial"] is not None and values["partial"]["targets"] is None:
-            del values["partial"]["targets"]
         return values
 
     @property

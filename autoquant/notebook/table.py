@@ -26,17 +26,10 @@ def frame_trials(trials: Sequence[Trial], *, is_front: bool = False) -> pd.DataF
         is_front: they are members of a front: with the knee and the probability.
     """
     names = _columns(trials, is_front=is_front)
-    rows = [_dump(trial) for trial in trials]
+    rows = [trial.model_dump() for trial in trials]
     frame = pd.DataFrame(rows, columns=names)
     kinds = {name: _dtype(Trial.model_fields[name].annotation) for name in names}
     return frame.astype({name: kind for name, kind in kinds.items() if kind is not None})
-
-
-def _dump(trial: Trial) -> dict[str, Any]:
-    values = trial.model_dump()
-    if values["partial"] is not None and values["partial"]["targets"] is None:
-        del values["partial"]["targets"]
-    return values
 
 
 def _columns(trials: Sequence[Trial], *, is_front: bool) -> list[str]:

@@ -8,7 +8,7 @@ from autoquant.report.distribution import find_symmetries, tabulate_clipping
 from autoquant.report.document import StudyReport
 from autoquant.report.grid import LOSS_COLUMNS, describe_seconds, describe_weights, tabulate_losses
 from autoquant.report.noise_figure import tabulate_noise
-from autoquant.report.row import format_drop, tabulate_trials
+from autoquant.report.row import find_targets, format_drop, tabulate_trials
 from autoquant.report.sensitivity import SENSITIVITY_COLUMNS, describe_base, tabulate_sensitivity
 
 __all__ = ["MODE_COLUMNS", "Links", "tabulate_modes", "write_markdown"]
@@ -167,7 +167,7 @@ def _front(report: StudyReport, links: Links) -> list[str]:
 
 
 def _name_target(report: StudyReport) -> str:
-    targets = next((list(trial.targets) for trial in report.trials if trial.targets), [])
+    targets = find_targets(report.trials)
     return f", in the figure on target {targets[0]}" if targets else ""
 
 

@@ -12,6 +12,7 @@ __all__ = [
     "COLUMNS",
     "describe_ratios",
     "describe_recipe",
+    "find_targets",
     "flatten_trials",
     "format_drop",
     "format_megabytes",
@@ -55,12 +56,17 @@ def trial_row(trial: Trial) -> list[str]:
     ]
 
 
+def find_targets(trials: Sequence[Trial]) -> list[str]:
+    """Targets of the study that trials are of, by name; none where it has none."""
+    return next((list(trial.targets) for trial in trials if trial.targets), [])
+
+
 def tabulate_trials(trials: Sequence[Trial]) -> tuple[list[str], list[list[str]]]:
     """Headings and rows of trials; where the study has targets, a ratio for each of them.
 
     Of trials that are not complete, their state.
     """
-    targets = next((list(trial.targets) for trial in trials if trial.targets), [])
+    targets = find_targets(trials)
     columns, rows = list(COLUMNS), [trial_row(trial) for trial in trials]
     if targets:
         columns[_RATIO : _RATIO + 1] = [f"x {name}" for name in targets]
