@@ -1,0 +1,119 @@
+"""Searches against the clock, judged on images that chose nothing.
+
+    AUTOQUANT_DATA=../shared/data python tests/benchmarks/search_live.py run FOLDER \
+        cifar10-resnet20 auto,tpe,nsga2 3 10m
+    python tests/benchmarks/search_live.py judge FOLDER results/published/search-benchmark
+
+`run` searches a shipped space for a while with each sampler and seed, seeds outside, so that what
+the machine does otherwise falls on all samplers; each time with an empty cache, so that `auto`
+pays for its sensitivities. What is there already stays. `judge` takes the front of each study as
+the command showed it (latency timed once more at the end, accuracy on the report split) and the
+hypervolume that it dominates; it writes `live.json` and prints the table.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from autoquant.backends.machine import describe_machine, package_versions
+from autoquant.core.front import find_front
+from autoquant.core.hypervolume import hypervolume
+from autoquant.core.pareto import is_nondominated
+from autoquant.core.trial import Trial
+from autoquant.search.storage import Location, load_record
+
+ALLOWED_DROP = 0.02
+_PACKAGES = ("autoquant", "torch", "brevitas", "onnx", "onnxruntime", "optuna", "numpy")
+_ENOUGH = "100000"  # trials: time is what ends these searches
+
+
+def run(folder: str, space: str, samplers: str, seeds: str, timeout: str) -> None:
+    place = Path(folder).resolve()
+    place.mkdir(parents=True, exist_ok=True)
+    for seed in range(int(seeds)):
+        for sampler in samplers.split(","):
+            name = f"{sampler}-{seed}"
+            done = place / f"{name}.json"
+            if done.exists():
+                continue
+            begin = time.monotonic()
+            command = [
+                sys.executable, "-m", "autoquant", "search", space, "--study", name,
+                "--sampler", sampler, "--seed", str(seed), "--timeout", timeout,
+                "--trials", _ENOUGH, "--results", str(place),
+            ]  # fmt: skip
+            environment = {**os.environ, "AUTOQUANT_CACHE": str(place / f"cache-{name}")}
+            with (place / f"{name}.log").open("w") as log:
+                subprocess.run(command, check=True, env=environment, stdout=log, stderr=log)
+            seconds = round(time.monotonic() - begin, 1)
+            facts = {"sampler": sampler, "seed": seed, "timeout": timeout, "seconds": seconds}
+            facts |= {"machine": describe_machine(), "versions": package_versions(*_PACKAGES)}
+            done.write_text(json.dumps(facts) + "\n")
+            print(name, seconds, "s", flush=True)
+
+
+def judge(folder: str, target: str) -> None:
+    runs = [read(Path(folder), path) for path in sorted(Path(folder).glob("*-[0-9].json"))]
+    eight = max(run["eight"]["size"] for run in runs)
+    corner = np.array([ALLOWED_DROP, 1.0, eight * (1 + 1e-9)])
+    everything = volume([point for run in runs for point in run["front"]], corner)
+    for found in runs:
+        found["hypervolume"] = volume(found["front"], corner)
+        found["share"] = round(found["hypervolume"] / everything, 4)
+    document = {"corner": corner.tolist(), "of_all": everything, "runs": runs}
+    (Path(target) / "live.json").write_text(json.dumps(document, indent=1) + "\n")
+    show(runs)
+
+
+def read(folder: Path, path: Path) -> dict:
+    """One study: what it took, how many trials it finished, its front as (drop, ratio, size)."""
+    facts = json.loads(path.read_text())
+    record = load_record(Location(folder, path.stem))
+    trials = record.trials()
+    front = find_front(trials, record.header.objectives)
+    eight = next(trial for trial in trials if trial.name == "w8a8")
+    return {
+        **facts,
+        "trials": sum(trial.state != "running" for trial in trials),
+        "complete": sum(trial.state == "complete" for trial in trials),
+        "eight": {"size": eight.size_bytes},
+        "front": [to_point(trial) for trial in front if trial.report_accuracy_drop is not None],
+    }
+
+
+def to_point(trial: Trial) -> list[float]:
+    assert trial.report_accuracy_drop is not None
+    assert trial.latency_ratio is not None
+    assert trial.size_bytes is not None
+    return [trial.report_accuracy_drop, trial.latency_ratio, float(trial.size_bytes)]
+
+
+def volume(points: list[list[float]], corner: np.ndarray) -> float:
+    """Hypervolume in units of the corner's box, drops clipped at 0."""
+    if not points:
+        return 0.0
+    found = np.array(points)
+    found[:, 0] = np.maximum(found[:, 0], 0.0)
+    kept = found[is_nondominated(found)]
+    return round(float(hypervolume(kept, corner) / corner.prod()), 5)
+
+
+def show(runs: list[dict]) -> None:
+    print("| sampler | seeds | trials | hypervolume, each seed | median, share of all fronts' |")
+    print("|---|---|---|---|---|")
+    for sampler in dict.fromkeys(run["sampler"] for run in runs):
+        own = [run for run in runs if run["sampler"] == sampler]
+        trials = ", ".join(str(run["trials"]) for run in own)
+        volumes = ", ".join(f"{run['hypervolume']:.4f}" for run in own)
+        share = median(run["share"] for run in own)
+        print(f"| {sampler} | {len(own)} | {trials} | {volumes} | {share:.0%} |")
+
+
+if __name__ == "__main__":
+    {"run": run, "judge": judge}[sys.argv[1]](*sys.argv[2:])
