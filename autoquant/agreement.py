@@ -7,6 +7,7 @@ from typing import Any
 
 from autoquant.backends.registry import DEFAULT_BACKEND, BackendName
 from autoquant.config import SpaceConfig, parse_duration
+from autoquant.core.artifact import SUFFIXES
 from autoquant.core.objective import is_target_name
 from autoquant.core.recipe import Recipe
 from autoquant.core.task import Task
@@ -172,12 +173,14 @@ def check_same_model(location: Location, evaluator: Evaluator) -> None:
     Raises:
         StudyError: the study's files were made of other weights or data.
     """
-    from autoquant.export.readback import read_artifact
+    from autoquant.export.formats import read_artifact
 
     builder = evaluator.builder
     if not builder.provenance(Recipe(method="fp32")):  # a rehearsal, whose files hold nothing
         return
-    for path in sorted(location.artifacts.glob("*.onnx")):
+    for path in sorted(location.artifacts.glob("*.*")):
+        if path.suffix not in SUFFIXES:
+            continue
         stored = read_artifact(path.read_bytes()).passport
         here = builder.provenance(Recipe.model_validate(stored["recipe"]))
         for key, what in _ORIGINS.items():

@@ -1,4 +1,4 @@
-"""Timing of ONNX files. Needs one runtime and numpy alone: it runs on an edge box."""
+"""Timing of model files. Needs one runtime and numpy alone: it runs on an edge box."""
 
 import json
 import math
@@ -21,8 +21,8 @@ from autoquant.backends.machine import (
     explain_oversubscription,
 )
 from autoquant.backends.quiet import QuietPlace
-from autoquant.backends.registry import DEFAULT_BACKEND, backend_of, load_backend
-from autoquant.core.artifact import Artifact
+from autoquant.backends.registry import backend_for, backend_of, load_backend
+from autoquant.core.artifact import Artifact, is_tflite
 from autoquant.core.check import (
     Check,
     Verification,
@@ -45,9 +45,13 @@ _PASSPORT = "autoquant.passport"
 class _Conditions:
     """What all timings of one call have in common."""
 
-    backend: FileBackend
+    backend: str | None
     threads: int
     batch: int
+
+    def backend_for(self, content: bytes) -> FileBackend:
+        """What runs a file: every format has runtimes of its own."""
+        return load_backend(backend_for(content, self.backend))
 
 
 def bench_files(
@@ -55,7 +59,7 @@ def bench_files(
     other: File | None = None,
     threads: int = 1,
     batch: int = 1,
-    backend: str = DEFAULT_BACKEND,
+    backend: str | None = None,
 ) -> dict[str, Any]:
     """Time one file, or two alternately, and say where the time goes.
 
@@ -64,7 +68,8 @@ def bench_files(
         other: likewise, of the file that it is timed against; may be the same one.
         threads: threads of the runs.
         batch: batch size.
-        backend: name of the runtime.
+        backend: name of the runtime for the files that it reads; the usual one for their format
+            if left out. Two files of different formats are timed each on its own.
 
     Returns:
         `latency_ms`, `ratio` and the like; what concerns a second file is None without one.
@@ -75,19 +80,20 @@ def bench_files(
         ArtifactError: a file that the runtime cannot load or run; names it.
         InputError: a backend that is unknown or not installed.
     """
-    conditions = _Conditions(load_backend(backend), threads, batch)
+    conditions = _Conditions(backend, threads, batch)
     roles = {"model": file} if other is None else {"model": file, "vs": other}
     artifacts = {role: Artifact(content, {}, {}) for role, (_, content) in roles.items()}
     with QuietPlace(threads).turn():
         result = _compare(file, other or file, conditions)
         memory = {
-            role: conditions.backend.measure_memory(artifact, threads, batch)
+            role: conditions.backend_for(artifact.content).measure_memory(artifact, threads, batch)
             for role, artifact in artifacts.items()
         }
         operators = _tabulate_operators(artifacts, conditions)
     is_pair = other is not None
     return {
-        "backend": backend,
+        "backend": backend_for(file[1], backend),
+        "backends": {role: backend_for(content, backend) for role, (_, content) in roles.items()},
         "files": {role: name for role, (name, _) in roles.items()},
         "latency_ms": result.latency_ms,
         "latency_ms_ci": result.latency_ms_ci,
@@ -128,7 +134,7 @@ def verify_latency(
         _check_reference(*reference, passport)
     noted = passport["conditions"]
     backend = load_backend(backend_of(noted))
-    conditions = _Conditions(backend, int(noted["threads"]), int(noted["batch"]))
+    conditions = _Conditions(backend.name, int(noted["threads"]), int(noted["batch"]))
     excess = explain_oversubscription(conditions.threads)
     if excess is not None:
         warn(excess)
@@ -170,10 +176,10 @@ def _compare(file: File, other: File, conditions: _Conditions) -> Comparison:
 
 
 def _load(name: str, content: bytes, conditions: _Conditions, count: int) -> list[Instance]:
-    file = Artifact(content, {}, {})
+    file, runtime = Artifact(content, {}, {}), conditions.backend_for(content)
 
     def load() -> FileSession:
-        return conditions.backend.load(file, conditions.threads)
+        return runtime.load(file, conditions.threads)
 
     try:
         session = load()
@@ -190,7 +196,8 @@ def _tabulate_operators(
     """Nodes and milliseconds by kernel and role, the most expensive kernels first."""
     rows: dict[str, dict[str, dict[str, float]]] = {}
     for role, file in files.items():
-        for node in conditions.backend.profile_nodes(file, conditions.threads, conditions.batch):
+        runtime = conditions.backend_for(file.content)
+        for node in runtime.profile_nodes(file, conditions.threads, conditions.batch):
             cell = rows.setdefault(node.kernel, {}).setdefault(role, {"nodes": 0, "ms": 0.0})
             cell["nodes"] += 1
             cell["ms"] += node.ms
@@ -199,22 +206,30 @@ def _tabulate_operators(
 
 
 def _read_passport(name: str, content: bytes) -> dict[str, Any]:
-    # A file's backend stands in its passport, so one backend reads all passports.
-    load_backend("onnxruntime")  # or says what to install
-    from autoquant.backends.onnxruntime import read_metadata
-
     try:
-        metadata = read_metadata(content)
+        text = _read_passport_text(content)
     except ArtifactError as error:
         raise ArtifactError(f"{name}: {error}") from error
-    if _PASSPORT not in metadata:
+    if text is None:
         raise ArtifactError(f"{name} carries no passport: it was not exported by autoquant")
     try:
-        passport = json.loads(metadata[_PASSPORT])
+        passport = json.loads(text)
         _check_passport(passport)
     except (ValueError, TypeError, KeyError) as error:
         raise ArtifactError(f"{name}: the passport in this file is damaged") from error
     return dict(passport)
+
+
+def _read_passport_text(content: bytes) -> str | None:
+    """What the file has for a passport; any of the runtimes of its format reads it."""
+    load_backend(backend_for(content))  # or says what to install
+    if is_tflite(content):
+        from autoquant import tflite
+
+        return tflite.read_metadata(content).get(_PASSPORT)
+    from autoquant.backends.onnxruntime import read_metadata
+
+    return read_metadata(content).get(_PASSPORT)
 
 
 def _check_passport(passport: Any) -> None:

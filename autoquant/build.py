@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import torch
+from torch.fx import GraphModule
 
 from autoquant.backends.base import FileBackend
 from autoquant.backends.latency import PROTOCOL_VERSION
@@ -25,20 +25,20 @@ from autoquant.core.artifact import Artifact, Candidate
 from autoquant.core.batching import input_batches
 from autoquant.core.dataset import digest_splits
 from autoquant.core.fingerprint import Fingerprint
-from autoquant.core.layer import INTEGER_KINDS, Layer, LayerKind, LayerNoise
+from autoquant.core.layer import Kernels, Layer, LayerNoise
 from autoquant.core.recipe import Recipe
 from autoquant.core.task import Task
 from autoquant.core.training import TrainingWatch
 from autoquant.errors import InputError, TaskError, TrialError
 from autoquant.evaluate import EvaluationOptions, Evaluator
+from autoquant.export.exporter import Exporter, Sample, load_exporter
 from autoquant.export.float_graph import export_float
-from autoquant.export.ort_quantizer import quantize_with_ort_dynamic, quantize_with_ort_static
-from autoquant.export.passport import graph_digest, seal, write_passport
-from autoquant.export.qdq import write_qdq
-from autoquant.export.readback import read_precisions
-from autoquant.layer_noise import find_values_on_grid, measure_noise
+from autoquant.export.formats import format_of
+from autoquant.export.passport import seal
+from autoquant.layer_noise import measure_noise
+from autoquant.quantize.layers import LayerNode, find_layers
 from autoquant.quantize.quantizer import QuantizedModel, Quantizer, Train
-from autoquant.quantize.sampling import as_tensors
+from autoquant.quantize.sampling import as_tensors, record_values
 from autoquant.quantize.trace import trace
 from autoquant.quantize.training import Trainer, Training
 
@@ -46,7 +46,7 @@ __all__ = ["TaskBuilder", "build_evaluator"]
 
 _PASSPORT_FORMAT = 1
 _BATCH = 64
-_PACKAGES = ("autoquant", "torch", "brevitas", "onnx", "onnxruntime", "onnxscript", "numpy")
+_PACKAGES = ("autoquant", "torch", "brevitas", "numpy")
 
 
 def build_evaluator(
@@ -77,9 +77,7 @@ def build_evaluator(
         "batch": options.batch,
         "latency_protocol": PROTOCOL_VERSION,
     }
-    builder = TaskBuilder(
-        task, seed, conditions, runtime.fingerprint(), checkpoints, runtime.integer_kinds
-    )
+    builder = TaskBuilder(task, seed, conditions, runtime.fingerprint(), checkpoints)
     return Evaluator(builder, runtime, task.search, task.report, task.metric, options)
 
 
@@ -92,7 +90,7 @@ class TaskBuilder:
         conditions: how figures are taken, for the passport.
         fingerprint: of the backend that takes them; this machine's alone if left out.
         checkpoints: folder from which training goes on that was killed; None keeps nothing.
-        integer_kinds: kinds of layers that the backend has integer kernels for.
+        kernels: what there are integer kernels for; what the backend has if left out.
 
     Raises:
         TraceError: the model cannot be captured or translated.
@@ -106,16 +104,28 @@ class TaskBuilder:
         conditions: Mapping[str, Any] | None = None,
         fingerprint: Mapping[str, Any] | None = None,
         checkpoints: Path | None = None,
-        integer_kinds: frozenset[LayerKind] = INTEGER_KINDS,
+        kernels: Kernels | None = None,
     ) -> None:
         self.task = task
         self.seed = seed
         self.conditions = dict(conditions or {})
         self.fingerprint = fingerprint or {"machine": describe_machine(), "versions": {}}
         self._data_digests = digest_splits(task)
-        self._graph = export_float(trace(task.model, task.example_input))
-        self.quantizer = Quantizer(self._graph.module, task.calibration, seed, integer_kinds)
-        self._graph.name_layers(self.quantizer.names)
+        self._graph = graph = export_float(trace(task.model, task.example_input))
+        found = find_layers(graph.module)
+        graph.name_layers({layer.node.name: name for name, layer in found.items()})
+        backend = self.conditions.get("backend", DEFAULT_BACKEND)
+        self.exporter: Exporter = load_exporter(
+            backend, graph, lambda: _sample(task, graph.module, found)
+        )
+        self.quantizer = Quantizer(
+            graph.module,
+            task.calibration,
+            seed,
+            kernels or self.backend.kernels,
+            self.exporter.obstacles,
+        )
+        self._own_files: dict[str, bytes] = {}
         self._trainer = Trainer(task, seed, checkpoints, find_memory=available_memory)
         if not self.layers:
             raise TaskError(
@@ -132,6 +142,11 @@ class TaskBuilder:
     def operators(self) -> list[Layer]:
         """Everything that multiplies and accumulates, or looks up."""
         return self.quantizer.operators
+
+    @property
+    def float_onnx(self) -> Artifact:
+        """The float model as ONNX Runtime runs it."""
+        return Artifact(bytes(self._graph.model.SerializeToString(deterministic=True)), {}, {})
 
     def build(self, recipe: Recipe, watch: TrainingWatch | None = None) -> Candidate:
         """The file of a recipe; see `core.artifact.Builder`."""
@@ -165,9 +180,11 @@ class TaskBuilder:
         return self._quantize(recipe, None if training is None else training.restore)
 
     def _write(self, recipe: Recipe, quantized: QuantizedModel | None) -> Artifact:
-        model = self._export(recipe, quantized)
-        passport = self._passport(recipe, model)
-        return Artifact(write_passport(model, passport), read_precisions(model), passport)
+        content = self._export(recipe, quantized)
+        kind = format_of(content)
+        passport = self._passport(recipe, kind.digest(content))
+        precisions = kind.read_precisions(content)
+        return Artifact(kind.write_passport(content, passport), precisions, passport)
 
     def _begin_training(self, recipe: Recipe, watch: TrainingWatch | None) -> Training | None:
         if not recipe.is_trained:
@@ -192,7 +209,8 @@ class TaskBuilder:
             inputs: one batch.
         """
         reference = self.build(Recipe(method="fp32")).artifact
-        values = self.quantizer.output_values(find_values_on_grid(artifact))
+        on_grid = format_of(artifact.content).values_on_grid(artifact.content)
+        values = self.quantizer.output_values(on_grid)
         names = [layer.name for layer in self.layers]
         return measure_noise(reference, artifact, names, values, self.backend, inputs)
 
@@ -212,25 +230,18 @@ class TaskBuilder:
             first = (str(error).splitlines() or [""])[0]
             raise TrialError(f"quantization failed: {type(error).__name__}: {first}") from error
 
-    def _export(self, recipe: Recipe, quantized: QuantizedModel | None) -> onnx.ModelProto:
-        match recipe.method:
-            case "fp32":
-                return self._graph.model
-            case "ort-static":
-                return self._ort_static
-            case "ort-dynamic":
-                return quantize_with_ort_dynamic(self._graph.model)
-            case "brevitas":
-                assert quantized is not None
-                return write_qdq(self._graph, quantized.encodings)
+    def _export(self, recipe: Recipe, quantized: QuantizedModel | None) -> bytes:
+        if recipe.method == "fp32":
+            return self.exporter.float_file
+        if quantized is not None:
+            return self.exporter.write(quantized.encodings)
+        if recipe.method not in self._own_files:
+            images = self.quantizer.calibration_images()
+            batches = input_batches(self.task.calibration, images, _BATCH, torch.stack)
+            self._own_files[recipe.method] = self.exporter.quantize_itself(recipe.method, batches)
+        return self._own_files[recipe.method]
 
-    @cached_property
-    def _ort_static(self) -> onnx.ModelProto:
-        images = self.quantizer.calibration_images()
-        batches = input_batches(self.task.calibration, images, _BATCH, torch.stack)
-        return quantize_with_ort_static(self._graph.model, batches)
-
-    def _passport(self, recipe: Recipe, model: onnx.ModelProto) -> dict[str, Any]:
+    def _passport(self, recipe: Recipe, digest: str) -> dict[str, Any]:
         return {
             "format": _PASSPORT_FORMAT,
             "task": self.task.name,
@@ -238,7 +249,7 @@ class TaskBuilder:
             "recipe": recipe.to_dict(),
             "digest": recipe.digest,
             "seed": self.seed,
-            "graph_sha256": graph_digest(model),
+            "graph_sha256": digest,
             **self.provenance(recipe),
             **self._tools,
         }
@@ -262,9 +273,39 @@ class TaskBuilder:
     @cached_property
     def _tools(self) -> dict[str, Any]:
         return {
-            "versions": {**package_versions(*_PACKAGES), **self.fingerprint["versions"]},
+            "versions": {
+                **package_versions(*_PACKAGES, *self.exporter.packages),
+                **self.fingerprint["versions"],
+            },
             "machine": self.fingerprint["machine"],
         }
+
+
+def _sample(task: Task, module: GraphModule, found: Mapping[str, LayerNode]) -> Sample:
+    """The first calibration sample through the float graph, and the weights of its layers."""
+    inputs = next(input_batches(task.calibration, [0], 1, torch.stack))
+    nodes = [
+        node
+        for node in module.graph.nodes
+        if node.op in ("placeholder", "call_function")
+        and isinstance(node.meta.get("val"), torch.Tensor)
+    ]
+    places = [node.name for node in nodes if node.op == "placeholder"]
+    given = inputs if isinstance(inputs, Mapping) else {places[0]: inputs}
+    named = {place: given[place] for place in places}
+    values = record_values(module, {node.name: node.name for node in nodes}, named)
+    layers = {name: layer for name, layer in found.items() if layer.layer.is_quantizable}
+    parameters = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    return Sample(
+        {name: value.numpy() for name, value in named.items()},
+        {name: value.numpy() for name, value in values.items() if value.dtype == torch.float32},
+        {
+            name: parameters[str(layer.weight.target)].detach().numpy()
+            for name, layer in layers.items()
+        },
+        {name: layer.node.name for name, layer in layers.items()},
+        [node.name for node in module.graph.output_node().all_input_nodes],
+    )
 
 
 def _as_arrays(quantized: QuantizedModel) -> Any:

@@ -6,7 +6,7 @@ from autoquant.build import TaskBuilder
 from autoquant.core.artifact import Artifact
 from autoquant.core.metric import signal_to_noise_db
 from autoquant.core.recipe import Recipe
-from autoquant.export.passport import load_model
+from autoquant.export.formats import format_of
 from autoquant.layer_noise import read_values
 from autoquant.quantize.sampling import as_tensors
 
@@ -32,13 +32,12 @@ def compare_layers(
     quantized = builder.restore_model(recipe)
     if quantized is None:
         return {}
-    model = load_model(artifact.content)
     values = builder.quantizer.output_values(quantized.encodings.activations)
-    outputs = [value.name for value in model.graph.output]
+    outputs = format_of(artifact.content).outputs(artifact.content)
     if len(outputs) > 1:
         values |= {f"output {name}": name for name in outputs}
     promised = quantized.trace(as_tensors(inputs), set(values.values()))
-    found = read_values(model, list(promised), builder.backend, inputs)
+    found = read_values(artifact.content, list(promised), builder.backend, inputs)
     return {
         layer: round(signal_to_noise_db(promised[value].numpy(), found[value]), 2)
         for layer, value in values.items()

@@ -6,7 +6,7 @@ from autoquant.backends.machine import has_integer_dot_product
 from autoquant.build import TaskBuilder
 from autoquant.core.activity import announce
 from autoquant.core.analysis import Cell, plan_cells
-from autoquant.core.artifact import Artifact
+from autoquant.core.artifact import Artifact, find_kept
 from autoquant.core.distribution import Distributions
 from autoquant.core.layer import LayerNoise
 from autoquant.core.recipe import QatOptions
@@ -16,7 +16,7 @@ from autoquant.deliver import read_kept, rebuild_trial
 from autoquant.distribution import keep_distributions, reduces_range
 from autoquant.errors import AutoquantError, InputError
 from autoquant.evaluate import Evaluator
-from autoquant.export.readback import read_artifact
+from autoquant.export.formats import read_artifact
 from autoquant.report.document import StudyReport
 from autoquant.report.grid import LossPoint, describe_cell, find_points, is_main
 from autoquant.report.noise_figure import Noises
@@ -115,9 +115,9 @@ class _Files:
         Raises:
             AutoquantError: it cannot be rebuilt.
         """
-        mine = self.folder / f"{trial.digest}.onnx"
         kept = read_kept(self.location, trial)
-        if kept is None and mine.is_file():
+        mine = find_kept(self.folder, trial.digest)
+        if kept is None and mine is not None:
             kept = mine.read_bytes()
         if kept is not None:
             return read_artifact(kept)

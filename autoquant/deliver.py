@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from autoquant.backends.machine import has_integer_dot_product
-from autoquant.backends.registry import DEFAULT_BACKEND
-from autoquant.core.artifact import Artifact
+from autoquant.backends.registry import BACKENDS, DEFAULT_BACKEND
+from autoquant.core.artifact import SUFFIXES, Artifact, find_kept
 from autoquant.core.recipe import Recipe
 from autoquant.core.space import named_recipes
 from autoquant.core.task import Task
@@ -19,6 +19,7 @@ from autoquant.search.storage import Location
 
 __all__ = [
     "check_output",
+    "check_suffix",
     "find_named_recipe",
     "load_single_evaluator",
     "measure_recipe",
@@ -74,9 +75,14 @@ def find_named_recipe(name: str, evaluator: Evaluator) -> Recipe:
         RecipeError: no recipe goes by it here.
     """
     layers = [layer.name for layer in evaluator.layers]
-    named = named_recipes(layers, is_exact=has_integer_dot_product())
+    named = named_recipes(
+        layers, is_exact=has_integer_dot_product(), backend=evaluator.backend.name
+    )
     if name not in named:
-        raise RecipeError(f"'{name}' is no recipe on this processor: {', '.join(named)}")
+        raise RecipeError(
+            f"'{name}' is no recipe of {evaluator.backend.name} on this processor; there are "
+            f"{', '.join(named)}"
+        )
     return named[name]
 
 
@@ -86,7 +92,9 @@ def read_recipe(text: str) -> Recipe | None:
     Raises:
         RecipeError: neither a file nor a name, or not a recipe.
     """
-    names = list(named_recipes([], is_exact=has_integer_dot_product()))
+    is_exact = has_integer_dot_product()
+    lists = [named_recipes([], is_exact=is_exact, backend=backend) for backend in BACKENDS]
+    names = list(dict.fromkeys(name for named in lists for name in named))
     if text in names:
         return None
     path = Path(text)
@@ -97,8 +105,8 @@ def read_recipe(text: str) -> Recipe | None:
 
 def read_kept(location: Location, trial: Trial) -> bytes | None:
     """A trial's file, if it was kept."""
-    kept = location.artifacts / f"{trial.digest}.onnx"
-    return kept.read_bytes() if kept.is_file() else None
+    kept = find_kept(location.artifacts, trial.digest)
+    return None if kept is None else kept.read_bytes()
 
 
 def seal_for_target(content: bytes, trial: Trial, record: Record) -> bytes:
@@ -114,8 +122,8 @@ def seal_for_target(content: bytes, trial: Trial, record: Record) -> bytes:
     """
     if record.target is None:
         return content
+    from autoquant.export.formats import read_artifact
     from autoquant.export.passport import seal
-    from autoquant.export.readback import read_artifact
 
     fingerprint = record.fingerprint_of(trial)
     if fingerprint is None:
@@ -164,3 +172,27 @@ def check_output(path: Path, option: str = "") -> Path:
     if not path.absolute().parent.is_dir():
         raise InputError(f"{option}{path}: there is no folder '{path.parent}'")
     return path
+
+
+def check_suffix(
+    path: Path, backend: str, study: str | None = None, wanted: str | None = None
+) -> None:
+    """Refuse a file name, or a format, of another runtime's files.
+
+    Args:
+        path: of the file.
+        backend: that ran and judged it.
+        study: whose it is, to be named in a message.
+        wanted: `onnx` or `tflite`; None for the backend's own.
+
+    Raises:
+        InputError: the backend's files are of another format.
+    """
+    suffix = ".tflite" if backend == "litert" else ".onnx"
+    whose = f"study '{study}' was judged on {backend}" if study else f"--backend {backend}"
+    other = "onnxruntime" if suffix == ".tflite" else "litert"
+    way_out = f"; for the other format search or quantize with --backend {other}"
+    if wanted is not None and f".{wanted}" != suffix:
+        raise InputError(f"--format {wanted}: {whose}, which makes {suffix} files{way_out}")
+    if path.suffix in SUFFIXES and path.suffix != suffix:
+        raise InputError(f"-o {path}: {whose}, which makes {suffix} files{way_out}")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from autoquant.backends.machine import explain_oversubscription
-from autoquant.backends.registry import BACKENDS, DEFAULT_BACKEND
+from autoquant.backends.registry import BACKENDS
 from autoquant.bench import bench_files, verify_latency
 from autoquant.errors import ArtifactError, AutoquantError
 
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="autoquant",
-        description="Time ONNX files. For searches, install autoquant with its dependencies.",
+        description="Time model files. For searches, install autoquant with its dependencies.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     bench = commands.add_parser(
@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--vs", type=Path)
     bench.add_argument("--threads", type=_count, default=1)
     bench.add_argument("--batch", type=_count, default=1)
-    bench.add_argument("--backend", choices=BACKENDS, default=DEFAULT_BACKEND)
+    bench.add_argument("--backend", choices=BACKENDS)
     bench.add_argument("--format", choices=("table", "json"), default="table")
     bench.set_defaults(run=_bench)
     verify = commands.add_parser(

@@ -19,9 +19,11 @@ from autoquant.backends.latency import (
     Instance,
     LatencyProtocol,
     Race,
+    compare,
 )
 from autoquant.backends.machine import available_cores
 from autoquant.backends.quiet import QuietPlace
+from autoquant.backends.registry import DEFAULT_BACKEND, load_backend
 from autoquant.core.artifact import Artifact, Builder, Candidate
 from autoquant.core.evidence import Evidence
 from autoquant.core.fingerprint import Fingerprint, fingerprint_digest
@@ -277,6 +279,21 @@ class Evaluator:
         best = min(self._reference_ms, default=math.inf)
         return Race(models, self._float_instances, protocol, best)
 
+    def compare_with_onnxruntime(self) -> dict[str, Any]:
+        """The float model here over the float model on ONNX Runtime, as fields of a `Timing`.
+
+        With it fronts of several runtimes have one reference. Takes place within turns; empty
+        where this is ONNX Runtime, or nothing is timed.
+        """
+        other, protocol = self.builder.float_onnx, self.options.latency
+        if self.backend.name == DEFAULT_BACKEND or other is None or protocol is None:
+            return {}
+        runtime = load_backend(DEFAULT_BACKEND)
+        reference = self._load_instances(other, REFERENCE_INSTANCES, runtime)
+        model = self._load_instances(self._float, CANDIDATE_INSTANCES)
+        result = compare(model, reference, protocol)
+        return {"over_onnxruntime": result.ratio, "over_onnxruntime_ci": result.ratio_ci}
+
     def finish(self, race: Race) -> list[Comparison]:
         """Results of a race, and what later ones know the quiet machine by."""
         results = race.finish()
@@ -340,7 +357,7 @@ class Evaluator:
             recipe,
             nodes,
             integer,
-            self.backend.integer_kinds,
+            self.backend.kernels.kinds,
         )
         return proofs, other_operators(self.operators, nodes)
 
@@ -375,9 +392,11 @@ class Evaluator:
     def _float_instances(self) -> list[Instance]:
         return self._load_instances(self._float, REFERENCE_INSTANCES)
 
-    def _load_instances(self, artifact: Artifact, count: int) -> list[Instance]:
+    def _load_instances(
+        self, artifact: Artifact, count: int, backend: Backend | None = None
+    ) -> list[Instance]:
         def load() -> Session:
-            return self.backend.load(artifact, self.options.threads)
+            return (backend or self.backend).load(artifact, self.options.threads)
 
         return Instance.several(load, self._timed_inputs, artifact.size_bytes, count)
 

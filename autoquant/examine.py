@@ -130,7 +130,16 @@ class Examination:
         if self.race is None:
             return {}
         with self._turn(), _timed(self.seconds, "latency"):
-            return timing_fields(self.evaluator.finish(self.race)[0], self.evaluator.origin)
+            result = self.evaluator.finish(self.race)[0]
+            fields = timing_fields(result, self.evaluator.origin)
+            if self._is_float_model():
+                other = self.evaluator.compare_with_onnxruntime()
+                fields["timing"] = fields["timing"].model_copy(update=other)
+            return fields
+
+    def _is_float_model(self) -> bool:
+        recipe = self.candidate.artifact.passport.get("recipe", {})
+        return bool(recipe.get("method") == "fp32")
 
     @contextmanager
     def _turn(self) -> Iterator[None]:

@@ -207,7 +207,7 @@ def run_cells(
     names = [layer.name for layer in evaluator.layers]
     recipes = [cell.to_recipe(names) for cell in cells]
     known = {trial.digest for trial in load_record(launch.location, warn=None).trials()}
-    named = baselines(names, is_exact=has_integer_dot_product())
+    named = baselines(names, is_exact=has_integer_dot_product(), backend=launch.header.backend)
     missing = {recipe.digest for recipe in (*named.values(), *recipes)} - known
     budget = Budget(len(known) + len(missing))
     with _open_study(CellStudy, launch, evaluator, budget, console, warn) as study:

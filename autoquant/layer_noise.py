@@ -4,21 +4,18 @@ Read off two files of one network, the float one and the quantized one: what is 
 would ship. The noise of an output holds that of all layers before it.
 """
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy.typing as npt
-import onnx
 
 from autoquant.backends.base import FileBackend
 from autoquant.core.artifact import Artifact
 from autoquant.core.layer import LayerNoise
 from autoquant.core.metric import signal_to_noise_db
-from autoquant.export.expose import expose_values
-from autoquant.export.passport import load_model
-from autoquant.export.readback import read_weights
+from autoquant.export.formats import format_of
 
-__all__ = ["find_values_on_grid", "measure_noise", "read_values"]
+__all__ = ["measure_noise", "read_values"]
 
 Values = dict[str, npt.NDArray[Any]]
 
@@ -41,9 +38,9 @@ def measure_noise(
         backend: runs both.
         inputs: one batch.
     """
-    models = load_model(reference.content), load_model(artifact.content)
-    wanted, found = (read_weights(model) for model in models)
-    promised, made = (read_values(model, values.values(), backend, inputs) for model in models)
+    files = reference.content, artifact.content
+    wanted, found = (format_of(file).read_weights(file) for file in files)
+    promised, made = (read_values(file, values.values(), backend, inputs) for file in files)
     return [
         LayerNoise(
             layer,
@@ -54,24 +51,19 @@ def measure_noise(
     ]
 
 
-def read_values(model: onnx.ModelProto, values: Any, backend: FileBackend, inputs: Any) -> Values:
+def read_values(content: bytes, values: Any, backend: FileBackend, inputs: Any) -> Values:
     """What a file computes for one batch, by value; those that it does not have are left out.
 
     Args:
-        model: its outputs are added to, in place.
+        content: the file.
         values: names of values of the float graph.
         backend: runs it.
         inputs: one batch.
     """
-    names = expose_values(model, list(values))
-    outputs = backend.load(Artifact(model.SerializeToString(), {}, {}), 1).run_all(inputs)
-    return {value: outputs[name] for value, name in names.items()}
-
-
-def find_values_on_grid(artifact: Artifact) -> Container[str]:
-    """Values of the float graph that lie on a grid in a file."""
-    nodes = load_model(artifact.content).graph.node
-    return {node.output[0].removesuffix("_q") for node in nodes if node.op_type == "QuantizeLinear"}
+    kind = format_of(content)
+    exposed, names = kind.expose(content, list(values))
+    outputs = backend.load(Artifact(exposed, {}, {}), 1).run_all(inputs)
+    return {value: kind.restore(name, outputs[name]) for value, name in names.items()}
 
 
 def _compare(wanted: Values, found: Values, name: str) -> float | None:

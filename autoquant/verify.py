@@ -28,8 +28,7 @@ from autoquant.core.recipe import Recipe
 from autoquant.core.trial import LatencyFigures, Measurement
 from autoquant.errors import ArtifactError, ParityError
 from autoquant.evaluate import EvaluationOptions, Evaluator
-from autoquant.export.passport import graph_digest, load_model
-from autoquant.export.readback import read_artifact
+from autoquant.export.formats import format_of, read_artifact
 from autoquant.tasks import load_task, resolve_options
 
 __all__ = ["read_verifiable", "verify_artifact"]
@@ -51,7 +50,7 @@ def read_verifiable(content: bytes, name: str) -> Artifact:
     """An artifact with a passport that carries figures.
 
     Raises:
-        ArtifactError: not ONNX, or not exported by autoquant.
+        ArtifactError: not a model file, or not exported by autoquant.
     """
     try:
         artifact = read_artifact(content)
@@ -173,7 +172,7 @@ def _check_rebuild(artifact: Artifact, rebuilt: Candidate | None, recipe: Recipe
 
 
 def _graph_digest(artifact: Artifact) -> str:
-    return graph_digest(load_model(artifact.content))
+    return format_of(artifact.content).digest(artifact.content)
 
 
 def _check_digest(name: str, stored: str, here: str) -> Check:

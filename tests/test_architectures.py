@@ -64,7 +64,7 @@ def test_every_baseline_builds_runs_and_is_executed_in_integers(kind, changes) -
         measurement, artifact = evaluator.evaluate(recipe)
         assert artifact.passport["digest"] == recipe.digest
         if name in ("w8a8", "w4a8"):
-            kinds = evaluator.backend.integer_kinds
+            kinds = evaluator.backend.kernels.kinds
             able = sum(layer.macs for layer in evaluator.layers if layer.kind in kinds)
             total = sum(layer.macs for layer in evaluator.operators)
             assert measurement.integer_coverage == able / total

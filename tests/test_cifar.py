@@ -99,7 +99,7 @@ def test_packed_file_is_bit_identical(resnet20: Evaluator, seed: int) -> None:
     encodings = resnet20.builder.quantizer.quantize(recipe).encodings
     outputs = []
     for pack in (True, False):
-        model = write_qdq(resnet20.builder._graph, encodings, pack=pack)
+        model = write_qdq(resnet20.builder.exporter.graph, encodings, pack=pack)
         session = resnet20.backend.load(Artifact(model.SerializeToString(), {}, {}), 1)
         outputs.append(session.predict(resnet20.search.batches[0]))
     assert (outputs[0] == outputs[1]).all()

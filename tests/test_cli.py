@@ -14,7 +14,7 @@ import onnxruntime as ort
 import pytest
 
 from autoquant.config import find_space, load_space
-from autoquant.export.readback import read_artifact
+from autoquant.export.formats import read_artifact
 from autoquant.search.header import StudyHeader
 from autoquant.search.storage import Location, create_record
 from autoquant.search.study import Budget

@@ -12,7 +12,7 @@ from autoquant.browse.layers import layer_arguments, read_layers, read_noises
 from autoquant.browse.library import Library
 from autoquant.build import TaskBuilder, build_evaluator
 from autoquant.core.distribution import DistributionPlan, LayerDistribution, find_clipped
-from autoquant.core.layer import INTEGER_KINDS
+from autoquant.core.layer import INTEGER_KINDS, Kernels
 from autoquant.core.recipe import Percentile, PtqOptions, Recipe, method_label
 from autoquant.distribution import keep_distributions, plan_distributions, read_distributions
 from autoquant.errors import InputError
@@ -135,8 +135,8 @@ def test_a_layer_without_an_integer_kernel_has_weights_alone() -> None:
     assert found["up"].inputs is None
     assert "no integer kernel" in found["up"].note
     assert all(grid.sqnr_db > 10 for grid in found["up"].grids)
-    able = INTEGER_KINDS | {"conv_transpose"}
-    builder = TaskBuilder(task, integer_kinds=able)
+    able = Kernels(INTEGER_KINDS | {"conv_transpose"})
+    builder = TaskBuilder(task, kernels=able)
     found = {item.layer: item for item in look_at_layers(builder.quantizer, plan)}
     assert found["up"].inputs is not None
 

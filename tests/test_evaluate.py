@@ -37,7 +37,9 @@ def test_a_file_that_disagrees_with_the_brevitas_model_fails(evaluator: Evaluato
     encodings = evaluator.builder.quantizer.quantize(Recipe.uniform(LAYERS, 8)).encodings
     wrong = dict(encodings.weights)
     wrong["fc"] = dataclasses.replace(wrong["fc"], bias=wrong["fc"].bias[::-1].copy())
-    model = write_qdq(evaluator.builder._graph, dataclasses.replace(encodings, weights=wrong))
+    model = write_qdq(
+        evaluator.builder.exporter.graph, dataclasses.replace(encodings, weights=wrong)
+    )
     swapped = Artifact(model.SerializeToString(), read_precisions(model), {})
     evaluator.measure(honest)
     with pytest.raises(ParityError, match=r"top-1 agreement 0\.\d+ on 128 samples, below 0.98"):

@@ -17,10 +17,11 @@ from autoquant.build import TaskBuilder
 from autoquant.core.recipe import PtqOptions, Recipe
 from autoquant.errors import ArtifactError, RecipeError
 from autoquant.export.float_graph import export_float
+from autoquant.export.formats import read_artifact
+from autoquant.export.onnx_file import graph_digest, load_model, read_passport, write_passport
 from autoquant.export.packing import pack_int4, packed_tensor, unpack_int4
-from autoquant.export.passport import graph_digest, load_model, read_passport, write_passport
 from autoquant.export.qdq import write_qdq
-from autoquant.export.readback import read_artifact, read_precisions
+from autoquant.export.readback import read_precisions
 from autoquant.quantize.trace import trace
 from tests.networks import Builtin, Data, Residual, make_task
 
@@ -56,7 +57,7 @@ def test_float_file_computes_what_the_model_does(builder: TaskBuilder) -> None:
     inputs = torch.stack([Data(16)[index][0] for index in range(16)])
     with torch.no_grad():
         expected = builder.task.model(inputs).numpy()
-    assert np.allclose(run(builder._graph.model, inputs.numpy()), expected, atol=1e-5)
+    assert np.allclose(run(builder.exporter.graph.model, inputs.numpy()), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -66,8 +67,8 @@ def test_packed_file_is_bit_identical_to_unpacked(builder: TaskBuilder, seed: in
     widths["body"] = 4
     encodings = builder.quantizer.quantize(Recipe.quantized(widths)).encodings
     inputs = Data(32, seed=seed).x.numpy()
-    packed = write_qdq(builder._graph, encodings)
-    plain = write_qdq(builder._graph, encodings, pack=False)
+    packed = write_qdq(builder.exporter.graph, encodings)
+    plain = write_qdq(builder.exporter.graph, encodings, pack=False)
     assert (run(packed, inputs) == run(plain, inputs)).all()
     assert len(packed.SerializeToString()) < len(plain.SerializeToString())
 
@@ -184,15 +185,15 @@ def test_damaged_passport_is_refused(builder: TaskBuilder) -> None:
 
 def test_encodings_of_a_missing_layer_are_refused(builder: TaskBuilder) -> None:
     encodings = builder.quantizer.quantize(Recipe.uniform(LAYERS, 8)).encodings
-    other = dataclasses.replace(builder._graph, model=onnx.ModelProto())
-    other.model.CopyFrom(builder._graph.model)
+    other = dataclasses.replace(builder.exporter.graph, model=onnx.ModelProto())
+    other.model.CopyFrom(builder.exporter.graph.model)
     other.model.graph.node[0].name = "renamed"
     with pytest.raises(RecipeError, match="'stem' is quantized but not in the exported graph"):
         write_qdq(other, encodings)
 
 
 def test_write_passport_replaces_the_old_one(builder: TaskBuilder) -> None:
-    model = load_model(write_passport(builder._graph.model, {"a": 1}))
+    model = load_model(write_passport(builder.exporter.graph.model, {"a": 1}))
     again = load_model(write_passport(model, {"b": 2}))
     assert read_passport(again) == {"b": 2}
     assert len(again.metadata_props) == 1

@@ -148,7 +148,7 @@ def trained_trial(folder: Path):
 
 
 def graph_of(folder: Path, digest: str) -> str:
-    from autoquant.export.readback import read_artifact
+    from autoquant.export.formats import read_artifact
 
     content = (folder / f"results/s/artifacts/{digest}.onnx").read_bytes()
     return str(read_artifact(content).passport["graph_sha256"])

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from autoquant.build import TaskBuilder
 from autoquant.core.recipe import PtqOptions, Recipe
-from autoquant.export.passport import load_model
+from autoquant.export.onnx_file import load_model
 from autoquant.export.readback import read_weights
 from tests.networks import ConvHead, Data, Gated, Residual, make_task
 

@@ -89,7 +89,7 @@ def test_packed_dynamic_file_is_bit_identical_to_unpacked(evaluator: Evaluator) 
     encodings = evaluator.builder.quantizer.quantize(recipe).encodings
     outputs = []
     for pack in (True, False):
-        model = write_qdq(evaluator.builder._graph, encodings, pack=pack)
+        model = write_qdq(evaluator.builder.exporter.graph, encodings, pack=pack)
         session = evaluator.backend.load(Artifact(model.SerializeToString(), {}, {}), 1)
         outputs.append(evaluator.predict(session, evaluator.search.batches))
     assert (outputs[0] == outputs[1]).all()

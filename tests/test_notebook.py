@@ -24,7 +24,7 @@ from autoquant.errors import (
     TaskError,
 )
 from autoquant.evaluate import Evaluator
-from autoquant.export.readback import read_artifact
+from autoquant.export.formats import read_artifact
 from autoquant.notebook.space import read_space
 from autoquant.search.storage import load_record
 from tests.fakes import fake_evaluator, fake_space

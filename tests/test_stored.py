@@ -13,7 +13,7 @@ from autoquant.core.recipe import PtqOptions, QatOptions, Recipe
 from autoquant.core.task import Task
 from autoquant.evaluate import EvaluationOptions, Evaluator
 from autoquant.export.expose import expose_values
-from autoquant.export.passport import load_model
+from autoquant.export.onnx_file import load_model
 from autoquant.quantize.equalize import find_pairs
 from autoquant.quantize.sampling import record_values
 from autoquant.quantize.weights import WeightChoice

@@ -33,7 +33,7 @@ from autoquant.core.trial import Measurement, Trial
 from autoquant.deliver import seal_for_target
 from autoquant.errors import ClusterError, InputError, Rejection, StudyError
 from autoquant.evaluate import EvaluationOptions
-from autoquant.export.readback import read_artifact
+from autoquant.export.formats import read_artifact
 from autoquant.progress import SearchProgress
 from autoquant.search.event import Event
 from autoquant.search.executor import Job, Outcome

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from autoquant.backends.inputs import Arrays
 from autoquant.core.artifact import Artifact
-from autoquant.core.layer import LayerKind
+from autoquant.core.layer import Kernels
 from autoquant.core.proof import NodeTime
 
 __all__ = ["Backend", "FileBackend", "FileSession", "Session"]
@@ -38,8 +38,8 @@ class Backend(Protocol):
         ...
 
     @property
-    def integer_kinds(self) -> frozenset[LayerKind]:
-        """Kinds of layers that it has integer kernels for."""
+    def kernels(self) -> Kernels:
+        """What it has integer kernels for."""
         ...
 
     def load(self, artifact: Artifact, threads: int) -> Session:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autoquant.core.artifact import Artifact, Candidate
-from autoquant.core.layer import INTEGER_KINDS, Layer
+from autoquant.core.layer import Kernels, Layer
 from autoquant.core.proof import NodeTime
 from autoquant.core.recipe import Recipe
 from autoquant.core.training import TrainingWatch
@@ -66,7 +66,7 @@ class FakeBackend:
     """Judges artifacts by their precisions alone."""
 
     name = "fake"
-    integer_kinds = INTEGER_KINDS
+    kernels = Kernels()
 
     def load(self, artifact: Artifact, threads: int) -> FakeSession:
         """A session whose accuracy and latency follow from the precisions."""
@@ -108,6 +108,7 @@ class FakeBuilder:
     def __init__(self, count: int = 8) -> None:
         self.layers = fake_layers(count)
         self.operators = self.layers
+        self.float_onnx = None
 
     def build(self, recipe: Recipe, watch: TrainingWatch | None = None) -> Candidate:
         """A fake file; the runtime's own quantizers count as eight bits everywhere."""

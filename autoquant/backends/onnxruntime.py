@@ -16,7 +16,7 @@ from autoquant.backends.machine import describe_machine, package_versions
 from autoquant.backends.memory import measure_peak_bytes
 from autoquant.backends.profile import WARM_RUNS, summarize
 from autoquant.core.artifact import Artifact
-from autoquant.core.layer import INTEGER_KINDS
+from autoquant.core.layer import Kernels
 from autoquant.core.proof import NodeTime, match_layers
 from autoquant.errors import ArtifactError, TrialError
 
@@ -105,7 +105,7 @@ class OrtBackend:
     """Runs ONNX files on the CPU."""
 
     name = "onnxruntime"
-    integer_kinds = INTEGER_KINDS
+    kernels = Kernels()
 
     def load(self, artifact: Artifact, threads: int) -> OrtSession:
         """Load a file with a fixed number of threads.

@@ -16,7 +16,7 @@ from autoquant.backends.machine import describe_machine, package_versions
 from autoquant.backends.memory import measure_peak_bytes
 from autoquant.backends.profile import WARM_RUNS, summarize
 from autoquant.core.artifact import Artifact
-from autoquant.core.layer import INTEGER_KINDS, LayerKind
+from autoquant.core.layer import INTEGER_KINDS, Kernels, LayerKind
 from autoquant.core.proof import NodeTime
 from autoquant.errors import ArtifactError, TrialError
 
@@ -167,7 +167,7 @@ class OpenVinoBackend:
     """Runs ONNX files on the CPU with OpenVINO."""
 
     name = "openvino"
-    integer_kinds = INTEGER_KINDS | frozenset[LayerKind]({"conv_transpose"})
+    kernels = Kernels(INTEGER_KINDS | frozenset[LayerKind]({"conv_transpose"}))
 
     def __init__(self) -> None:
         self._core = ov.Core()

@@ -5,11 +5,19 @@ from importlib import import_module
 from typing import Any, Literal, get_args
 
 from autoquant.backends.base import FileBackend
+from autoquant.core.artifact import is_tflite
 from autoquant.errors import InputError
 
-__all__ = ["BACKENDS", "DEFAULT_BACKEND", "BackendName", "backend_of", "load_backend"]
+__all__ = [
+    "BACKENDS",
+    "DEFAULT_BACKEND",
+    "BackendName",
+    "backend_for",
+    "backend_of",
+    "load_backend",
+]
 
-BackendName = Literal["onnxruntime", "openvino"]
+BackendName = Literal["onnxruntime", "openvino", "litert"]
 
 BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
 DEFAULT_BACKEND: BackendName = "onnxruntime"
@@ -18,12 +26,25 @@ DEFAULT_BACKEND: BackendName = "onnxruntime"
 _HOMES: dict[str, tuple[str, str, str]] = {
     "onnxruntime": ("autoquant.backends.onnxruntime", "OrtBackend", "onnxruntime"),
     "openvino": ("autoquant.backends.openvino", "OpenVinoBackend", "'autoquant[openvino]'"),
+    "litert": ("autoquant.backends.litert", "LiteRtBackend", "'autoquant[litert]'"),
 }
 
 
 def backend_of(conditions: Mapping[str, Any]) -> str:
     """The backend that a passport's conditions name; files older than the choice name none."""
     return str(conditions.get("backend", "onnxruntime"))
+
+
+def backend_for(content: bytes, wanted: str | None = None) -> str:
+    """The backend that runs a file: the wanted one, or the first that reads its format.
+
+    Args:
+        content: the file.
+        wanted: for files that it reads; None for the usual one.
+    """
+    if is_tflite(content):
+        return "litert"
+    return DEFAULT_BACKEND if wanted in (None, "litert") else str(wanted)
 
 
 def load_backend(name: str) -> FileBackend:

@@ -104,6 +104,7 @@ def _export(arguments: Mapping[str, Any]) -> str:
     """A trial's file, rebuilt into the folder of the study; where it lies."""
     from autoquant.agreement import load_evaluator
     from autoquant.browse.kept import find_location
+    from autoquant.core.artifact import Artifact
     from autoquant.deliver import rebuild_trial
     from autoquant.search.choice import choose_trial
     from autoquant.search.storage import load_record
@@ -118,7 +119,7 @@ def _export(arguments: Mapping[str, Any]) -> str:
     content = rebuild_trial(evaluator, trial, record.fingerprint_of(trial))
     folder = location.folder / "exports"  # a search sweeps `artifacts`
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{trial.digest}.onnx"
+    path = folder / f"{trial.digest}{Artifact(content, {}, {}).suffix}"
     path.write_bytes(content)
     return str(path)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from autoquant.browse.setting import AppSetting
+from autoquant.core.artifact import find_kept
 from autoquant.core.check import VERIFY_STAGES
 from autoquant.core.trial import Trial
 from autoquant.search.storage import Location
@@ -24,8 +25,8 @@ __all__ = [
 def find_file(location: Location, trial: Trial) -> Path | None:
     """A trial's file, kept by the search, by a report, or built here before."""
     for folder in ("artifacts", "exports", "cells"):
-        path = location.folder / folder / f"{trial.digest}.onnx"
-        if path.is_file():
+        path = find_kept(location.folder / folder, trial.digest)
+        if path is not None:
             return path
     return None
 
@@ -88,8 +89,8 @@ def read_passport_of(path: Path) -> Mapping[str, Any]:
     """The passport inside a file.
 
     Raises:
-        ArtifactError: not ONNX, or the passport is damaged.
+        ArtifactError: not a model file, or the passport is damaged.
     """
-    from autoquant.export.readback import read_artifact
+    from autoquant.export.formats import read_artifact
 
     return read_artifact(path.read_bytes()).passport

@@ -76,7 +76,7 @@ def find_noise(arguments: Arguments) -> list[str]:
 
 def _measure_noise(location: Location, trial: Trial, evaluator: Evaluator) -> NoiseRecord:
     from autoquant.compose import measure_file_noise
-    from autoquant.export.readback import read_artifact
+    from autoquant.export.formats import read_artifact
 
     path = find_file(location, trial)
     if path is None:

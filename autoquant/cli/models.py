@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from autoquant.backends.registry import DEFAULT_BACKEND, load_backend
+from autoquant.backends.registry import DEFAULT_BACKEND, BackendName, load_backend
 from autoquant.cli.options import (
     BackendOption,
     BatchOption,
@@ -34,6 +34,7 @@ from autoquant.core.check import Verification
 from autoquant.core.trial import Trial
 from autoquant.deliver import (
     check_output,
+    check_suffix,
     find_named_recipe,
     load_single_evaluator,
     measure_recipe,
@@ -53,7 +54,7 @@ def quantize(
         typer.Option(
             "--recipe",
             help="fp32, w8a8, w4a8, w4a8-learned, w8a8-qat, w4a8-qat, ort-static, ort-dynamic "
-            "or a file.",
+            "(with --backend litert: litert-static, litert-dynamic) or a file.",
         ),
     ] = "w8a8",
     seed: SeedOption = 0,
@@ -80,11 +81,13 @@ def quantize(
       autoquant quantize digits --recipe w4a8 -o model.onnx
       autoquant quantize digits --recipe w4a8-learned -o model.onnx
       autoquant quantize digits --recipe w8a8 --backend openvino -o model.onnx
+      autoquant quantize digits --recipe w8a8 --backend litert -o model.tflite
       autoquant quantize cifar10-resnet20 --recipe w4a8-qat --checkpoints runs -o model.onnx
       autoquant quantize my-model --recipe recipe.json --tasks-from my_tasks.py -o model.onnx
       autoquant quantize imagefolder --task-option data=photos --task-option model=net.pt2 -o m.onnx
     """
     check_output(output, "-o ")
+    check_suffix(output, backend)
     load_backend(backend)  # if it is missing, say so before the task is loaded
     warn_of_oversubscription(threads)
     wanted = read_recipe(recipe)
@@ -121,7 +124,7 @@ def _show(trial: Trial, layers: Sequence[Mapping[str, Any]], kind: str) -> None:
 
 
 def verify(
-    model: Annotated[Path, typer.Argument(help="ONNX file that autoquant exported.")],
+    model: Annotated[Path, typer.Argument(help="File that autoquant exported.")],
     latency: Annotated[
         bool, typer.Option("--latency", help="Latency alone; needs no torch and no task.")
     ] = False,
@@ -221,23 +224,31 @@ def _verify_latency(model: Path, versus: Path | None) -> Verification:
 
 
 def bench(
-    model: Annotated[Path, typer.Argument(help="ONNX file.")],
+    model: Annotated[Path, typer.Argument(help="ONNX or .tflite file.")],
     versus: Annotated[
-        Path | None, typer.Option("--vs", help="ONNX file to time it against, alternately.")
+        Path | None, typer.Option("--vs", help="File to time it against, alternately.")
     ] = None,
     threads: ThreadsOption = 1,
     batch: BatchOption = 1,
-    backend: BackendOption = DEFAULT_BACKEND,
+    backend: Annotated[
+        BackendName | None,
+        typer.Option(
+            "--backend",
+            help="Runtime; onnxruntime for ONNX files and litert for .tflite files if left out.",
+        ),
+    ] = None,
     format_: FormatOption = "table",
 ) -> None:
-    """Time any ONNX file, alone or against another.
+    """Time any ONNX or .tflite file, alone or against another.
 
-    Needs the backend's package alone: no torch, no Brevitas.
+    Needs the backend's package alone: no torch, no Brevitas. Files of two formats are timed each
+    on a runtime of its own, in turns.
 
     Examples:
       autoquant bench model.onnx
       autoquant bench model.onnx --vs float.onnx --threads 2 --format json
       autoquant bench model.onnx --vs float.onnx --backend openvino
+      autoquant bench model.tflite --vs float.onnx
     """
     from autoquant.bench import bench_files
 

@@ -23,6 +23,7 @@ __all__ = [
     "TasksFromOption",
     "ThreadsOption",
     "collect_task_options",
+    "leave_out",
     "parse_task_options",
 ]
 
@@ -124,3 +125,18 @@ def collect_task_options(
     if tasks_from is not None:
         load_task_file(tasks_from)
     return resolve_options(task, (written or {}, folder), (given, Path.cwd()))
+
+
+def leave_out(options: Mapping[str, object], why: str) -> None:
+    """Refuse options that make no sense beside another.
+
+    Args:
+        options: by name; None is one that was not given.
+        why: they do not.
+
+    Raises:
+        InputError: one of them was given.
+    """
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise InputError(f"{why}: leave out {', '.join(given)}")

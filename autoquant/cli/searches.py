@@ -1,7 +1,7 @@
 """Commands on studies: search, resume, studies, trials, front, export."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -15,6 +15,7 @@ from autoquant.cli.crew import (
     TrialTimeoutOption,
     WorkersOption,
 )
+from autoquant.cli.figure import check_page
 from autoquant.cli.options import (
     BackendOption,
     BatchOption,
@@ -28,6 +29,7 @@ from autoquant.cli.options import (
     TasksFromOption,
     ThreadsOption,
     collect_task_options,
+    leave_out,
 )
 from autoquant.cli.output import STDERR, print_json, print_rows, print_trials, warn
 from autoquant.cli.running import print_log, run_study, show_front
@@ -37,7 +39,7 @@ from autoquant.core.front import find_front
 from autoquant.core.hypervolume import seconds_by_mode
 from autoquant.core.pareto import Bounds
 from autoquant.core.trial import Trial
-from autoquant.deliver import check_output, read_kept, rebuild_trial, seal_for_target
+from autoquant.deliver import check_output, check_suffix, read_kept, rebuild_trial, seal_for_target
 from autoquant.errors import InputError, StudyError
 from autoquant.launch import Launch
 from autoquant.report import describe_trade
@@ -269,7 +271,10 @@ def trials(
 
 
 def front(
-    study: Annotated[str, typer.Argument(help="Name of the study.")],
+    studies: Annotated[
+        list[str],
+        typer.Argument(metavar="STUDY...", help="Name of the study; of several, of one task."),
+    ],
     objectives: Annotated[
         str | None,
         typer.Option(
@@ -289,31 +294,50 @@ def front(
         int | None,
         typer.Option("--why", help="Instead: the evidence for this trial's recipe, by layer."),
     ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Of several studies: plot them, a .html or .png file."),
+    ] = None,
     results: ResultsOption = RESULTS,
     storage: StorageOption = None,
     format_: FormatOption = "table",
 ) -> None:
     """Show the trials that no other trial beats.
 
+    Fronts of several studies of one task are laid over each other, each latency as a ratio to
+    the float model on ONNX Runtime: which runtime is best for what.
+
     Examples:
       autoquant front digits
+      autoquant front digits digits-openvino digits-litert -o runtimes.html
       autoquant front cifar10-resnet20 --objectives accuracy,size --max-drop 0.01
       autoquant front digits --why 33
       autoquant front night --target edge
     """
-    location = find_study(results, study, storage)
+    names = [] if objectives is None else [part.strip() for part in objectives.split(",")]
+    bounds = Bounds(max_drop, max_latency_ms, max_size_mb)
+    if len(studies) > 1:
+        from autoquant.cli.common import show_common
+
+        leave_out({"--why": why, "--target": target}, "that is of one study")
+        if output is not None:
+            check_page(output)
+        places = {name: find_study(results, name, storage) for name in studies}
+        records = {name: load_record(place, warn=warn) for name, place in places.items()}
+        show_common(records, parse_objectives(names, ()) or [], bounds, format_, output)
+        return
+    leave_out({"-o": output}, "the figure is of several studies")
+    location = find_study(results, studies[0], storage)
     record = load_record(location, warn=warn).seen_from(target)
     if why is not None:
-        from autoquant.cli.why import check_alone, show_why
+        from autoquant.cli.why import show_why
 
         limits = {"--max-drop": max_drop, "--max-latency-ms": max_latency_ms}
         others = {"--max-size-mb": max_size_mb, "--target": target}
-        check_alone({"--objectives": objectives, **limits, **others})
+        leave_out({"--objectives": objectives, **limits, **others}, "--why explains one trial")
         show_why(location, record, why, format_)
         return
-    names = [] if objectives is None else [part.strip() for part in objectives.split(",")]
     wanted = parse_objectives(names, record.header.targets) or record.header.objectives
-    bounds = Bounds(max_drop, max_latency_ms, max_size_mb)
     show_front(location, record, wanted, bounds, format_)
 
 
@@ -326,23 +350,29 @@ def export(
     smallest: Annotated[bool, typer.Option("--smallest", help="Smallest file.")] = False,
     max_drop: MaxDropOption = None,
     target: OneTargetOption = None,
+    file_format: Annotated[
+        Literal["onnx", "tflite"] | None,
+        typer.Option("--format", help="Format of the file; that of the study's runtime."),
+    ] = None,
     results: ResultsOption = RESULTS,
     storage: StorageOption = None,
     tasks_from: TasksFromOption = None,
 ) -> None:
-    """Write the ONNX file of a trial, its passport inside.
+    """Write the file of a trial, its passport inside: ONNX, or .tflite of a study on LiteRT.
 
     Examples:
       autoquant export digits --knee -o model.onnx
       autoquant export digits --smallest --max-drop 0.01 -o model.onnx
       autoquant export digits --trial 17 -o model.onnx
       autoquant export night --fastest --target edge -o edge.onnx
+      autoquant export digits-litert --knee --format tflite -o model.tflite
     """
     if sum([trial is not None, knee, fastest, smallest]) != 1:
         raise InputError("name one of --trial N, --knee, --fastest, --smallest")
     check_output(output, "-o ")
     location = find_study(results, study, storage)
     record = load_record(location, warn=warn).seen_from(target)
+    check_suffix(output, record.header.backend, study, file_format)
     chosen = choose_trial(record, trial, knee=knee, fastest=fastest, bounds=Bounds(max_drop))
     kept = read_kept(location, chosen)
     if kept is None:

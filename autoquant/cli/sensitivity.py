@@ -7,6 +7,7 @@ import typer
 
 from autoquant.backends.machine import has_integer_dot_product
 from autoquant.backends.registry import DEFAULT_BACKEND, load_backend
+from autoquant.cli.figure import check_page, write_figure
 from autoquant.cli.options import (
     BackendOption,
     BatchOption,
@@ -19,8 +20,7 @@ from autoquant.cli.options import (
 )
 from autoquant.cli.output import STDERR, print_json, print_rows, show_activity, warn
 from autoquant.core.sensitivity import Sensitivity
-from autoquant.deliver import check_output, load_single_evaluator
-from autoquant.errors import InputError, StorageError
+from autoquant.deliver import load_single_evaluator
 from autoquant.report.sensitivity import (
     SENSITIVITY_COLUMNS,
     describe_base,
@@ -30,8 +30,6 @@ from autoquant.report.sensitivity import (
 from autoquant.tasks import load_task, load_task_file
 
 __all__ = ["sensitivity"]
-
-_PAGES = (".html", ".png")
 
 
 def sensitivity(
@@ -62,7 +60,7 @@ def sensitivity(
       autoquant sensitivity digits --format json > sensitivity.json
     """
     if output is not None:
-        _check_page(output)
+        check_page(output)
     load_backend(backend)  # if it is missing, say so before the task is loaded
     if tasks_from is not None:
         load_task_file(tasks_from)
@@ -74,7 +72,8 @@ def sensitivity(
         warn(f"{refusal}: measured anew")
     _show(found, format_)
     if output is not None:
-        _draw(found, output)
+        title = f"What each layer of {found.task} costs and buys"
+        write_figure(sensitivity_figure(found, title), output, 960)
         STDERR.print(f"wrote {output}")
 
 
@@ -105,31 +104,3 @@ def _cell(value: Any) -> str:
     if isinstance(value, tuple):
         return " ".join(str(item) for item in value)
     return "" if value is None else str(value)
-
-
-def _check_page(path: Path) -> None:
-    check_output(path, "-o ")
-    if path.suffix not in _PAGES:
-        raise InputError(f"-o {path}: a plot is a {' or a '.join(_PAGES)} file")
-
-
-def _draw(found: Sensitivity, path: Path) -> None:
-    """Write the figure.
-
-    Raises:
-        StorageError: it cannot be written or drawn.
-    """
-    figure = sensitivity_figure(found, f"What each layer of {found.task} costs and buys")
-    try:
-        if path.suffix == ".html":
-            figure.write_html(path)
-        else:
-            figure.write_image(path, width=1000, height=960, scale=2)
-    except OSError as error:
-        raise StorageError(f"cannot write '{path}': {error.strerror or error}") from error
-    except Exception as error:  # kaleido is missing, or has no browser
-        reason = (str(error).splitlines() or [""])[0]
-        raise InputError(
-            f"cannot draw '{path}' ({reason}): write a .html file, or install the extra 'figures' "
-            "and a Chromium"
-        ) from error

@@ -1,11 +1,8 @@
 """Why a trial's recipe is as it is: what `front --why` prints."""
 
-from collections.abc import Mapping
-
 from autoquant.cli.output import STDERR, print_json, print_rows
 from autoquant.core.explanation import Explanation
 from autoquant.core.trial import Trial
-from autoquant.errors import InputError
 from autoquant.report.row import describe_recipe
 from autoquant.report.why import (
     LEGEND,
@@ -20,18 +17,7 @@ from autoquant.search.recall import KNOWLEDGE, recall_knowledge, recall_space
 from autoquant.search.record import Record
 from autoquant.search.storage import Location
 
-__all__ = ["check_alone", "show_why"]
-
-
-def check_alone(options: Mapping[str, object]) -> None:
-    """Refuse what chooses a front: one trial is explained, whether it is on it or not.
-
-    Raises:
-        InputError: one of these options was given; None is one that was not.
-    """
-    given = [name for name, value in options.items() if value is not None]
-    if given:
-        raise InputError(f"--why explains one trial: leave out {', '.join(given)}")
+__all__ = ["show_why"]
 
 
 def show_why(location: Location, record: Record, number: int, kind: str) -> None:

@@ -15,7 +15,20 @@ if TYPE_CHECKING:  # a machine that only times files has no pydantic
     from autoquant.core.recipe import Recipe
     from autoquant.core.training import TrainingCurve, TrainingWatch
 
-__all__ = ["Artifact", "Builder", "Candidate"]
+__all__ = ["SUFFIXES", "Artifact", "Builder", "Candidate", "find_kept", "is_tflite"]
+
+SUFFIXES = (".onnx", ".tflite")
+
+
+def is_tflite(content: bytes) -> bool:
+    """Whether bytes are a .tflite file: the flatbuffer's identifier stands at byte 4."""
+    return content[4:8] == b"TFL3"
+
+
+def find_kept(folder: Path, digest: str) -> Path | None:
+    """The file of a recipe's digest in a folder, whatever its format; None if there is none."""
+    paths = (folder / f"{digest}{suffix}" for suffix in SUFFIXES)
+    return next((path for path in paths if path.is_file()), None)
 
 
 @dataclass(frozen=True)
@@ -37,6 +50,11 @@ class Artifact:
     def size_bytes(self) -> int:
         """Length of the file."""
         return len(self.content)
+
+    @property
+    def suffix(self) -> str:
+        """How files of its format are called."""
+        return ".tflite" if is_tflite(self.content) else ".onnx"
 
     @cached_property
     def sha256(self) -> str:
@@ -79,6 +97,11 @@ class Builder(Protocol):
     @property
     def operators(self) -> "list[Layer]":
         """Everything that multiplies and accumulates: the layers, and what has to stay float."""
+        ...
+
+    @property
+    def float_onnx(self) -> "Artifact | None":
+        """The float model as ONNX Runtime runs it; None in a rehearsal."""
         ...
 
     def build(self, recipe: "Recipe", watch: "TrainingWatch | None" = None) -> Candidate:

@@ -6,11 +6,27 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:  # a machine that only times files has no pydantic
     from autoquant.core.recipe import Activation
 
-__all__ = ["INTEGER_KINDS", "Layer", "LayerKind", "LayerNoise"]
+__all__ = ["INTEGER_KINDS", "Kernels", "Layer", "LayerKind", "LayerNoise"]
 
 LayerKind = Literal["conv", "linear", "matmul", "conv_transpose", "recurrent", "embedding"]
 # What every runtime has integer kernels for.
 INTEGER_KINDS: frozenset[LayerKind] = frozenset({"conv", "linear", "matmul"})
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """What a runtime has integer kernels for, which decides where quantizers stand.
+
+    Attributes:
+        kinds: kinds of layers that it computes in integers.
+        float_results: those of them that can hand their result over in float; what others
+            compute is put on a grid.
+        activations: how a layer of it can take its input.
+    """
+
+    kinds: frozenset[LayerKind] = INTEGER_KINDS
+    float_results: frozenset[LayerKind] = frozenset({"linear", "matmul", "conv_transpose"})
+    activations: "frozenset[Activation]" = frozenset({"static", "dynamic", "float"})
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ WeightBits = Literal[8, 4]
 # How a linear layer takes its input: on a calibrated grid, on one found anew for every input,
 # or as it is, with the weights alone quantized (in blocks along the input).
 Activation = Literal["static", "dynamic", "float"]
-Method = Literal["fp32", "brevitas", "ort-static", "ort-dynamic"]
+Method = Literal["fp32", "brevitas", "ort-static", "ort-dynamic", "litert-static", "litert-dynamic"]
 Rounding = Literal["nearest", "gptq", "learned"]
 RoundingScope = Literal["layer", "block"]
 

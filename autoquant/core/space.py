@@ -11,6 +11,7 @@ from typing import Any
 from autoquant.core.recipe import (
     Activation,
     CalibrationMethod,
+    Method,
     PtqOptions,
     QatOptions,
     Recipe,
@@ -30,6 +31,7 @@ __all__ = [
     "expand_layers",
     "named_recipes",
     "option_text",
+    "own_methods",
 ]
 
 FLOAT = "float"
@@ -39,6 +41,11 @@ LEARNED = "w4a8-learned"
 TRAINING = "qat."  # before the name of an option of training
 _LAYER_PREFIX = "layer."
 _MIXTURES: tuple[tuple[WeightBits, ...], ...] = ((8,), (4,), (8, 4))
+# What the quantizer makes that comes with a runtime; OpenVINO reads ONNX Runtime's files.
+_OWN_METHODS: Mapping[str, tuple[Method, ...]] = {
+    "onnxruntime": ("ort-static", "ort-dynamic"),
+    "litert": ("litert-static", "litert-dynamic"),
+}
 _OF_LEARNED = ("rounding_scope", "rounding_iterations")
 
 
@@ -300,8 +307,17 @@ class SearchSpace:
             raise SpaceError(f"'{parameters[name]}' is no choice for {name}: {allowed}") from None
 
 
+def own_methods(backend: str) -> tuple[Method, ...]:
+    """What the quantizer that comes with a runtime makes, by names of recipes."""
+    return _OWN_METHODS["litert" if backend == "litert" else "onnxruntime"]
+
+
 def baselines(
-    layers: Sequence[str], *, reduce_range: bool = False, is_exact: bool = True
+    layers: Sequence[str],
+    *,
+    reduce_range: bool = False,
+    is_exact: bool = True,
+    backend: str = "onnxruntime",
 ) -> dict[str, Recipe]:
     """The named recipes that every study measures first.
 
@@ -310,6 +326,7 @@ def baselines(
         reduce_range: whether 7-bit weights are in question too.
         is_exact: the processor adds 8-bit products without saturating. Where it does not,
             `w8a8` has 7-bit weights, and the full range stands beside it by a name of its own.
+        backend: the runtime, whose own quantizer's files are measured too.
     """
     names = list(layers)
     full = Recipe.uniform(names, 8, PtqOptions())
@@ -322,25 +339,27 @@ def baselines(
         "fp32": Recipe(method="fp32"),
         "w8a8": best,
         "w4a8": Recipe.uniform(names, 4, PtqOptions()),
-        "ort-static": Recipe(method="ort-static"),
-        "ort-dynamic": Recipe(method="ort-dynamic"),
+        **{method: Recipe(method=method) for method in own_methods(backend)},
         **beside,
     }
 
 
-def named_recipes(layers: Sequence[str], *, is_exact: bool = True) -> dict[str, Recipe]:
+def named_recipes(
+    layers: Sequence[str], *, is_exact: bool = True, backend: str = "onnxruntime"
+) -> dict[str, Recipe]:
     """Every recipe that goes by a name: the baselines, and what takes minutes to make.
 
     Args:
         layers: names of all quantizable layers.
         is_exact: as for `baselines`.
+        backend: likewise.
     """
     names = list(layers)
     learned = PtqOptions(rounding="learned", rounding_scope="block")
     trained = PtqOptions(mode="qat")
     eight = PtqOptions(mode="qat", reduce_range=not is_exact)
     return {
-        **baselines(layers, is_exact=is_exact),
+        **baselines(layers, is_exact=is_exact, backend=backend),
         LEARNED: Recipe.uniform(names, 4, learned),
         "w8a8-qat": Recipe.uniform(names, 8, eight),
         "w4a8-qat": Recipe.uniform(names, 4, trained),

@@ -81,6 +81,8 @@ class Timing(_Record):
         search_ratio: of a trial that was timed anew beside the front, the ratio that it had
             been given during the search.
         machine: digest of the fingerprint of what it was timed on.
+        over_onnxruntime: of the float model on another runtime, its latency over that of the
+            float model on ONNX Runtime, timed in turns; and its 95 % interval.
     """
 
     reference_ms: float
@@ -92,6 +94,14 @@ class Timing(_Record):
     session: str | None = None
     search_ratio: float | None = None
     machine: str | None = None
+    over_onnxruntime: float | None = None
+    over_onnxruntime_ci: Interval | None = None
+
+    @model_serializer(mode="wrap")
+    def _leave_out_no_other(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = dump(self)
+        others = ("over_onnxruntime", "over_onnxruntime_ci")
+        return {key: value for key, value in values.items() if key not in others or value}
 
 
 class BriefLatency(_Record):

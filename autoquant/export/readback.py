@@ -7,10 +7,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from autoquant.core.artifact import Artifact
-from autoquant.export.passport import load_model, read_passport
-
-__all__ = ["read_artifact", "read_precisions", "read_weights"]
+__all__ = ["read_precisions", "read_weights"]
 
 _NAMES = {
     TensorProto.FLOAT: "float32",
@@ -25,16 +22,6 @@ _LAYER_KINDS = {
 }  # fmt: skip
 # What stands between weights as they are stored and as they are used.
 _UNPACKING = ("DequantizeLinear", "Cast", "Transpose")
-
-
-def read_artifact(content: bytes) -> Artifact:
-    """An artifact from the bytes of a file.
-
-    Raises:
-        ArtifactError: not an ONNX file.
-    """
-    model = load_model(content)
-    return Artifact(content, read_precisions(model), read_passport(model))
 
 
 def read_precisions(model: onnx.ModelProto) -> dict[str, str]:

@@ -107,15 +107,15 @@ class _Inputs:
         integer = {
             found.node
             for found in quantizer.found.values()
-            if found.layer.kind in quantizer.integer_kinds
+            if found.layer.kind in quantizer.kernels.kinds
         }
-        self.placement = place(quantizer.module.graph, integer)
+        self.placement = place(quantizer.module.graph, integer, quantizer.kernels.float_results)
         self.nodes = {node.name: node for node in quantizer.module.graph.nodes}
         self._known: dict[str, InputValues] = {}
 
     def find(self, found: LayerNode) -> InputValues | None:
         """What a layer reads; None if that is on no grid."""
-        if found.layer.kind not in self.quantizer.integer_kinds:
+        if found.layer.kind not in self.quantizer.kernels.kinds:
             return None
         source = found.source.name
         origin = self.placement.carriers.get(source, source)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch.fx import Graph, Node
 
+from autoquant.core.layer import Kernels, LayerKind
 from autoquant.quantize.operators import (
     ELEMENTWISE_OPS,
     LINEAR_OPS,
@@ -34,6 +35,12 @@ __all__ = ["Placement", "fused_output", "place"]
 _SCALINGS: frozenset[object] = frozenset(
     {torch.ops.aten.mul.Tensor, torch.ops.aten.div.Tensor, torch.ops.aten.mul.Scalar}
 )
+_FLOAT_RESULTS = Kernels().float_results
+_OPERATORS: Mapping[LayerKind, frozenset[object]] = {
+    "linear": LINEAR_OPS,
+    "matmul": PRODUCT_OPS,
+    "conv_transpose": TRANSPOSED_OPS,
+}
 
 
 @dataclass(frozen=True)
@@ -51,18 +58,26 @@ class Placement:
     readers: Mapping[str, frozenset[str]]
 
 
-def place(graph: Graph, quantized: Collection[Node]) -> Placement:
+def place(
+    graph: Graph,
+    quantized: Collection[Node],
+    float_results: Collection[LayerKind] = _FLOAT_RESULTS,
+) -> Placement:
     """Choose the tensors to quantize so that `quantized` layers run in integers.
 
     Args:
         graph: an ATen graph without batch norms behind layers.
         quantized: the layer nodes (convolutions, linears) that are to run in integers.
+        float_results: kinds of layers that can hand their result over in float.
     """
-    return _Placer(graph, frozenset(quantized)).place()
+    return _Placer(graph, frozenset(quantized), float_results).place()
 
 
 class _Placer:
-    def __init__(self, graph: Graph, quantized: frozenset[Node]) -> None:
+    def __init__(
+        self, graph: Graph, quantized: frozenset[Node], float_results: Collection[LayerKind]
+    ) -> None:
+        self.unbound = frozenset().union(*(_OPERATORS[kind] for kind in float_results))
         self.nodes = list(graph.nodes)
         self.quantized = quantized
         self.integer = self._find_integer()
@@ -116,7 +131,7 @@ class _Placer:
 
     def _is_bound(self, node: Node) -> bool:
         """Whether a value is bound to be integer: its operator has no float output."""
-        return not computes(node, LINEAR_OPS | PRODUCT_OPS | TRANSPOSED_OPS)
+        return not computes(node, self.unbound)
 
     def _find_integer(self) -> set[Node]:
         """Operators to run in integers: the layers, and what pays between them."""

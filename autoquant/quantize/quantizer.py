@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from autoquant.core.batching import split_inputs
 from autoquant.core.encodings import Encodings
-from autoquant.core.layer import INTEGER_KINDS, Layer, LayerKind
+from autoquant.core.layer import Kernels, Layer
 from autoquant.core.recipe import Activation, PtqOptions, Recipe, WeightBits
 from autoquant.core.task import Dataset
 from autoquant.errors import RecipeError
@@ -48,6 +48,7 @@ _LAYERS, _QUANTIZERS = "autoquant_layers", "autoquant_quantizers"
 
 # From a maker of learnable models to the learnable that was trained.
 Train = Callable[[Callable[[], tuple[GraphModule, Learnable]]], Learnable]
+_ALL = Kernels()
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,9 @@ class Quantizer:
         module: float ATen graph without batch norms.
         calibration: data set whose images set the ranges.
         seed: draws the calibration images and the kept activation values.
-        integer_kinds: kinds of layers that the runtime has integer kernels for; of the others
-            the weights alone are quantized, and no input is put on a grid for their sake.
+        kernels: what the runtime has integer kernels for; of other layers the weights alone are
+            quantized, and no input is put on a grid for their sake.
+        obstacles: why other layers have to stay float, by name.
 
     Attributes:
         operators: everything that multiplies and accumulates or looks up, in network order.
@@ -122,13 +124,18 @@ class Quantizer:
         module: GraphModule,
         calibration: Dataset,
         seed: int = 0,
-        integer_kinds: frozenset[LayerKind] = INTEGER_KINDS,
+        kernels: Kernels = _ALL,
+        obstacles: Mapping[str, str] | None = None,
     ) -> None:
         self.module = module
-        self.integer_kinds = integer_kinds
+        self.kernels = kernels
         self.calibration = calibration
         self.seed = seed
-        everything = find_layers(module)
+        self.obstacles = obstacles or {}
+        everything = {
+            name: _limit(found, kernels, self.obstacles.get(name))
+            for name, found in find_layers(module).items()
+        }
         self.operators: list[Layer] = [found.layer for found in everything.values()]
         self.names = {found.node.name: name for name, found in everything.items()}
         self.found: Mapping[str, LayerNode] = {
@@ -164,9 +171,9 @@ class Quantizer:
         integer = {
             self.found[name].node
             for name in static
-            if self.found[name].layer.kind in self.integer_kinds
+            if self.found[name].layer.kind in self.kernels.kinds
         }
-        placement = place(self.module.graph, integer)
+        placement = place(self.module.graph, integer, self.kernels.float_results)
         choices = {
             name: self._choose(name, bits, options, recipe.activation_of(name))
             for name, bits in widths.items()
@@ -281,7 +288,7 @@ class Quantizer:
             module = copy.copy(self.module)
             equalize(module, changed, self._data.batches(PtqOptions()))
             self._twins[excluded] = Quantizer(
-                module, self.calibration, self.seed, self.integer_kinds
+                module, self.calibration, self.seed, self.kernels, self.obstacles
             )
         return self._twins[excluded]
 
@@ -345,6 +352,14 @@ class Quantizer:
             weights[name] = encode_weight(name, layer, choices[name], scale)
         dynamic = [name for name, choice in choices.items() if choice.activation == "dynamic"]
         return Encodings(weights, grids, placement.carriers, placement.readers, frozenset(dynamic))
+
+
+def _limit(found: LayerNode, kernels: Kernels, obstacle: str | None) -> LayerNode:
+    """A layer as a runtime allows it."""
+    layer = found.layer
+    able = tuple(kind for kind in layer.activations if kind in kernels.activations)
+    why = layer.obstacle or obstacle
+    return replace(found, layer=replace(layer, activations=able, obstacle=why))
 
 
 def _without_equalization(recipe: Recipe) -> Recipe:

@@ -5,7 +5,7 @@ from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
-from autoquant.core.artifact import Artifact
+from autoquant.core.artifact import SUFFIXES, Artifact, find_kept
 from autoquant.files import replacing
 
 __all__ = ["Shelf"]
@@ -26,14 +26,14 @@ class Shelf:
 
     def put(self, digest: str, artifact: Artifact) -> None:
         """Write a file, whole or not at all."""
-        with replacing(self.folder / f"{digest}.onnx") as file:
+        with replacing(self.folder / f"{digest}{artifact.suffix}") as file:
             file.write(artifact.content)
         self._put[digest] = dataclasses.replace(artifact, content=b"")
 
     def get(self, digest: str) -> Artifact | None:
         """What this process put there: learned rounding takes minutes, reading none."""
-        path = self.folder / f"{digest}.onnx"
-        if digest not in self._put or not path.is_file():
+        path = find_kept(self.folder, digest)
+        if digest not in self._put or path is None:
             return None
         return dataclasses.replace(self._put[digest], content=path.read_bytes())
 
@@ -41,7 +41,7 @@ class Shelf:
         """Remove the files of all other digests."""
         if self.keeps_all:
             return
-        for path in self.folder.glob("*.onnx"):
-            if path.stem not in wanted:
+        for path in self.folder.glob("*.*"):
+            if path.suffix in SUFFIXES and path.stem not in wanted:
                 with suppress(FileNotFoundError):
                     path.unlink()

@@ -296,6 +296,7 @@ class Study:
             list(self.space.layers),
             reduce_range=self.space.reduces_range,
             is_exact=self.is_exact,
+            backend=self.record.header.backend,
         )
         with self.record.together(is_durable=True):
             self._standing.look()

@@ -65,7 +65,7 @@ def _row(evaluator: Evaluator, recipe: Recipe, samples: int) -> dict[str, object
     batches = evaluator.search.batches[: -(-samples // evaluator.search.batch_size)]
     outputs, sizes = [], []
     for pack in (True, False):
-        model = write_qdq(evaluator.builder._graph, encodings, pack=pack)
+        model = write_qdq(evaluator.builder.exporter.graph, encodings, pack=pack)
         content = model.SerializeToString()
         session = evaluator.backend.load(Artifact(content, {}, {}), 2)
         outputs.append(evaluator.predict(session, batches))

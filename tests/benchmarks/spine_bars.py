@@ -88,7 +88,7 @@ def _is_bit_identical(evaluator: Evaluator, recipe: Recipe) -> bool:
     encodings = evaluator.builder.quantizer.quantize(recipe).encodings
     outputs = []
     for pack in (True, False):
-        model = write_qdq(evaluator.builder._graph, encodings, pack=pack)
+        model = write_qdq(evaluator.builder.exporter.graph, encodings, pack=pack)
         session = evaluator.backend.load(Artifact(model.SerializeToString(), {}, {}), 2)
         outputs.append(np.concatenate([session.predict(b) for b in evaluator.search.batches]))
     return bool((outputs[0] == outputs[1]).all())

@@ -1,0 +1,273 @@
+"""LiteRT's interpreter with XNNPACK. The only room beside the exporter that knows LiteRT."""
+
+import copy
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.interpreter import Interpreter
+
+from autoquant.backends.inputs import Arrays, InputSpec, as_named, random_inputs
+from autoquant.backends.machine import describe_machine, package_versions
+from autoquant.backends.memory import measure_peak_bytes
+from autoquant.backends.profile import WARM_RUNS, summarize
+from autoquant.core.artifact import Artifact, is_tflite
+from autoquant.core.layer import INTEGER_KINDS, Kernels, LayerKind
+from autoquant.core.proof import NodeTime
+from autoquant.errors import ArtifactError, TrialError
+from autoquant.tflite import (
+    INT4,
+    INT8,
+    LAYERS,
+    is_constant,
+    layer_of,
+    name_of,
+    operator_of,
+    parse,
+    serialize,
+    type_of,
+)
+
+__all__ = ["LiteRtBackend", "LiteRtSession"]
+
+_KINDS = {name: np.dtype(name).type for name in ("float32", "int8", "int32", "int64")}
+
+
+class LiteRtSession:
+    """A file that LiteRT has loaded.
+
+    Files hold a batch of one, which is what LiteRT's own converter writes: a larger batch is so
+    many runs. Quantized inputs and outputs are taken and given as the floats that they stand for.
+
+    Args:
+        content: the file.
+        threads: of XNNPACK.
+    """
+
+    def __init__(self, content: bytes, threads: int) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self._interpreter = Interpreter(model_content=content, num_threads=threads)
+        self._interpreter.allocate_tensors()
+        self._inputs = _by_name(self._interpreter, "inputs")
+        self._outputs = _by_name(self._interpreter, "outputs")
+        self.inputs = [_describe_input(name, entry) for name, entry in self._inputs.items()]
+
+    @property
+    def has_delegate(self) -> bool:
+        """Whether XNNPACK runs something of it; without it kernels are many times slower."""
+        operators = self._interpreter._get_ops_details()
+        return any(operator["op_name"] == "DELEGATE" for operator in operators)
+
+    def predict(self, inputs: Any) -> npt.NDArray[np.float32]:
+        """First output for one batch."""
+        return next(iter(self.run_all(inputs).values()))
+
+    def run_all(self, inputs: Any) -> Arrays:
+        """Every output for one batch, by name, quantized ones as floats."""
+        with _translated():
+            rows = [self._run(row) for row in self._rows(inputs)]
+        return {name: np.concatenate([row[name] for row in rows]) for name in self._outputs}
+
+    def time_once(self, inputs: Any) -> float:
+        """Seconds of one run of each sample of the batch, one after the other."""
+        seconds = 0.0
+        with _translated():
+            for row in self._rows(inputs):
+                self._set(row)
+                start = time.perf_counter()
+                self._interpreter.invoke()
+                seconds += time.perf_counter() - start
+        return seconds
+
+    def random_inputs(self, batch: int, seed: int = 0) -> Arrays:
+        """Inputs of the model's shapes, `batch` of each."""
+        return random_inputs(self.inputs, _KINDS, batch, seed)
+
+    def _rows(self, inputs: Any) -> Iterator[Arrays]:
+        given = as_named(inputs, self.inputs[0].name)
+        if given.keys() != self._inputs.keys():
+            raise ValueError(f"inputs {sorted(given)} do not fit {sorted(self._inputs)}")
+        for index in range(len(next(iter(given.values())))):
+            yield {name: value[index : index + 1] for name, value in given.items()}
+
+    def _run(self, row: Arrays) -> Arrays:
+        self._set(row)
+        self._interpreter.invoke()
+        return {name: self._read(entry) for name, entry in self._outputs.items()}
+
+    def _set(self, row: Arrays) -> None:
+        for name, value in row.items():
+            entry = self._inputs[name]
+            self._interpreter.set_tensor(entry["index"], _quantize(value, entry))
+
+    def _read(self, entry: dict[str, Any]) -> npt.NDArray[Any]:
+        value: npt.NDArray[Any] = self._interpreter.get_tensor(entry["index"])
+        scale, zero = entry["quantization"]
+        if value.dtype != np.int8 or not scale:
+            return value
+        real: npt.NDArray[np.float32] = (value.astype(np.float32) - zero) * np.float32(scale)
+        return real
+
+
+def _by_name(interpreter: Interpreter, side: str) -> dict[str, dict[str, Any]]:
+    """Details of inputs or outputs by the names of the signature, else by those of tensors."""
+    read = interpreter.get_input_details if side == "inputs" else interpreter.get_output_details
+    entries = {entry["index"]: entry for entry in read()}
+    signatures = interpreter._get_full_signature_list()
+    if len(signatures) != 1:
+        return {entry["name"]: entry for entry in entries.values()}
+    names = {index: name for name, index in next(iter(signatures.values()))[side].items()}
+    return {names.get(index, entry["name"]): entry for index, entry in entries.items()}
+
+
+def _describe_input(name: str, entry: dict[str, Any]) -> InputSpec:
+    shape = tuple(int(size) for size in entry["shape"])
+    kind = "float32" if entry["quantization"][0] else np.dtype(entry["dtype"]).name
+    return InputSpec(name, (None, *shape[1:]), kind)
+
+
+def _quantize(value: npt.NDArray[Any], entry: dict[str, Any]) -> npt.NDArray[Any]:
+    scale, zero = entry["quantization"]
+    if entry["dtype"] != np.int8 or not scale or value.dtype == np.int8:
+        return value
+    grid: npt.NDArray[np.int8] = np.clip(np.round(value / scale) + zero, -128, 127).astype(np.int8)
+    return grid
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # RuntimeError of the interpreter, ValueError of its wrapper
+        raise TrialError(f"LiteRT cannot run it: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else repr(error)
+
+
+class LiteRtBackend:
+    """Runs .tflite files on the CPU with LiteRT's interpreter."""
+
+    name = "litert"
+    kernels = Kernels(
+        INTEGER_KINDS | frozenset[LayerKind]({"conv_transpose"}),
+        float_results=frozenset(),
+        activations=frozenset({"static", "dynamic"}),
+    )
+
+    def load(self, artifact: Artifact, threads: int) -> LiteRtSession:
+        """Load a file with a fixed number of threads.
+
+        Raises:
+            ArtifactError: LiteRT cannot load it; gives its reason.
+        """
+        if not is_tflite(artifact.content):
+            raise ArtifactError(
+                "LiteRT cannot load this file: it reads .tflite files, and this is none"
+            )
+        try:
+            return LiteRtSession(artifact.content, threads)
+        except Exception as error:  # RuntimeError, ValueError
+            raise ArtifactError(f"LiteRT cannot load this file: {_reason(error)}") from error
+
+    def measure_memory(self, artifact: Artifact, threads: int, batch: int = 1) -> int | None:
+        """Growth of a fresh process that loads and runs the file."""
+        return measure_peak_bytes(self.name, artifact.content, threads, batch)
+
+    def find_integer_layers(self, artifact: Artifact, layers: Sequence[str]) -> frozenset[str]:
+        """Layers with 8- or 4-bit weights that no dequantizer stands in front of.
+
+        By the types of tensors that their operators read: with a float input the kernel puts it
+        on a grid by itself, for every run anew, and multiplies integers all the same.
+        """
+        graph = _Graph(artifact.content)
+        wanted = frozenset(layers)
+        return frozenset(
+            layer
+            for operator in graph.operators
+            if (layer := graph.integer_layer(operator)) in wanted
+        )
+
+    def profile_nodes(
+        self, artifact: Artifact, threads: int = 1, batch: int = 1, runs: int = 30
+    ) -> list[NodeTime]:
+        """Time of every operator, each in a file of its own, on random inputs.
+
+        LiteRT hands the whole graph to XNNPACK and tells Python nothing of what happens there, so
+        each operator is run alone: what is fused or kept in a cache between two is not seen.
+        """
+        graph = _Graph(artifact.content)
+        samples: list[tuple[str, str, float]] = []
+        for operator in graph.operators:
+            session = LiteRtSession(graph.cut_out(operator), threads)
+            inputs = session.random_inputs(batch)
+            name, kernel = graph.describe(operator)
+            samples += [
+                (name, kernel, 1000 * session.time_once(inputs)) for _ in range(WARM_RUNS + runs)
+            ]
+        return summarize(samples, runs)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Machine and runtime version."""
+        return {"machine": describe_machine(), "versions": package_versions("ai-edge-litert")}
+
+
+class _Graph:
+    """The operators of a file, its only subgraph's."""
+
+    def __init__(self, content: bytes) -> None:
+        try:
+            self.model = parse(content)
+        except ArtifactError as error:
+            raise ArtifactError(f"LiteRT cannot load this file: {error}") from error
+        self.graph = self.model.subgraphs[0]
+        self.operators = list(self.graph.operators)
+
+    def integer_layer(self, operator: Any) -> str | None:
+        """The layer that an operator computes in integers; None if it computes none so."""
+        kind = operator_of(self.model, operator)
+        if kind not in LAYERS:
+            return None
+        weights = self.graph.tensors[operator.inputs[LAYERS[kind]]]
+        return layer_of(self.model, operator) if weights.type in (INT8, INT4) else None
+
+    def describe(self, operator: Any) -> tuple[str, str]:
+        """Name and kernel: the operator with the types of what it multiplies."""
+        kind = operator_of(self.model, operator)
+        name = layer_of(self.model, operator)
+        name = name or name_of(self.graph.tensors[operator.outputs[0]])
+        places = [2 if kind == "TRANSPOSE_CONV" else 0]
+        if kind in LAYERS:
+            places.append(LAYERS[kind])
+        types = [type_of(self.graph.tensors[operator.inputs[place]]) for place in places]
+        return name, f"{kind} {' x '.join(dict.fromkeys(types))}"
+
+    def cut_out(self, operator: Any) -> bytes:
+        """A file that holds one operator."""
+        read = [int(index) for index in operator.inputs if index >= 0]
+        made = [int(index) for index in operator.outputs]
+        places = {index: place for place, index in enumerate(dict.fromkeys([*read, *made]))}
+        model, graph, inner = copy.copy(self.model), schema.SubGraphT(), copy.copy(operator)
+        model.subgraphs, model.signatureDefs, model.metadata = [graph], None, None
+        model.buffers, graph.tensors, graph.inputs = [schema.BufferT()], [], []
+        for index, place in places.items():
+            tensor = copy.copy(self.graph.tensors[index])
+            if is_constant(self.model, tensor):
+                model.buffers.append(self.model.buffers[tensor.buffer])
+                tensor.buffer = len(model.buffers) - 1
+            else:
+                tensor.buffer = 0
+                graph.inputs += [place] * (index in read)
+            graph.tensors.append(tensor)
+        inner.inputs = [places[int(index)] if index >= 0 else -1 for index in operator.inputs]
+        inner.outputs = graph.outputs = [places[index] for index in made]
+        graph.operators = [inner]
+        return serialize(model)

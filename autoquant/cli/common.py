@@ -1,0 +1,164 @@
+"""`front STUDY STUDY ...`: the fronts of several runtimes laid over each other."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from autoquant.cli.figure import write_figure
+from autoquant.cli.output import STDERR, print_json, print_rows
+from autoquant.core.common import CommonMember, Contribution, lay_over
+from autoquant.core.front import find_front
+from autoquant.core.objective import Objective, kinds_of
+from autoquant.core.pareto import Bounds
+from autoquant.errors import InputError, NegativeAnswer, StudyError
+from autoquant.report.common_figure import common_figure
+from autoquant.report.row import (
+    describe_recipe,
+    format_drop,
+    format_megabytes,
+    format_percent,
+)
+from autoquant.search.choice import find_reference
+from autoquant.search.record import Record
+
+__all__ = ["show_common"]
+
+_COLUMNS = ["study", "runtime", "#", "recipe", "accuracy", "drop", "report", "x float",
+            "x ONNX Runtime's float", "size", "integer"]  # fmt: skip
+
+
+def show_common(
+    records: dict[str, Record],
+    objectives: Sequence[Objective],
+    bounds: Bounds,
+    kind: str,
+    output: Path | None,
+) -> None:
+    """Print the members of all fronts; those that no other beats are marked.
+
+    Args:
+        records: by name of the study.
+        objectives: what the fronts are by; none for those that all the studies have.
+        bounds: constraints that go before those of the studies.
+        kind: `table`, `json` or `csv`.
+        output: figure to write, .html or .png; None for none.
+
+    Raises:
+        StudyError: the studies are of different tasks, or a runtime was never timed beside ONNX
+            Runtime.
+        NegativeAnswer: there are no members.
+    """
+    _check_task(records)
+    wanted = list(objectives) or _shared_objectives(records)
+    parts = [_contribute(name, record, wanted, bounds) for name, record in records.items()]
+    if "latency" in kinds_of(wanted):
+        _check_factors(parts)
+    members = lay_over(parts, wanted)
+    if not members:
+        raise NegativeAnswer("no trial of any of the studies is within the constraints")
+    if kind == "json":
+        factors = {part.study: part.factor for part in parts}
+        print_json(
+            {
+                "studies": {
+                    part.study: {
+                        "backend": part.backend,
+                        "float_over_onnxruntime": factor and factor[0],
+                        "float_over_onnxruntime_ci": factor and factor[1],
+                    }
+                    for part in parts
+                    for factor in [factors[part.study]]
+                },
+                "objectives": wanted,
+                "members": [member.to_dict() for member in members],
+            }
+        )
+    else:
+        best = sum(member.is_on_front for member in members)
+        title = (
+            f"Fronts of {len(parts)} studies: {len(members)} members, {best} that no other beats "
+            f"(+), by {', '.join(wanted)}"
+        )
+        print_rows(_COLUMNS, [_row(member) for member in members], kind, title)
+    if kind == "table":
+        _say_factors(parts)
+    if output is not None:
+        write_figure(common_figure(members, _title(members)), output, 620)
+        STDERR.print(f"wrote {output}", markup=False)
+
+
+def _check_task(records: dict[str, Record]) -> None:
+    tasks = {
+        name: (record.header.task, dict(record.header.task_options))
+        for name, record in records.items()
+    }
+    first, *others = tasks
+    for other in others:
+        if tasks[other] != tasks[first]:
+            raise StudyError(
+                f"studies '{first}' and '{other}' are of different tasks "
+                f"({tasks[first][0]}, {tasks[other][0]}): their figures do not compare"
+            )
+    targets = [name for name, record in records.items() if record.header.targets]
+    if targets:
+        raise InputError(
+            f"study '{targets[0]}' has several targets: name one study, with --target NAME"
+        )
+
+
+def _shared_objectives(records: dict[str, Record]) -> list[Objective]:
+    lists = [record.header.objectives for record in records.values()]
+    return [name for name in lists[0] if all(name in other for other in lists)]
+
+
+def _contribute(
+    name: str, record: Record, objectives: Sequence[Objective], bounds: Bounds
+) -> Contribution:
+    trials = record.trials()
+    limits = record.header.bounds.overlaid(bounds)
+    members = find_front(trials, objectives, limits)
+    return Contribution(name, record.header.backend, members, find_reference(trials))
+
+
+def _check_factors(parts: Sequence[Contribution]) -> None:
+    for part in parts:
+        if part.factor is None:
+            raise StudyError(
+                f"study '{part.study}' does not tell how {part.backend} runs the float model "
+                "beside ONNX Runtime: it was made before that was timed, or times nothing; "
+                "search once more under another name"
+            )
+
+
+def _row(member: CommonMember) -> list[str]:
+    trial = member.trial
+    return [
+        member.study,
+        member.backend,
+        f"{trial.number}{'+' if member.is_on_front else ''}",
+        describe_recipe(trial.recipe, trial.name),
+        format_percent(trial.accuracy),
+        format_drop(trial.accuracy_drop, trial.accuracy_drop_ci),
+        format_percent(trial.report_accuracy),
+        "-" if trial.latency_ratio is None else f"{trial.latency_ratio:.3f}",
+        "-" if member.ratio is None else f"{member.ratio:.3f}",
+        "-" if trial.size_bytes is None else format_megabytes(trial.size_bytes),
+        "-" if trial.integer_coverage is None else f"{trial.integer_coverage:.0%}",
+    ]
+
+
+def _say_factors(parts: Sequence[Contribution]) -> None:
+    for part in parts:
+        if part.factor is not None and part.backend != "onnxruntime":
+            factor, (low, high) = part.factor
+            STDERR.print(
+                f"{part.backend} runs the float model in {factor:.3f} ({low:.3f} to {high:.3f}) of "
+                f"ONNX Runtime's time (study {part.study})",
+                markup=False,
+            )
+
+
+def _title(members: Sequence[CommonMember]) -> str:
+    best = [member for member in members if member.is_on_front]
+    counts = {b: sum(m.backend == b for m in best) for b in dict.fromkeys(m.backend for m in best)}
+    words = ", ".join(f"{count} on {backend}" for backend, count in counts.items())
+    return f"Of {len(members)} members of the fronts no other beats {len(best)}: {words}"

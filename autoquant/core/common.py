@@ -1,0 +1,122 @@
+"""Fronts of several studies of one task, laid over each other.
+
+Every study has one runtime, and its latencies are ratios to the float model on that runtime. The
+float model of another runtime than ONNX Runtime was timed beside ONNX Runtime's once; by that
+factor all ratios have one reference.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from autoquant.core.front import find_front
+from autoquant.core.noise import Z95, log_sd
+from autoquant.core.objective import Objective
+from autoquant.core.trial import Trial
+
+__all__ = ["CommonMember", "Contribution", "lay_over"]
+
+_ONNX_RUNTIME = "onnxruntime"
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """One study's part.
+
+    Attributes:
+        study: its name.
+        backend: the runtime that judged it.
+        members: of its front.
+        reference: its trial of the float model; None if it has none.
+    """
+
+    study: str
+    backend: str
+    members: Sequence[Trial]
+    reference: Trial | None
+
+    @property
+    def factor(self) -> tuple[float, tuple[float, float]] | None:
+        """Float here over float on ONNX Runtime, with its interval; None if never timed."""
+        if self.backend == _ONNX_RUNTIME:
+            return 1.0, (1.0, 1.0)
+        timing = None if self.reference is None else self.reference.timing
+        if timing is None or timing.over_onnxruntime is None or timing.over_onnxruntime_ci is None:
+            return None
+        return timing.over_onnxruntime, timing.over_onnxruntime_ci
+
+
+@dataclass(frozen=True)
+class CommonMember:
+    """A member of one study's front among those of others.
+
+    Attributes:
+        study: whose it is.
+        backend: the runtime that it runs on.
+        trial: as its study has it, its latency a ratio to float on its own runtime.
+        ratio: latency over that of the float model on ONNX Runtime; None without a latency.
+        ratio_ci: its 95 % interval.
+        is_on_front: no member of any of the studies beats it.
+    """
+
+    study: str
+    backend: str
+    trial: Trial
+    ratio: float | None
+    ratio_ci: tuple[float, float] | None
+    is_on_front: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return {
+            "study": self.study,
+            "backend": self.backend,
+            "is_on_front": self.is_on_front,
+            "ratio_to_onnxruntime": self.ratio,
+            "ratio_to_onnxruntime_ci": self.ratio_ci,
+            **self.trial.to_dict(),
+        }
+
+
+def lay_over(parts: Sequence[Contribution], objectives: Sequence[Objective]) -> list[CommonMember]:
+    """Members of several fronts, most accurate first, and which of them no other beats.
+
+    Args:
+        parts: of studies of one task, each with a factor.
+        objectives: what counts.
+    """
+    owners = [(part, trial) for part in parts for trial in part.members]
+    # numbers tell trials of one study apart; here they have to tell all
+    rescaled = [
+        _rescale(part, trial).model_copy(update={"number": place})
+        for place, (part, trial) in enumerate(owners)
+    ]
+    best = {trial.number for trial in find_front(rescaled, objectives)}
+    members = [
+        CommonMember(
+            part.study,
+            part.backend,
+            trial,
+            common.latency_ratio,
+            common.latency_ratio_ci,
+            common.number in best,
+        )
+        for (part, trial), common in zip(owners, rescaled, strict=True)
+    ]
+    return sorted(members, key=lambda member: -(member.trial.accuracy or 0.0))
+
+
+def _rescale(part: Contribution, trial: Trial) -> Trial:
+    """A trial with its latency over that of float on ONNX Runtime."""
+    if part.factor is None or trial.latency_ratio is None:
+        return trial
+    factor, interval = part.factor
+    ratio = trial.latency_ratio * factor
+    sd = math.hypot(log_sd(trial.latency_ratio_ci), log_sd(interval))
+    ends = ratio * math.exp(-Z95 * sd), ratio * math.exp(Z95 * sd)
+    # whoever was timed in one session was so on one runtime: here sessions do not count
+    timing = None if trial.timing is None else trial.timing.model_copy(update={"session": None})
+    return trial.model_copy(
+        update={"latency_ratio": ratio, "latency_ratio_ci": ends, "timing": timing}
+    )

@@ -1,0 +1,255 @@
+"""Which value of the torch graph each tensor of its .tflite file is, and where its layers are.
+
+The converter lays images out with their channels last, fuses activations, folds constants and
+keeps no names. So tensors are told by what they hold: the graph and the file are run on one
+sample, and a tensor is the value whose numbers it has, in whatever order; a grid does not mind the
+order. A layer is told by its weights, number for number.
+"""
+
+import itertools
+import warnings
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+from autoquant.export.exporter import Sample
+from autoquant.tflite import (
+    CHANNELS_LAST,
+    FLOAT,
+    LAYERS,
+    WEIGHT_SUFFIX,
+    add_tensor,
+    operator_of,
+    parse,
+    read_array,
+    serialize,
+)
+
+__all__ = ["LayerPlace", "LiteRtGraph", "align"]
+
+Array = npt.NDArray[Any]
+# Kernels of the two runtimes add up in other orders.
+_TOLERANCE = 1e-4  # of the largest magnitude
+
+
+@dataclass(frozen=True)
+class LayerPlace:
+    """Where a layer is in a file.
+
+    Attributes:
+        operator: index of its operator.
+        shape: what its weights are reshaped to first (a 1-D kernel gets a height).
+        axes: how they are turned then.
+    """
+
+    operator: int
+    shape: tuple[int, ...]
+    axes: tuple[int, ...]
+
+    def turn(self, weights: Array) -> Array:
+        """Weights of the torch graph as the file has them."""
+        return np.ascontiguousarray(weights.reshape(self.shape).transpose(self.axes))
+
+    def turn_back(self, weights: Array, shape: Sequence[int]) -> Array:
+        """Weights of the file as the torch graph has them."""
+        return weights.transpose(np.argsort(self.axes)).reshape(shape)
+
+    def channel_axis(self, axis: int) -> int:
+        """The file's dimension of output channels.
+
+        Args:
+            axis: that of the torch graph; a height is only ever put behind it.
+        """
+        return self.axes.index(axis)
+
+
+@dataclass(frozen=True)
+class LiteRtGraph:
+    """The float file, and what its parts are in the torch graph.
+
+    Attributes:
+        content: the file; tensors are named after values, weights after layers.
+        values: by index of a tensor, the values whose numbers it has.
+        layers: by name, where the layers are; one that is missing was changed by the converter.
+    """
+
+    content: bytes
+    values: Mapping[int, tuple[str, ...]]
+    layers: Mapping[str, LayerPlace]
+
+
+def align(content: bytes, sample: Sample) -> LiteRtGraph:
+    """Find the values and layers of a torch graph in its file.
+
+    Args:
+        content: the float file.
+        sample: what the torch graph computes, and its weights.
+    """
+    model = parse(content)
+    _give_biases(model)
+    _separate_constants(model)
+    _sign(model, sample)
+    tensors = _run(model, sample.inputs)
+    found = _match(tensors, sample.values)
+    layers = _find_layers(model, sample.weights)
+    names = {
+        index: values[0] + _find_layout(tensors[index], sample.values[values[0]])
+        for index, values in found.items()
+    }
+    _name(model, names, layers)
+    return LiteRtGraph(serialize(model), found, layers)
+
+
+def _give_biases(model: Any) -> None:
+    """Layers without a bias get one of zeros: a correction may have to go there."""
+    for operator in model.subgraphs[0].operators:
+        name = operator_of(model, operator)
+        if name in LAYERS:
+            place = LAYERS[name] + (2 if name == "TRANSPOSE_CONV" else 1)
+            given = list(operator.inputs)
+            if len(given) > place and given[place] >= 0:
+                continue
+            output = model.subgraphs[0].tensors[operator.outputs[0]]
+            bias = np.zeros(int(output.shape[-1]), dtype=np.float32)
+            given = [*given[:place], add_tensor(model, "", bias)]
+            operator.inputs = np.array(given, dtype=np.int32)
+
+
+def _separate_constants(model: Any) -> None:
+    """Give every reader of a float constant its own: each may be put on another grid."""
+    tensors = model.subgraphs[0].tensors
+    seen: set[int] = set()
+    for operator in model.subgraphs[0].operators:
+        for place, index in enumerate(operator.inputs):
+            if index < 0 or tensors[index].type != FLOAT:
+                continue
+            constant = read_array(model, tensors[index])
+            buffer = tensors[index].buffer
+            if constant is not None and buffer in seen:
+                operator.inputs[place] = add_tensor(model, "", constant)
+            seen.add(buffer)
+
+
+def _sign(model: Any, sample: Sample) -> None:
+    """The signature names inputs and outputs as the torch graph does.
+
+    The converter numbers them: `args_0`, `output_0`.
+    """
+    signature = model.signatureDefs[0]
+    for entries, names in ((signature.inputs, sample.inputs), (signature.outputs, sample.results)):
+        ordered = sorted(entries, key=lambda item: int(bytes(item.name).rpartition(b"_")[2]))
+        for entry, name in zip(ordered, names, strict=True):
+            entry.name = name.encode()
+
+
+def _run(model: Any, inputs: Mapping[str, Array]) -> dict[int, Array]:
+    """Every float tensor that the file computes for one sample."""
+    # the plain kernels: XNNPACK keeps its inner tensors to itself
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that keeping all tensors is for debugging
+        interpreter = Interpreter(
+            model_content=serialize(model),
+            num_threads=1,
+            experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+            experimental_preserve_all_tensors=True,
+        )
+    interpreter.allocate_tensors()
+    for entry in model.signatureDefs[0].inputs:
+        interpreter.set_tensor(entry.tensorIndex, inputs[bytes(entry.name).decode()])
+    interpreter.invoke()
+    graph = model.subgraphs[0]
+    made = {int(i) for operator in graph.operators for i in operator.outputs}
+    made |= {int(i) for i in graph.inputs}
+    return {
+        index: interpreter.get_tensor(index) for index in made if graph.tensors[index].type == FLOAT
+    }
+
+
+def _match(tensors: Mapping[int, Array], values: Mapping[str, Array]) -> dict[int, tuple[str, ...]]:
+    by_size: dict[int, list[tuple[str, Array]]] = defaultdict(list)
+    for name, value in values.items():
+        by_size[value.size].append((name, np.sort(value, axis=None)))
+    found = {}
+    for index, tensor in tensors.items():
+        ordered = np.sort(tensor, axis=None)
+        names = tuple(name for name, other in by_size[tensor.size] if _is_same(ordered, other))
+        if names:
+            found[index] = names
+    return found
+
+
+def _is_same(one: Array, other: Array) -> bool:
+    scale = float(max(np.abs(other).max(initial=0.0), 1e-12))
+    return bool(np.abs(one - other).max(initial=0.0) <= _TOLERANCE * scale)
+
+
+def _find_layout(tensor: Array, value: Array) -> str:
+    """What has to be said behind a value's name: how its tensor is laid out."""
+    if tensor.shape == value.shape and _is_same(tensor, value):
+        return ""
+    if tensor.ndim == value.ndim == 4:
+        last = value.transpose(0, 2, 3, 1)
+        if tensor.shape == last.shape and _is_same(tensor, last):
+            return CHANNELS_LAST
+    return "/moved"
+
+
+def _find_layers(model: Any, weights: Mapping[str, Array]) -> dict[str, LayerPlace]:
+    found: dict[str, LayerPlace] = {}
+    taken: set[int] = set()
+    constants = {}
+    for index, operator in enumerate(model.subgraphs[0].operators):
+        name = operator_of(model, operator)
+        if name in LAYERS:
+            tensor = model.subgraphs[0].tensors[operator.inputs[LAYERS[name]]]
+            constants[index] = read_array(model, tensor)
+    for layer, weight in weights.items():
+        for index, constant in constants.items():
+            if constant is None or index in taken or constant.size != weight.size:
+                continue
+            turned = _find_turn(weight, constant)
+            if turned is not None:
+                found[layer] = LayerPlace(index, *turned)
+                taken.add(index)
+                break
+    return found
+
+
+def _find_turn(weight: Array, constant: Array) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """The shape and the order of axes by which weights become a file's constant."""
+    shape = weight.shape
+    if weight.ndim < constant.ndim:
+        shape = (*shape[:2], *[1] * (constant.ndim - weight.ndim), *shape[2:])
+    if len(shape) != constant.ndim:
+        return None
+    wide = weight.reshape(shape)
+    for axes in itertools.permutations(range(len(shape))):
+        turned = wide.transpose(axes)
+        if turned.shape == constant.shape and np.array_equal(turned, constant):
+            return tuple(map(int, shape)), axes
+    return None
+
+
+def _name(model: Any, values: Mapping[int, str], layers: Mapping[str, LayerPlace]) -> None:
+    """Short names that say what a tensor is: the converter's are long, and say little."""
+    graph = model.subgraphs[0]
+    names = dict(values)
+    for layer, place in layers.items():
+        operator = graph.operators[place.operator]
+        kind = operator_of(model, operator)
+        names[int(operator.inputs[LAYERS[kind]])] = layer + WEIGHT_SUFFIX
+        names[int(operator.inputs[-1])] = f"{layer}.bias"
+    for entry in model.signatureDefs[0].inputs:
+        names[entry.tensorIndex] = bytes(entry.name).decode()
+    seen: set[str] = set()
+    for index, tensor in enumerate(graph.tensors):
+        name = names.get(index, f"t{index}")
+        while name in seen:
+            name += "_"
+        seen.add(name)
+        tensor.name = name.encode()

@@ -1,0 +1,84 @@
+"""`LiteRtExporter`: .tflite files of one network."""
+
+import contextlib
+import io
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from ai_edge_quantizer import recipe as own_recipes
+from ai_edge_quantizer.quantizer import Quantizer as OwnQuantizer
+from torch.fx import GraphModule
+
+from autoquant.core.batching import split_inputs
+from autoquant.core.encodings import Encodings
+from autoquant.core.recipe import Method
+from autoquant.errors import RecipeError, TrialError
+from autoquant.export.exporter import Sample
+from autoquant.export.litert.align import align
+from autoquant.export.litert.convert import convert
+from autoquant.export.litert.write import write_litert
+from autoquant.tflite import serialize
+
+__all__ = ["LiteRtExporter"]
+
+_OWN = {
+    "litert-static": own_recipes.static_wi8_ai8,
+    "litert-dynamic": own_recipes.dynamic_wi8_afp32,
+}
+_CHANGED = "litert-torch changed its weights, so it is not recognized in the file"
+_SIGNATURE = "serving_default"
+
+
+class LiteRtExporter:
+    """See `Exporter`. The network is converted once; recipes are written onto that file.
+
+    Args:
+        module: ATen graph of the float model.
+        sample: one sample through it.
+
+    Raises:
+        TraceError: litert-torch cannot convert it; names the operator.
+    """
+
+    packages: tuple[str, ...] = ("litert-torch", "ai-edge-quantizer", "ai-edge-litert")
+
+    def __init__(self, module: GraphModule, sample: Sample) -> None:
+        inputs = tuple(torch.from_numpy(value) for value in sample.inputs.values())
+        self._graph = align(convert(module, inputs), sample)
+        self._inputs = list(sample.inputs)
+        self.float_file = self._graph.content
+        self.obstacles: Mapping[str, str] = {
+            layer: _CHANGED for layer in sample.weights if layer not in self._graph.layers
+        }
+
+    def write(self, encodings: Encodings) -> bytes:
+        """See `write.write_litert`."""
+        return serialize(write_litert(self._graph, encodings))
+
+    def quantize_itself(self, method: Method, batches: Iterable[Any]) -> bytes:
+        """What ai-edge-quantizer makes of the float file, with ranges of its own."""
+        if method not in _OWN:
+            raise RecipeError(
+                f"'{method}' makes ONNX files: with --backend litert there are {', '.join(_OWN)}"
+            )
+        quantizer = OwnQuantizer(self.float_file, _OWN[method]())
+        try:
+            with (
+                contextlib.redirect_stdout(io.StringIO()),
+                contextlib.redirect_stderr(io.StringIO()),
+            ):
+                rows = [self._name(row) for batch in batches for row in split_inputs(batch, 1)]
+                found = (
+                    quantizer.calibrate({_SIGNATURE: rows}) if quantizer.need_calibration else None
+                )
+                result = quantizer.quantize(found)
+        except (RuntimeError, ValueError) as error:
+            first = (str(error).splitlines() or [""])[0]
+            raise TrialError(f"ai-edge-quantizer failed: {first}") from error
+        assert result.quantized_model is not None
+        return bytes(result.quantized_model)
+
+    def _name(self, row: Any) -> dict[str, Any]:
+        named = row if isinstance(row, Mapping) else {self._inputs[0]: row}
+        return {name: value.numpy() for name, value in named.items()}
