@@ -37,6 +37,7 @@ from autoquant.export.formats import format_of
 from autoquant.export.passport import seal
 from autoquant.layer_noise import measure_noise
 from autoquant.quantize.layers import LayerNode, find_layers
+from autoquant.quantize.placement import fused_output
 from autoquant.quantize.quantizer import QuantizedModel, Quantizer, Train
 from autoquant.quantize.sampling import as_tensors, record_values
 from autoquant.quantize.trace import trace
@@ -76,6 +77,7 @@ def build_evaluator(
         "threads": options.threads,
         "batch": options.batch,
         "latency_protocol": PROTOCOL_VERSION,
+        **({"full_integer": True} if options.full_integer else {}),
     }
     builder = TaskBuilder(task, seed, conditions, runtime.fingerprint(), checkpoints)
     return Evaluator(builder, runtime, task.search, task.report, task.metric, options)
@@ -116,7 +118,10 @@ class TaskBuilder:
         graph.name_layers({layer.node.name: name for name, layer in found.items()})
         backend = self.conditions.get("backend", DEFAULT_BACKEND)
         self.exporter: Exporter = load_exporter(
-            backend, graph, lambda: _sample(task, graph.module, found)
+            backend,
+            graph,
+            lambda: _sample(task, graph.module, found),
+            full_integer=bool(self.conditions.get("full_integer")),
         )
         self.quantizer = Quantizer(
             graph.module,
@@ -182,7 +187,7 @@ class TaskBuilder:
     def _write(self, recipe: Recipe, quantized: QuantizedModel | None) -> Artifact:
         content = self._export(recipe, quantized)
         kind = format_of(content)
-        passport = self._passport(recipe, kind.digest(content))
+        passport = self._passport(recipe, kind.digest(content)) | kind.read_io(content)
         precisions = kind.read_precisions(content)
         return Artifact(kind.write_passport(content, passport), precisions, passport)
 
@@ -304,6 +309,7 @@ def _sample(task: Task, module: GraphModule, found: Mapping[str, LayerNode]) -> 
             for name, layer in layers.items()
         },
         {name: layer.node.name for name, layer in layers.items()},
+        {name: fused_output(layer.node).name for name, layer in layers.items()},
         [node.name for node in module.graph.output_node().all_input_nodes],
     )
 

@@ -37,11 +37,13 @@ def load_single_evaluator(
     batch: int,
     backend: str = DEFAULT_BACKEND,
     checkpoints: Path | None = None,
+    *,
+    full_integer: bool = False,
 ) -> Evaluator:
     """What measures one recipe, with the patience that otherwise a front is timed with."""
     from autoquant.build import build_evaluator
 
-    options = EvaluationOptions(threads, batch, latency=FRONT_PROTOCOL)
+    options = EvaluationOptions(threads, batch, latency=FRONT_PROTOCOL, full_integer=full_integer)
     return build_evaluator(task, seed, options, backend, checkpoints)
 
 

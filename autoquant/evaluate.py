@@ -73,6 +73,8 @@ class EvaluationOptions:
         parity_macs: multiply-accumulates to spend on the quantized model, which runs many times
             slower than its file. A large network is compared on fewer samples then, and on more
             while those leave a doubt. None compares 1,000 samples at any price.
+        full_integer: inputs and outputs of the files are int8, for processors without floats;
+            .tflite files alone can be so.
     """
 
     threads: int = 1
@@ -80,6 +82,7 @@ class EvaluationOptions:
     latency: LatencyProtocol | None = field(default_factory=LatencyProtocol)
     front_latency: LatencyProtocol = FRONT_PROTOCOL
     parity_macs: float | None = None
+    full_integer: bool = False
 
 
 class Evaluator:

@@ -1,6 +1,9 @@
 """A .tflite file as objects: its operators, tensors and constants."""
 
+import os
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -33,6 +36,7 @@ __all__ = [
     "read_array",
     "read_metadata",
     "serialize",
+    "silenced",
     "type_of",
     "weight_index",
 ]
@@ -155,6 +159,24 @@ def activation_inputs(model: Any, operator: Any) -> Iterator[int]:
             tensor = tensors[index]
             if not is_constant(model, tensor) and tensor.type in (FLOAT, INT8):
                 yield int(index)
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Keep the runtime's and the converter's own messages off the terminal.
+
+    They come from C++, past `sys.stderr`, so the descriptor itself is turned aside.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
 
 
 def is_constant(model: Any, tensor: Any) -> bool:

@@ -88,7 +88,11 @@ class _Claims:
             return cls(
                 recipe=Recipe.model_validate(passport["recipe"]),
                 measurement=Measurement.model_validate(passport["measurement"]),
-                options=EvaluationOptions(int(conditions["threads"]), int(conditions["batch"])),
+                options=EvaluationOptions(
+                    int(conditions["threads"]),
+                    int(conditions["batch"]),
+                    full_integer=bool(conditions.get("full_integer")),
+                ),
                 backend=backend_of(conditions),
                 seed=int(passport["seed"]),
                 task=str(passport["task"]),

@@ -2,7 +2,6 @@
 
 import copy
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,7 +16,7 @@ from autoquant.backends.machine import describe_machine, package_versions
 from autoquant.backends.memory import measure_peak_bytes
 from autoquant.backends.profile import WARM_RUNS, summarize
 from autoquant.core.artifact import Artifact, is_tflite
-from autoquant.core.layer import INTEGER_KINDS, Kernels, LayerKind
+from autoquant.core.layer import Kernels
 from autoquant.core.proof import NodeTime
 from autoquant.errors import ArtifactError, TrialError
 from autoquant.tflite import (
@@ -30,6 +29,7 @@ from autoquant.tflite import (
     operator_of,
     parse,
     serialize,
+    silenced,
     type_of,
 )
 
@@ -50,19 +50,12 @@ class LiteRtSession:
     """
 
     def __init__(self, content: bytes, threads: int) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with silenced():  # it announces its delegate
             self._interpreter = Interpreter(model_content=content, num_threads=threads)
-        self._interpreter.allocate_tensors()
+            self._interpreter.allocate_tensors()
         self._inputs = _by_name(self._interpreter, "inputs")
         self._outputs = _by_name(self._interpreter, "outputs")
         self.inputs = [_describe_input(name, entry) for name, entry in self._inputs.items()]
-
-    @property
-    def has_delegate(self) -> bool:
-        """Whether XNNPACK runs something of it; without it kernels are many times slower."""
-        operators = self._interpreter._get_ops_details()
-        return any(operator["op_name"] == "DELEGATE" for operator in operators)
 
     def predict(self, inputs: Any) -> npt.NDArray[np.float32]:
         """First output for one batch."""
@@ -157,11 +150,7 @@ class LiteRtBackend:
     """Runs .tflite files on the CPU with LiteRT's interpreter."""
 
     name = "litert"
-    kernels = Kernels(
-        INTEGER_KINDS | frozenset[LayerKind]({"conv_transpose"}),
-        float_results=frozenset(),
-        activations=frozenset({"static", "dynamic"}),
-    )
+    kernels = Kernels(float_results=frozenset(), activations=frozenset({"static", "dynamic"}))
 
     def load(self, artifact: Artifact, threads: int) -> LiteRtSession:
         """Load a file with a fixed number of threads.

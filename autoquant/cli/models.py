@@ -12,6 +12,7 @@ from autoquant.cli.options import (
     BackendOption,
     BatchOption,
     FormatOption,
+    FullIntegerOption,
     OutputOption,
     SeedOption,
     TaskOptionOption,
@@ -68,6 +69,7 @@ def quantize(
             help="Folder from which a killed training goes on; `verify` reads it too.",
         ),
     ] = None,
+    full_integer: FullIntegerOption = False,
     tasks_from: TasksFromOption = None,
     task_option: TaskOptionOption = None,
     format_: FormatOption = "table",
@@ -82,6 +84,7 @@ def quantize(
       autoquant quantize digits --recipe w4a8-learned -o model.onnx
       autoquant quantize digits --recipe w8a8 --backend openvino -o model.onnx
       autoquant quantize digits --recipe w8a8 --backend litert -o model.tflite
+      autoquant quantize digits --recipe w8a8 --backend litert --full-integer -o mcu.tflite
       autoquant quantize cifar10-resnet20 --recipe w4a8-qat --checkpoints runs -o model.onnx
       autoquant quantize my-model --recipe recipe.json --tasks-from my_tasks.py -o model.onnx
       autoquant quantize imagefolder --task-option data=photos --task-option model=net.pt2 -o m.onnx
@@ -96,7 +99,13 @@ def quantize(
     told = collect_task_options(task, task_option)
     with show_activity(f"loading task {task}"):
         evaluator = load_single_evaluator(
-            load_task(task, told), seed, threads, batch, backend, checkpoints
+            load_task(task, told),
+            seed,
+            threads,
+            batch,
+            backend,
+            checkpoints,
+            full_integer=full_integer,
         )
         chosen = wanted or find_named_recipe(recipe, evaluator)
     with TrainingShow(STDERR, f"quantizing by {recipe} and measuring") as watch:

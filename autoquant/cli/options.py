@@ -14,6 +14,7 @@ __all__ = [
     "BackendOption",
     "BatchOption",
     "FormatOption",
+    "FullIntegerOption",
     "MaxDropOption",
     "OutputOption",
     "ResultsOption",
@@ -65,6 +66,13 @@ BackendOption = Annotated[
 MaxDropOption = Annotated[
     float | None,
     typer.Option("--max-drop", help="Largest accuracy drop against float, 0.01 is one point."),
+]
+FullIntegerOption = Annotated[
+    bool,
+    typer.Option(
+        "--full-integer",
+        help="int8 inputs and outputs, for micro-controllers; of .tflite files.",
+    ),
 ]
 OutputOption = Annotated[Path, typer.Option("-o", "--output", help="File to write.")]
 

@@ -20,6 +20,7 @@ from autoquant.cli.options import (
     BackendOption,
     BatchOption,
     FormatOption,
+    FullIntegerOption,
     MaxDropOption,
     OutputOption,
     ResultsOption,
@@ -39,7 +40,15 @@ from autoquant.core.front import find_front
 from autoquant.core.hypervolume import seconds_by_mode
 from autoquant.core.pareto import Bounds
 from autoquant.core.trial import Trial
-from autoquant.deliver import check_output, check_suffix, read_kept, rebuild_trial, seal_for_target
+from autoquant.deliver import (
+    check_output,
+    check_suffix,
+    load_single_evaluator,
+    measure_recipe,
+    read_kept,
+    rebuild_trial,
+    seal_for_target,
+)
 from autoquant.errors import InputError, StudyError
 from autoquant.launch import Launch
 from autoquant.report import describe_trade
@@ -354,6 +363,7 @@ def export(
         Literal["onnx", "tflite"] | None,
         typer.Option("--format", help="Format of the file; that of the study's runtime."),
     ] = None,
+    full_integer: FullIntegerOption = False,
     results: ResultsOption = RESULTS,
     storage: StorageOption = None,
     tasks_from: TasksFromOption = None,
@@ -374,8 +384,10 @@ def export(
     record = load_record(location, warn=warn).seen_from(target)
     check_suffix(output, record.header.backend, study, file_format)
     chosen = choose_trial(record, trial, knee=knee, fastest=fastest, bounds=Bounds(max_drop))
-    kept = read_kept(location, chosen)
-    if kept is None:
+    kept = None if full_integer else read_kept(location, chosen)
+    if full_integer:
+        content = _measure_integer(location, record, chosen, tasks_from)
+    elif kept is None:
         content = _rebuild(location, record, chosen, tasks_from)
     else:
         content = seal_for_target(kept, chosen, record)
@@ -384,6 +396,27 @@ def export(
     if reference is not None and reference.state == "complete":
         STDERR.print(f"trial {chosen.number}: {describe_trade(chosen, reference)}", markup=False)
     STDERR.print(f"wrote {output} ({len(content):,} bytes); check it: autoquant verify {output}")
+
+
+def _measure_integer(
+    location: Location, record: Record, trial: Trial, tasks_from: Path | None
+) -> bytes:
+    """A trial's file with inputs and outputs in integers: another file, so it is measured too."""
+    if tasks_from is not None:
+        load_task_file(tasks_from)
+    header = record.header
+    with STDERR.status(f"building trial {trial.number} with int8 inputs and outputs, measuring"):
+        task = load_task(header.task, header.task_options)
+        evaluator = load_single_evaluator(
+            task,
+            header.seed,
+            header.threads,
+            header.batch,
+            header.backend,
+            location.checkpoints,
+            full_integer=True,
+        )
+        return measure_recipe(evaluator, trial.recipe)[0].content
 
 
 def _rebuild(location: Location, record: Record, trial: Trial, tasks_from: Path | None) -> bytes:

@@ -24,6 +24,7 @@ class Sample:
         values: what the graph computes for them, by value name; floats alone.
         weights: of each quantizable layer, float32.
         outputs: by layer, the value that it computes.
+        fused: by layer, the same behind the activation that is fused with it.
         results: the values that the graph answers with, in order.
     """
 
@@ -31,6 +32,7 @@ class Sample:
     values: Mapping[str, npt.NDArray[np.float32]]
     weights: Mapping[str, npt.NDArray[np.float32]]
     outputs: Mapping[str, str]
+    fused: Mapping[str, str]
     results: Sequence[str]
 
 
@@ -69,19 +71,24 @@ class Exporter(Protocol):
         ...
 
 
-def load_exporter(backend: str, graph: FloatGraph, sample: Callable[[], Sample]) -> Exporter:
+def load_exporter(
+    backend: str, graph: FloatGraph, sample: Callable[[], Sample], *, full_integer: bool = False
+) -> Exporter:
     """The exporter whose files a backend runs.
 
     Args:
         backend: its name.
         graph: the network.
         sample: one sample through it, for exporters that look at numbers.
+        full_integer: inputs and outputs of quantized files are int8.
 
     Raises:
-        InputError: its packages are not installed.
+        InputError: its packages are not installed, or its files cannot be integer throughout.
         TraceError: the network cannot be converted.
     """
     if backend != "litert":
+        if full_integer:
+            raise InputError("--full-integer makes .tflite files: it needs --backend litert")
         return OnnxExporter(graph)
     try:
         from autoquant.export.litert.exporter import LiteRtExporter
@@ -89,7 +96,7 @@ def load_exporter(backend: str, graph: FloatGraph, sample: Callable[[], Sample])
         raise InputError(
             f".tflite files cannot be written ({error}); pip install 'autoquant[litert]'"
         ) from error
-    return LiteRtExporter(graph.module, sample())
+    return LiteRtExporter(graph.module, sample(), full_integer=full_integer)
 
 
 class OnnxExporter:

@@ -60,6 +60,10 @@ class ModelFormat(Protocol):
         """
         ...
 
+    def read_io(self, content: bytes) -> dict[str, Any]:
+        """For the passport: `io`, grids of inputs and outputs in integers; empty if none is."""
+        ...
+
     def values_on_grid(self, content: bytes) -> frozenset[str]:
         """Values of the float graph that lie on a grid."""
         ...

@@ -95,6 +95,10 @@ class OnnxFormat:
         """As they are: ONNX has the float graph's layout."""
         return values
 
+    def read_io(self, content: bytes) -> dict[str, Any]:
+        """Inputs and outputs are what those of the float model are."""
+        return {}
+
     def values_on_grid(self, content: bytes) -> frozenset[str]:
         """What a QuantizeLinear reads, or leaves."""
         nodes = load_model(content).graph.node

@@ -7,8 +7,10 @@
 `run` searches a shipped space for a while with each sampler and seed, seeds outside, so that what
 the machine does otherwise falls on all samplers; each time with an empty cache, so that `auto`
 pays for its sensitivities. What is there already stays. `judge` takes the front of each study as
-the command showed it (latency timed once more at the end, accuracy on the report split) and the
-hypervolume that it dominates; it writes `live.json` and prints the table.
+the command showed it, with its accuracy on the report split, times the files of all fronts once
+more in turns with each other (what was timed an hour apart does not compare), and takes the
+hypervolume that each dominates; it writes `live.json` and prints the table. The machine has to be
+quiet throughout.
 """
 
 import json
@@ -22,11 +24,15 @@ from statistics import median
 import numpy as np
 
 from autoquant.backends.machine import describe_machine, package_versions
+from autoquant.build import build_evaluator
 from autoquant.core.front import find_front
 from autoquant.core.hypervolume import hypervolume
 from autoquant.core.pareto import is_nondominated
 from autoquant.core.trial import Trial
+from autoquant.evaluate import Evaluator
+from autoquant.export.formats import read_artifact
 from autoquant.search.storage import Location, load_record
+from autoquant.tasks import load_task
 
 ALLOWED_DROP = 0.02
 _PACKAGES = ("autoquant", "torch", "brevitas", "onnx", "onnxruntime", "optuna", "numpy")
@@ -58,8 +64,9 @@ def run(folder: str, space: str, samplers: str, seeds: str, timeout: str) -> Non
             print(name, seconds, "s", flush=True)
 
 
-def judge(folder: str, target: str) -> None:
+def judge(folder: str, target: str, task: str = "cifar10-resnet20") -> None:
     runs = [read(Path(folder), path) for path in sorted(Path(folder).glob("*-[0-9].json"))]
+    time_fronts(Path(folder), runs, build_evaluator(load_task(task)))
     eight = max(run["eight"]["size"] for run in runs)
     corner = np.array([ALLOWED_DROP, 1.0, eight * (1 + 1e-9)])
     everything = volume([point for run in runs for point in run["front"]], corner)
@@ -83,8 +90,22 @@ def read(folder: Path, path: Path) -> dict:
         "trials": sum(trial.state != "running" for trial in trials),
         "complete": sum(trial.state == "complete" for trial in trials),
         "eight": {"size": eight.size_bytes},
+        "digests": [trial.digest for trial in front if trial.report_accuracy_drop is not None],
         "front": [to_point(trial) for trial in front if trial.report_accuracy_drop is not None],
     }
+
+
+def time_fronts(folder: Path, runs: list[dict], evaluator: Evaluator) -> None:
+    """Put the latency ratios of one session in place of those of each study's own."""
+    files = {}
+    for run_ in runs:
+        place = Location(folder, f"{run_['sampler']}-{run_['seed']}").artifacts
+        for digest in run_["digests"]:
+            files[digest] = read_artifact((place / f"{digest}.onnx").read_bytes())
+    figures = evaluator.time_together(files, "live")
+    for run_ in runs:
+        for point, digest in zip(run_["front"], run_.pop("digests"), strict=True):
+            point[1] = round(figures[digest].latency_ratio, 4)
 
 
 def to_point(trial: Trial) -> list[float]:

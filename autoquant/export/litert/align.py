@@ -17,7 +17,9 @@ import numpy as np
 import numpy.typing as npt
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
+from autoquant.errors import TraceError
 from autoquant.export.exporter import Sample
+from autoquant.export.litert.convert import explain
 from autoquant.tflite import (
     CHANNELS_LAST,
     FLOAT,
@@ -28,6 +30,7 @@ from autoquant.tflite import (
     parse,
     read_array,
     serialize,
+    silenced,
 )
 
 __all__ = ["LayerPlace", "LiteRtGraph", "align"]
@@ -76,11 +79,14 @@ class LiteRtGraph:
         content: the file; tensors are named after values, weights after layers.
         values: by index of a tensor, the values whose numbers it has.
         layers: by name, where the layers are; one that is missing was changed by the converter.
+        fused: by layer that the file has as the torch graph does, the value behind the activation
+            that is fused with it; a layer that is missing was merged with something else.
     """
 
     content: bytes
     values: Mapping[int, tuple[str, ...]]
     layers: Mapping[str, LayerPlace]
+    fused: Mapping[str, str]
 
 
 def align(content: bytes, sample: Sample) -> LiteRtGraph:
@@ -102,7 +108,14 @@ def align(content: bytes, sample: Sample) -> LiteRtGraph:
         for index, values in found.items()
     }
     _name(model, names, layers)
-    return LiteRtGraph(serialize(model), found, layers)
+    operators = model.subgraphs[0].operators
+    fused = {
+        layer: sample.fused[layer]
+        for layer, place in layers.items()
+        if {sample.fused[layer], sample.outputs[layer]}
+        & {*found.get(int(operators[place.operator].outputs[0]), ())}
+    }
+    return LiteRtGraph(serialize(model), found, layers, fused)
 
 
 def _give_biases(model: Any) -> None:
@@ -149,16 +162,10 @@ def _sign(model: Any, sample: Sample) -> None:
 
 def _run(model: Any, inputs: Mapping[str, Array]) -> dict[int, Array]:
     """Every float tensor that the file computes for one sample."""
-    # the plain kernels: XNNPACK keeps its inner tensors to itself
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that keeping all tensors is for debugging
-        interpreter = Interpreter(
-            model_content=serialize(model),
-            num_threads=1,
-            experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-            experimental_preserve_all_tensors=True,
-        )
-    interpreter.allocate_tensors()
+    try:
+        interpreter = _load(serialize(model))
+    except (RuntimeError, ValueError) as error:  # an operator that it has no kernel for
+        raise TraceError(f"LiteRT cannot run the converted model: {explain(error)}") from error
     for entry in model.signatureDefs[0].inputs:
         interpreter.set_tensor(entry.tensorIndex, inputs[bytes(entry.name).decode()])
     interpreter.invoke()
@@ -168,6 +175,20 @@ def _run(model: Any, inputs: Mapping[str, Array]) -> dict[int, Array]:
     return {
         index: interpreter.get_tensor(index) for index in made if graph.tensors[index].type == FLOAT
     }
+
+
+def _load(content: bytes) -> Interpreter:
+    # the plain kernels: XNNPACK keeps its inner tensors to itself
+    with silenced(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that keeping all tensors is for debugging
+        interpreter = Interpreter(
+            model_content=content,
+            num_threads=1,
+            experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+            experimental_preserve_all_tensors=True,
+        )
+        interpreter.allocate_tensors()
+    return interpreter
 
 
 def _match(tensors: Mapping[int, Array], values: Mapping[str, Array]) -> dict[int, tuple[str, ...]]:

@@ -7,17 +7,19 @@ import re
 import warnings
 from collections.abc import Iterator
 
-import litert_torch
 import torch
 from torch.fx import Graph, GraphModule, Node
 
 from autoquant.errors import TraceError
+from autoquant.tflite import silenced
 
-__all__ = ["convert"]
+__all__ = ["convert", "explain", "quietly"]
 
 _ATEN = torch.ops.aten
-# The names of operators in litert-torch's errors: `torch.ops.aten.x.y`, `aten.x.y`, 'stablehlo.x'.
-_OPERATOR = re.compile(r"(?:torch\.ops\.)?(aten\.\w+(?:\.\w+)?)|'?((?:stablehlo|tfl)\.\w+)'?")
+# Names of operators in errors of litert-torch and LiteRT: `torch.ops.aten.x.y`, 'mhlo.x', 'X'.
+_OPERATOR = re.compile(
+    r"(?:torch\.ops\.)?(aten\.\w+(?:\.\w+)?)|'((?:mhlo|stablehlo|tfl)\.\w+)'|opcode '(\w+)'"
+)
 
 
 def convert(module: GraphModule, inputs: tuple[torch.Tensor, ...]) -> bytes:
@@ -34,14 +36,13 @@ def convert(module: GraphModule, inputs: tuple[torch.Tensor, ...]) -> bytes:
         TraceError: litert-torch cannot convert the graph; names the operator.
     """
     try:
-        with _quiet(), torch.no_grad():
+        with quietly(), torch.no_grad():
+            import litert_torch  # which prints what it cannot load
+
             model = litert_torch.convert(_with_means(module).eval(), inputs)
             return bytes(model.model_content())
     except Exception as error:  # torch, MLIR and litert-torch share no base class
-        raise TraceError(
-            f"litert-torch cannot convert the model: {_explain(error)}; the backends onnxruntime "
-            "and openvino do not need it"
-        ) from error
+        raise TraceError(f"litert-torch cannot convert the model: {explain(error)}") from error
 
 
 def _with_means(module: GraphModule) -> GraphModule:
@@ -66,12 +67,13 @@ def _is_global(node: Node) -> bool:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the converter's progress and warnings off the terminal."""
+def quietly() -> Iterator[None]:
+    """Keep progress and warnings of LiteRT's tools off the terminal."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
         with (
+            silenced(),
             contextlib.redirect_stdout(io.StringIO()),
             contextlib.redirect_stderr(io.StringIO()),
             warnings.catch_warnings(),
@@ -82,8 +84,12 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _explain(error: BaseException) -> str:
+def explain(error: BaseException) -> str:
     """One line: the operator, wherever in the chain of errors it is named, and the message."""
+    return f"{_name_operator(error)}; the backends onnxruntime and openvino do without"
+
+
+def _name_operator(error: BaseException) -> str:
     chain: list[BaseException] = []
     current: BaseException | None = error
     while current is not None and current not in chain:
@@ -94,4 +100,5 @@ def _explain(error: BaseException) -> str:
     first = next((line.strip() for line in texts[0].splitlines() if line.strip()), repr(error))
     if found is None:
         return first[:300]
-    return f"operator '{found[1] or found[2]}' ({first[:200]})"
+    name = next(group for group in found.groups() if group)
+    return f"operator '{name}' ({first[:200]})"

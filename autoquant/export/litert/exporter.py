@@ -1,7 +1,5 @@
 """`LiteRtExporter`: .tflite files of one network."""
 
-import contextlib
-import io
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -16,7 +14,7 @@ from autoquant.core.recipe import Method
 from autoquant.errors import RecipeError, TrialError
 from autoquant.export.exporter import Sample
 from autoquant.export.litert.align import align
-from autoquant.export.litert.convert import convert
+from autoquant.export.litert.convert import convert, quietly
 from autoquant.export.litert.write import write_litert
 from autoquant.tflite import serialize
 
@@ -27,6 +25,7 @@ _OWN = {
     "litert-dynamic": own_recipes.dynamic_wi8_afp32,
 }
 _CHANGED = "litert-torch changed its weights, so it is not recognized in the file"
+_MERGED = "litert-torch merged it with what follows it, and its own result is nowhere in the file"
 _SIGNATURE = "serving_default"
 
 
@@ -36,6 +35,7 @@ class LiteRtExporter:
     Args:
         module: ATen graph of the float model.
         sample: one sample through it.
+        full_integer: inputs and outputs of quantized files are int8.
 
     Raises:
         TraceError: litert-torch cannot convert it; names the operator.
@@ -43,18 +43,23 @@ class LiteRtExporter:
 
     packages: tuple[str, ...] = ("litert-torch", "ai-edge-quantizer", "ai-edge-litert")
 
-    def __init__(self, module: GraphModule, sample: Sample) -> None:
+    def __init__(self, module: GraphModule, sample: Sample, *, full_integer: bool = False) -> None:
         inputs = tuple(torch.from_numpy(value) for value in sample.inputs.values())
         self._graph = align(convert(module, inputs), sample)
+        self._is_full_integer = full_integer
         self._inputs = list(sample.inputs)
         self.float_file = self._graph.content
         self.obstacles: Mapping[str, str] = {
-            layer: _CHANGED for layer in sample.weights if layer not in self._graph.layers
+            layer: _CHANGED if layer not in self._graph.layers else _MERGED
+            for layer in sample.weights
+            if layer not in self._graph.fused
         }
 
     def write(self, encodings: Encodings) -> bytes:
         """See `write.write_litert`."""
-        return serialize(write_litert(self._graph, encodings))
+        return serialize(
+            write_litert(self._graph, encodings, is_integer_only=self._is_full_integer)
+        )
 
     def quantize_itself(self, method: Method, batches: Iterable[Any]) -> bytes:
         """What ai-edge-quantizer makes of the float file, with ranges of its own."""
@@ -64,10 +69,7 @@ class LiteRtExporter:
             )
         quantizer = OwnQuantizer(self.float_file, _OWN[method]())
         try:
-            with (
-                contextlib.redirect_stdout(io.StringIO()),
-                contextlib.redirect_stderr(io.StringIO()),
-            ):
+            with quietly():
                 rows = [self._name(row) for batch in batches for row in split_inputs(batch, 1)]
                 found = (
                     quantizer.calibrate({_SIGNATURE: rows}) if quantizer.need_calibration else None

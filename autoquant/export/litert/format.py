@@ -94,6 +94,16 @@ class LiteRtFormat:
                 signature.outputs = [*signature.outputs, entry]
         return serialize(model), found
 
+    def read_io(self, content: bytes) -> dict[str, Any]:
+        """`io`: type, scale and zero point of every int8 input and output, by name."""
+        model = parse(content)
+        signature = (model.signatureDefs or [None])[0]
+        if signature is None:
+            return {}
+        sides = {"inputs": signature.inputs, "outputs": signature.outputs}
+        found = {side: _grids(model, entries) for side, entries in sides.items()}
+        return {"io": found} if any(found.values()) else {}
+
     def values_on_grid(self, content: bytes) -> frozenset[str]:
         """Names of the tensors of 8 bits."""
         tensors = parse(content).subgraphs[0].tensors
@@ -115,6 +125,19 @@ class LiteRtFormat:
             _text(names[index]) if index in names else name_of(graph.tensors[index])
             for index in graph.outputs
         ]
+
+
+def _grids(model: Any, entries: Any) -> dict[str, dict[str, Any]]:
+    tensors = model.subgraphs[0].tensors
+    return {
+        _text(entry.name): {
+            "dtype": "int8",
+            "scale": float(tensor.quantization.scale[0]),
+            "zero_point": int(tensor.quantization.zeroPoint[0]),
+        }
+        for entry in entries
+        if (tensor := tensors[entry.tensorIndex]).type == INT8
+    }
 
 
 def _weights(model: Any) -> dict[str, int]:

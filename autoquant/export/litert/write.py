@@ -24,9 +24,11 @@ from autoquant.core.encodings import ActivationEncoding, Encodings, WeightEncodi
 from autoquant.errors import RecipeError
 from autoquant.export.litert.align import LayerPlace, LiteRtGraph
 from autoquant.tflite import (
+    FLOAT,
     LAYERS,
     MOVERS,
     activation_inputs,
+    is_constant,
     name_of,
     operator_of,
     parse,
@@ -72,6 +74,7 @@ class _Writer:
         self.is_integer_only = is_integer_only
         self.places = {place.operator: name for name, place in graph.layers.items()}
         self.layers = graph.layers
+        self.fused = graph.fused
         self.makers = {
             int(index): number
             for number, operator in enumerate(self.operators)
@@ -111,7 +114,13 @@ class _Writer:
         if kind in MOVERS:
             makers = {self.makers.get(i) for i in activation_inputs(self.model, operator)}
             return bool(makers & integer) and self._is_on_grids(operator)
-        return kind in _COMPUTING and self._is_on_grids(operator) and self._is_read_so(operator)
+        is_whole = kind in _COMPUTING and not self._has_number(operator)
+        return is_whole and self._is_on_grids(operator) and self._is_read_so(operator)
+
+    def _has_number(self, operator: Any) -> bool:
+        """Whether a constant in floats takes part."""
+        tensors = (self.tensors[index] for index in operator.inputs if index >= 0)
+        return any(t.type == FLOAT and is_constant(self.model, t) for t in tensors)
 
     def _can_move(self, number: int, integer: set[int]) -> bool:
         """Whether an operator only moves what integer operators alone read."""
@@ -141,6 +150,10 @@ class _Writer:
     def _origin_of(self, index: int) -> str:
         """The value that decides on a tensor's grid; its own name if there is none."""
         names = self.values.get(index, ())
+        layer = self.places.get(self.makers.get(index, -1))
+        if layer is not None:
+            # what an activation cuts off, the ends of its grid cut off as well
+            names = (*names, self.fused.get(layer, ""))
         origins = [self.encodings.carriers.get(name, name) for name in names]
         on_grid = [name for name in origins if name in self.encodings.activations]
         if on_grid:

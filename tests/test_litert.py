@@ -1,0 +1,310 @@
+"""`.tflite` files: what the quantizers decided is what the file holds and what LiteRT computes."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from autoquant import tflite
+from autoquant.backends.registry import load_backend
+from autoquant.bench import bench_files
+from autoquant.build import TaskBuilder, build_evaluator
+from autoquant.core.artifact import Artifact
+from autoquant.core.metric import signal_to_noise_db
+from autoquant.core.recipe import PtqOptions, Recipe
+from autoquant.deliver import check_suffix
+from autoquant.errors import ArtifactError, InputError, RecipeError, TraceError
+from autoquant.evaluate import EvaluationOptions
+from autoquant.export.formats import read_artifact
+from autoquant.export.litert.format import LiteRtFormat
+from autoquant.tasks import load_task
+from tests.float_kernels import Up, UpBetween
+from tests.networks import Data, Gated, Residual, make_task
+
+LITERT = {"backend": "litert"}
+OPTIONS = EvaluationOptions(latency=None)
+
+
+class SigmoidGate(nn.Module):
+    """A sigmoid, whose grid the specification fixes, a product and pools of both kinds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.gate = nn.Conv2d(8, 8, 1)
+        self.last = nn.Conv2d(8, 6, 3, stride=2, padding=1)
+        self.fc = nn.Linear(6, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.first(x))
+        x = x * torch.sigmoid(self.gate(x))
+        x = F.avg_pool2d(F.relu6(self.last(x)), 2)
+        return self.fc(x.mean((2, 3)))
+
+
+class Joined(nn.Module):
+    """Branches of different ranges, joined; a 1-D kernel behind them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.narrow = nn.Conv2d(3, 4, 1)
+        self.wide = nn.Conv2d(3, 4, 3, padding=1, bias=False)
+        self.along = nn.Conv1d(8, 6, 3)
+        self.fc = nn.Linear(6, 5, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.cat([F.relu(self.narrow(x)), 5 * F.relu(self.wide(x))], 1)
+        x = F.max_pool2d(x, 2).flatten(2)
+        return self.fc(F.relu(self.along(x)).mean(2))
+
+
+class Rows(nn.Module):
+    """A linear layer for every row of the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(8, 16)
+        self.second = nn.Linear(16, 4)
+        self.fc = nn.Linear(96, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.gelu(self.first(x))
+        return self.fc(F.gelu(self.second(x)).flatten(1))
+
+
+class Sorted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.fc = nn.Linear(4, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.conv(x).flatten(2).sort(-1).values.mean(2))
+
+
+@pytest.fixture(scope="module")
+def builder() -> TaskBuilder:
+    return TaskBuilder(make_task(Residual), conditions=LITERT)
+
+
+@pytest.fixture(scope="module")
+def integer() -> TaskBuilder:
+    return TaskBuilder(make_task(Residual), conditions={**LITERT, "full_integer": True})
+
+
+def names_of(builder: TaskBuilder) -> list[str]:
+    return [layer.name for layer in builder.layers]
+
+
+def tensors_of(content: bytes) -> dict:
+    model = tflite.parse(content)
+    return {tflite.name_of(tensor): (model, tensor) for tensor in model.subgraphs[0].tensors}
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("network", [Residual, SigmoidGate, Joined, Gated, UpBetween, Rows])
+def test_the_file_computes_what_the_quantized_model_does(network, bits) -> None:
+    builder = TaskBuilder(make_task(network), conditions=LITERT)
+    recipe = Recipe.uniform(names_of(builder), bits)
+    candidate = builder.build(recipe)
+    batch = Data(32).x.numpy()
+    found = builder.backend.load(candidate.artifact, 1).predict(batch)
+    promised = candidate.predict([batch])
+    assert signal_to_noise_db(promised, found) > 30
+    assert {candidate.artifact.precisions[name] for name in recipe.layers} == {f"int{bits}"}
+
+
+def test_a_linear_layer_that_finds_its_grid_anew() -> None:
+    builder = TaskBuilder(make_task(Rows), conditions=LITERT)
+    layers = [layer for layer in builder.layers if "dynamic" in layer.activations]
+    assert layers
+    activations = {layer.name: "dynamic" for layer in layers}
+    recipe = Recipe.quantized(dict.fromkeys(names_of(builder), 8), activations=activations)
+    candidate = builder.build(recipe)
+    assert builder.backend.find_integer_layers(candidate.artifact, names_of(builder)) >= {
+        layer.name for layer in layers
+    }
+    batch = Data(16).x.numpy()
+    found = builder.backend.load(candidate.artifact, 1).predict(batch)
+    assert signal_to_noise_db(candidate.predict([batch]), found) > 25
+
+
+def test_weights_are_offered_in_no_way_that_litert_lacks(builder) -> None:
+    assert all("float" not in layer.activations for layer in builder.layers)
+
+
+def test_the_file_holds_the_very_numbers_of_the_encodings(builder) -> None:
+    recipe = Recipe.uniform(names_of(builder), 8)
+    encodings = builder.quantizer.quantize(recipe).encodings
+    tensors = tensors_of(builder.build(recipe).artifact.content)
+    for layer, weight in encodings.weights.items():
+        model, tensor = tensors[f"{layer}.weight"]
+        stored = tflite.read_array(model, tensor)
+        assert np.array_equal(np.sort(stored, axis=None), np.sort(weight.values, axis=None))
+        assert np.array_equal(tensor.quantization.scale, weight.scale)
+        model, tensor = tensors[f"{layer}.bias"]
+        assert np.array_equal(tflite.read_array(model, tensor), weight.bias)
+        assert np.array_equal(tensor.quantization.scale, weight.bias_scale)
+    found = {
+        name.removesuffix(tflite.CHANNELS_LAST): tensor.quantization
+        for name, (_, tensor) in tensors.items()
+        if tensor.type == tflite.INT8
+    }
+    for value, grid in encodings.activations.items():
+        if value in found:
+            assert np.float32(found[value].scale[0]) == np.float32(grid.scale)
+            assert found[value].zeroPoint[0] == grid.zero_point - 128
+    assert len(set(encodings.activations) & set(found)) >= 3
+
+
+def test_real_weights_are_read_back_as_the_float_model_has_them(builder) -> None:
+    content = builder.build(Recipe(method="fp32")).artifact.content
+    weights = LiteRtFormat().read_weights(content)
+    assert set(weights) == set(names_of(builder))
+    stem = dict(builder.task.model.named_parameters())["stem.weight"].detach().numpy()
+    assert weights["stem"].shape == stem.transpose(0, 2, 3, 1).shape
+
+
+def test_four_bits_are_stored_two_to_a_byte(builder) -> None:
+    files = [builder.build(Recipe.uniform(names_of(builder), bits)) for bits in (8, 4)]
+    weights = sum(layer.parameters for layer in builder.layers)
+    saved = files[0].artifact.size_bytes - files[1].artifact.size_bytes
+    assert saved > 0.4 * weights
+
+
+def test_a_passport_comes_back_and_its_figures_change_no_size(builder) -> None:
+    artifact = builder.build(Recipe.uniform(names_of(builder), 8)).artifact
+    kind = LiteRtFormat()
+    assert kind.read_passport(artifact.content) == artifact.passport
+    sealed = builder.seal(artifact, {"accuracy": 0.5})
+    assert sealed.size_bytes == artifact.size_bytes
+    assert kind.digest(sealed.content) == artifact.passport["graph_sha256"]
+    assert read_artifact(sealed.content).passport["measurement"] == {"accuracy": 0.5}
+    assert {"litert-torch", "ai-edge-quantizer", "ai-edge-litert"} <= set(
+        sealed.passport["versions"]
+    )
+
+
+def test_the_same_recipe_gives_the_same_file(builder) -> None:
+    recipe = Recipe.uniform(names_of(builder), 4)
+    again = TaskBuilder(make_task(Residual), conditions=LITERT)
+    assert builder.build(recipe).artifact.sha256 == again.build(recipe).artifact.sha256
+
+
+@pytest.mark.parametrize("length", [9, 100, 1000])
+def test_a_truncated_file_is_refused(builder, length: int) -> None:
+    content = builder.build(Recipe(method="fp32")).artifact.content[:length]
+    with pytest.raises(ArtifactError):
+        read_artifact(content)
+    with pytest.raises(ArtifactError, match="LiteRT cannot load"):
+        builder.backend.load(Artifact(content, {}, {}), 1)
+
+
+def test_an_onnx_file_is_refused_by_name_of_the_format(builder) -> None:
+    other = TaskBuilder(make_task(Residual)).build(Recipe(method="fp32")).artifact
+    with pytest.raises(ArtifactError, match=r"reads \.tflite files"):
+        builder.backend.load(other, 1)
+
+
+def test_what_cannot_be_converted_is_named() -> None:
+    with pytest.raises(TraceError, match=r"operator 'STABLEHLO_SORT'.*onnxruntime"):
+        TaskBuilder(make_task(Sorted), conditions=LITERT)
+    with pytest.raises(TraceError, match=r"operator 'mhlo\.convolution'.*onnxruntime"):
+        TaskBuilder(make_task(Up), conditions=LITERT)
+
+
+def test_a_layer_that_the_converter_merged_stays_float_with_a_reason() -> None:
+    """Of a hard sigmoid behind a layer it makes a part of the bias."""
+    builder = TaskBuilder(make_task(Gated), conditions=LITERT)
+    reasons = {layer.name: layer.obstacle for layer in builder.operators if layer.obstacle}
+    assert "merged" in reasons["excite"]
+    assert "changed its weights" in reasons["scaled"]
+
+
+class TestFullInteger:
+    def test_inputs_and_outputs_are_int8_and_the_passport_has_their_grids(
+        self, builder, integer
+    ) -> None:
+        recipe = Recipe.uniform(names_of(builder), 8)
+        plain, whole = (item.build(recipe).artifact for item in (builder, integer))
+        grids = whole.passport["io"]
+        assert [len(grids[side]) for side in ("inputs", "outputs")] == [1, 1]
+        model = tflite.parse(whole.content)
+        ends = [*model.subgraphs[0].inputs, *model.subgraphs[0].outputs]
+        types = {model.subgraphs[0].tensors[index].type for index in ends}
+        assert types == {tflite.INT8}
+        batch = Data(16).x.numpy()
+        found = [integer.backend.load(item, 1).predict(batch) for item in (plain, whole)]
+        assert np.array_equal(*found)
+        assert "io" not in plain.passport
+
+    def test_the_grid_of_the_passport_is_the_one_of_the_input(self, integer) -> None:
+        artifact = integer.build(Recipe.uniform(names_of(integer), 8)).artifact
+        (grid,) = json.loads(json.dumps(artifact.passport["io"]["inputs"])).values()
+        batch = Data(4).x.numpy()
+        quantized = np.clip(np.round(batch / grid["scale"]) + grid["zero_point"], -128, 127)
+        session = integer.backend.load(artifact, 1)
+        assert np.array_equal(session.predict(batch), session.predict(quantized.astype(np.int8)))
+
+    def test_a_layer_in_float_is_named(self, integer) -> None:
+        names = names_of(integer)
+        recipe = Recipe.quantized({**dict.fromkeys(names, 8), names[1]: None})
+        with pytest.raises(RecipeError, match=f"'{names[1]}' .* stays float"):
+            integer.build(recipe)
+
+    def test_onnx_files_cannot_be_so(self) -> None:
+        with pytest.raises(InputError, match="needs --backend litert"):
+            TaskBuilder(make_task(Residual), conditions={"full_integer": True})
+
+
+@pytest.mark.parametrize(
+    ("path", "backend", "wanted", "words"),
+    [
+        ("m.onnx", "litert", None, r"makes \.tflite files.*--backend onnxruntime"),
+        ("m.tflite", "openvino", None, r"makes \.onnx files.*--backend litert"),
+        ("m.bin", "litert", "onnx", r"--format onnx: study 'night' was judged on litert"),
+    ],
+)
+def test_a_name_of_another_format_is_refused(tmp_path, path, backend, wanted, words) -> None:
+    study = "night" if wanted else None
+    with pytest.raises(InputError, match=words):
+        check_suffix(tmp_path / path, backend, study, wanted)
+
+
+def test_recipes_of_the_other_runtimes_quantizer_are_refused(builder) -> None:
+    with pytest.raises(RecipeError, match="there are litert-static, litert-dynamic"):
+        builder.build(Recipe(method="ort-static"))
+    with pytest.raises(RecipeError, match="needs --backend litert"):
+        TaskBuilder(make_task(Residual)).build(Recipe(method="litert-static"))
+
+
+@pytest.mark.long
+def test_the_runtimes_own_quantizer_is_a_baseline(builder) -> None:
+    for method in ("litert-static", "litert-dynamic"):
+        artifact = builder.build(Recipe(method=method)).artifact
+        found = builder.backend.find_integer_layers(artifact, names_of(builder))
+        assert found == set(names_of(builder))
+
+
+@pytest.mark.long
+def test_two_files_of_two_formats_are_timed_on_two_runtimes(builder) -> None:
+    ours = builder.build(Recipe.uniform(names_of(builder), 8)).artifact.content
+    float_onnx = TaskBuilder(make_task(Residual)).build(Recipe(method="fp32")).artifact.content
+    result = bench_files(("ours.tflite", ours), ("float.onnx", float_onnx))
+    assert result["backends"] == {"model": "litert", "vs": "onnxruntime"}
+    assert result["ratio"] > 0
+
+
+@pytest.mark.long
+def test_the_digits_run_in_integers_as_well_as_on_onnx_runtime() -> None:
+    evaluator = build_evaluator(load_task("digits"), options=OPTIONS, backend="litert")
+    measurement, artifact = evaluator.evaluate(
+        Recipe.uniform([layer.name for layer in evaluator.layers], 8, PtqOptions())
+    )
+    assert measurement.integer_coverage == 1.0
+    assert measurement.parity.top1_agreement >= 0.99
+    assert measurement.accuracy_drop <= 0.005
+    assert load_backend("litert").measure_memory(artifact, 1) > 0
