@@ -130,6 +130,7 @@ def write_study(
     running: Sequence[Recipe] = (),
     attributes: dict[str, Any] | None = None,
     targets: Sequence[str] = (),
+    backend: str = "onnxruntime",
 ) -> Path:
     """A journal with a header, these trials, and some that are still running.
 
@@ -139,7 +140,7 @@ def write_study(
     trials = list(trials)
     header = {"definition": definition(task), "seed": 0, "sampler": "random", "threads": 1,
               "batch": 1, "trials": target or len(trials), "timeout_s": None,
-              "backend": "onnxruntime"}  # fmt: skip
+              "backend": backend}  # fmt: skip
     header |= {"targets": list(targets)} if targets else {}
     lines: list[dict[str, Any]] = [
         {"op_code": 0, "study_name": name, "directions": [2, 1, 1]},

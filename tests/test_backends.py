@@ -250,11 +250,17 @@ def test_unknown_backend_lists_the_known_ones() -> None:
         load_backend("magic")
 
 
-def test_backend_without_its_package_says_what_to_install(monkeypatch) -> None:
-    monkeypatch.setitem(sys.modules, "openvino", None)
-    monkeypatch.delitem(sys.modules, "autoquant.backends.openvino", raising=False)
-    with pytest.raises(InputError, match=r"pip install 'autoquant\[openvino\]'"):
-        load_backend("openvino")
+@pytest.mark.parametrize(
+    ("name", "package"), [("openvino", "openvino"), ("litert", "ai_edge_litert")]
+)
+def test_backend_without_its_package_says_what_to_install(monkeypatch, name, package) -> None:
+    for module in [item for item in sys.modules if item.partition(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, "autoquant.tflite", raising=False)
+    monkeypatch.delitem(sys.modules, f"autoquant.backends.{name}", raising=False)
+    with pytest.raises(InputError, match=rf"pip install 'autoquant\[{name}\]'"):
+        load_backend(name)
 
 
 @pytest.mark.parametrize("name", BACKENDS)

@@ -1,0 +1,122 @@
+"""Fronts of several runtimes laid over each other, by one reference."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autoquant.core.common import Contribution, lay_over
+from autoquant.core.trial import Timing, Trial
+from autoquant.report.common_figure import common_figure
+from tests.command import autoquant
+from tests.journals import measured_trials, write_study
+from tests.trials import make_trial
+
+KINDS = ["accuracy", "latency", "size"]
+FACTOR = 0.5
+
+
+def with_factor(trial: Trial, factor: float = FACTOR) -> Trial:
+    """A trial of the float model that was timed beside ONNX Runtime."""
+    assert trial.timing is not None
+    ends = (factor * 0.99, factor * 1.01)
+    more = {"over_onnxruntime": factor, "over_onnxruntime_ci": ends}
+    return trial.model_copy(update={"timing": trial.timing.model_copy(update=more)})
+
+
+def part(name: str, backend: str, members: list[Trial], factor: float = FACTOR) -> Contribution:
+    return Contribution(name, backend, members, with_factor(make_trial(0, 0.9, 1.0), factor))
+
+
+def test_latencies_of_another_runtime_are_told_by_onnx_runtimes_float() -> None:
+    here, there = make_trial(1, 0.9, ratio=0.4), make_trial(1, 0.9, ratio=0.6)
+    members = lay_over([part("a", "onnxruntime", [here]), part("b", "litert", [there])], KINDS)
+    ratios = {member.study: member.ratio for member in members}
+    assert ratios == {"a": 0.4, "b": pytest.approx(0.3)}
+    # by their own ratios it would be the other one
+    assert {member.study for member in members if member.is_on_front} == {"b"}
+    low, high = next(member.ratio_ci for member in members if member.study == "b")
+    assert high / low > 1.02, "the interval holds that of the factor too"
+
+
+def test_trials_of_one_number_are_kept_apart() -> None:
+    fast, small = make_trial(3, 0.9, 0.2, size=900), make_trial(3, 0.9, 0.9, size=300)
+    members = lay_over([part("a", "onnxruntime", [fast]), part("b", "openvino", [small])], KINDS)
+    assert [member.is_on_front for member in members] == [True, True]
+    assert {member.trial.number for member in members} == {3}
+
+
+@given(st.lists(st.tuples(st.floats(0.1, 2.0), st.integers(100, 1000)), min_size=1, max_size=12))
+def test_a_study_alone_is_its_own_front(points) -> None:
+    trials = [make_trial(n, 0.9, ratio, size) for n, (ratio, size) in enumerate(points)]
+    alone = lay_over([part("a", "onnxruntime", trials)], KINDS)
+    shared = lay_over([part("a", "litert", trials, factor=3.0)], KINDS)
+    assert [m.is_on_front for m in alone] == [m.is_on_front for m in shared]
+    assert any(member.is_on_front for member in alone)
+
+
+def test_a_timing_without_another_runtime_is_written_as_before() -> None:
+    assert not any("onnxruntime" in key for key in make_trial(0, 0.9).timing.model_dump())
+    again = Timing.model_validate(with_factor(make_trial(0, 0.9)).timing.model_dump(mode="json"))
+    assert again.over_onnxruntime == FACTOR
+
+
+def test_the_figure_tells_runtimes_apart_and_fills_the_front() -> None:
+    parts = [
+        part("a", "onnxruntime", [make_trial(1, 0.9, 0.9, size=900)]),
+        part("b", "litert", [make_trial(2, 0.95, 0.2, size=500)]),
+    ]
+    figure = common_figure(lay_over(parts, KINDS), "title")
+    assert sorted(trace.name for trace in figure.data) == ["litert (b)", "onnxruntime (a)"]
+    assert len({trace.marker.symbol for trace in figure.data}) == 2
+    fills = {trace.name: trace.marker.color[0] for trace in figure.data}
+    assert fills["onnxruntime (a)"] == "white"
+    assert fills["litert (b)"] != "white"
+
+
+class TestCommand:
+    @pytest.fixture
+    def results(self, tmp_path: Path) -> Path:
+        trials = measured_trials(20)
+        write_study(tmp_path / "results", "ort", trials)
+        timed = [with_factor(trial) if trial.name == "fp32" else trial for trial in trials]
+        write_study(tmp_path / "results", "lite", timed, backend="litert")
+        write_study(tmp_path / "results", "untimed", trials, backend="openvino")
+        write_study(tmp_path / "results", "other", trials, task="cifar10-resnet20")
+        return tmp_path
+
+    def test_table_names_the_runtime_at_each_point(self, results: Path) -> None:
+        done = autoquant("front", "ort", "lite", "-o", "both.html", cwd=results)
+        assert done.returncode == 0, done.stderr
+        assert "onnxruntime" in done.stdout
+        assert "litert" in done.stdout
+        assert "litert runs the float model in 0.500 (0.495 to 0.505)" in done.stderr
+        assert (results / "both.html").is_file()
+
+    def test_json_has_both_ratios(self, results: Path) -> None:
+        done = autoquant("front", "ort", "lite", "--format", "json", cwd=results)
+        document = json.loads(done.stdout)
+        assert document["studies"]["lite"]["float_over_onnxruntime"] == FACTOR
+        assert document["studies"]["ort"]["float_over_onnxruntime"] == 1.0
+        for member in document["members"]:
+            factor = document["studies"][member["study"]]["float_over_onnxruntime"]
+            assert member["ratio_to_onnxruntime"] == pytest.approx(factor * member["latency_ratio"])
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (["ort", "other"], "'ort' and 'other' are of different tasks"),
+            (["ort", "untimed"], "'untimed' does not tell how openvino runs the float model"),
+            (["ort", "missing"], "'missing'"),
+            (["ort", "lite", "--why", "3"], "of one study: leave out --why"),
+            (["ort", "-o", "x.html"], "of several studies: leave out -o"),
+            (["ort", "lite", "-o", "x.pdf"], "a plot is a .html or a .png file"),
+        ],
+    )
+    def test_bad_input_is_one_line(self, results: Path, arguments, words) -> None:
+        done = autoquant("front", *arguments, cwd=results)
+        assert done.returncode == 2
+        assert words in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
