@@ -6,7 +6,7 @@ from typing import Any
 
 from autoquant.backends.machine import has_integer_dot_product
 from autoquant.backends.registry import BACKENDS, DEFAULT_BACKEND
-from autoquant.core.artifact import SUFFIXES, Artifact, find_kept
+from autoquant.core.artifact import SUFFIXES, Artifact, find_kept, suffix_of
 from autoquant.core.recipe import Recipe
 from autoquant.core.space import named_recipes
 from autoquant.core.task import Task
@@ -190,7 +190,7 @@ def check_suffix(
     Raises:
         InputError: the backend's files are of another format.
     """
-    suffix = ".tflite" if backend == "litert" else ".onnx"
+    suffix = suffix_of(backend)
     whose = f"study '{study}' was judged on {backend}" if study else f"--backend {backend}"
     other = "onnxruntime" if suffix == ".tflite" else "litert"
     way_out = f"; for the other format search or quantize with --backend {other}"

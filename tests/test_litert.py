@@ -1,6 +1,8 @@
 """`.tflite` files: what the quantizers decided is what the file holds and what LiteRT computes."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from torch import nn
 from autoquant import tflite
 from autoquant.backends.registry import load_backend
 from autoquant.bench import bench_files
+from autoquant.browse.handout import inference_snippet
 from autoquant.build import TaskBuilder, build_evaluator
 from autoquant.core.artifact import Artifact
 from autoquant.core.metric import signal_to_noise_db
@@ -258,6 +261,18 @@ class TestFullInteger:
     def test_onnx_files_cannot_be_so(self) -> None:
         with pytest.raises(InputError, match="needs --backend litert"):
             TaskBuilder(make_task(Residual), conditions={"full_integer": True})
+
+
+@pytest.mark.parametrize("kind", ["builder", "integer"])
+def test_the_snippet_runs_as_it_is_shown(request, tmp_path, kind) -> None:
+    builder = request.getfixturevalue(kind)
+    builder.build(Recipe.uniform(names_of(builder), 8)).artifact.save(tmp_path / "model.tflite")
+    (tmp_path / "snippet.py").write_text(inference_snippet("model.tflite", 1))
+    done = subprocess.run(
+        [sys.executable, "snippet.py"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "(1, 5)" in done.stdout
 
 
 @pytest.mark.parametrize(

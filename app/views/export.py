@@ -8,6 +8,7 @@ from shared import choose_view, library, pick_trials, plain
 
 from autoquant.browse.handout import export_command, headline, inference_snippet, verify_command
 from autoquant.browse.kept import find_file, read_passport_of
+from autoquant.core.artifact import suffix_of
 from autoquant.core.trial import Trial
 from autoquant.errors import AutoquantError
 
@@ -18,7 +19,7 @@ location = library().location(view.key)
 def show_file(trial: Trial) -> None:
     """Download, or why there is nothing to download yet; commands that do the same."""
     path = find_file(location, trial)
-    file = f"{location.name}-{trial.number}.onnx"
+    file = f"{location.name}-{trial.number}{suffix_of(view.snapshot.header.backend)}"
     if path is None:
         st.info("The search kept no file of this trial: it can be built from its recipe.")
         if st.button("Build the file", key="build", icon=":material/build:"):

@@ -24,6 +24,48 @@ __all__ = [
 ]
 
 
+_LITERT = """\
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+interpreter = Interpreter(model_path="{file}", num_threads={threads})  # as it was timed
+interpreter.allocate_tensors()
+
+for item in interpreter.get_input_details():
+    data = np.zeros(item["shape"], np.float32)  # your data, prepared as for the float model
+    scale, zero_point = item["quantization"]
+    if item["dtype"] == np.int8:  # a file that is integer throughout
+        data = np.clip(np.round(data / scale) + zero_point, -128, 127)
+    interpreter.set_tensor(item["index"], data.astype(item["dtype"]))
+
+interpreter.invoke()
+for item in interpreter.get_output_details():
+    output = interpreter.get_tensor(item["index"])
+    scale, zero_point = item["quantization"]
+    if item["dtype"] == np.int8:
+        output = (output.astype(np.float32) - zero_point) * scale
+    print(output.shape)
+"""
+
+_ONNX = """\
+import numpy as np
+import onnxruntime as ort
+
+options = ort.SessionOptions()
+options.intra_op_num_threads = {threads}  # as it was timed
+session = ort.InferenceSession("{file}", options, providers=["CPUExecutionProvider"])
+
+inputs = {{}}
+for item in session.get_inputs():
+    shape = [size if isinstance(size, int) else 1 for size in item.shape]
+    kind = {{"tensor(float)": np.float32, "tensor(int64)": np.int64}}[item.type]
+    inputs[item.name] = np.zeros(shape, kind)  # your data, prepared as for the float model
+
+outputs = session.run(None, inputs)
+print([output.shape for output in outputs])
+"""
+
+
 def export_command(location: Location, number: int, file: str) -> str:
     """The command that writes the same file; a database's password is left to who runs it."""
     return (
@@ -52,29 +94,13 @@ def verify_command(file: str, trial: Trial, checkpoints: Path) -> str:
 
 
 def inference_snippet(file: str, threads: int) -> str:
-    """Python that runs the file on one made-up input, with numpy and ONNX Runtime alone.
+    """Python that runs the file on one made-up input, with numpy and its runtime alone.
 
     Args:
-        file: as it was downloaded.
+        file: as it was downloaded; its suffix tells the runtime.
         threads: as the latency was measured with.
     """
-    return f"""\
-import numpy as np
-import onnxruntime as ort
-
-options = ort.SessionOptions()
-options.intra_op_num_threads = {threads}  # as it was timed
-session = ort.InferenceSession("{file}", options, providers=["CPUExecutionProvider"])
-
-inputs = {{}}
-for item in session.get_inputs():
-    shape = [size if isinstance(size, int) else 1 for size in item.shape]
-    kind = {{"tensor(float)": np.float32, "tensor(int64)": np.int64}}[item.type]
-    inputs[item.name] = np.zeros(shape, kind)  # your data, prepared as for the float model
-
-outputs = session.run(None, inputs)
-print([output.shape for output in outputs])
-"""
+    return (_LITERT if file.endswith(".tflite") else _ONNX).format(file=file, threads=threads)
 
 
 def compare_recipes(trials: Sequence[Trial]) -> list[dict[str, str]]:

@@ -15,9 +15,14 @@ if TYPE_CHECKING:  # a machine that only times files has no pydantic
     from autoquant.core.recipe import Recipe
     from autoquant.core.training import TrainingCurve, TrainingWatch
 
-__all__ = ["SUFFIXES", "Artifact", "Builder", "Candidate", "find_kept", "is_tflite"]
+__all__ = ["SUFFIXES", "Artifact", "Builder", "Candidate", "find_kept", "is_tflite", "suffix_of"]
 
 SUFFIXES = (".onnx", ".tflite")
+
+
+def suffix_of(backend: str) -> str:
+    """How the files are called that a backend runs."""
+    return ".tflite" if backend == "litert" else ".onnx"
 
 
 def is_tflite(content: bytes) -> bool:
