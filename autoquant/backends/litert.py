@@ -127,7 +127,9 @@ def _describe_input(name: str, entry: dict[str, Any]) -> InputSpec:
 
 def _quantize(value: npt.NDArray[Any], entry: dict[str, Any]) -> npt.NDArray[Any]:
     scale, zero = entry["quantization"]
-    if entry["dtype"] != np.int8 or not scale or value.dtype == np.int8:
+    if np.issubdtype(value.dtype, np.integer):
+        return value.astype(entry["dtype"])  # the converter makes int32 of int64
+    if entry["dtype"] != np.int8 or not scale:
         return value
     grid: npt.NDArray[np.int8] = np.clip(np.round(value / scale) + zero, -128, 127).astype(np.int8)
     return grid

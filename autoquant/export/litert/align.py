@@ -166,8 +166,11 @@ def _run(model: Any, inputs: Mapping[str, Array]) -> dict[int, Array]:
         interpreter = _load(serialize(model))
     except (RuntimeError, ValueError) as error:  # an operator that it has no kernel for
         raise TraceError(f"LiteRT cannot run the converted model: {explain(error)}") from error
+    kinds = {entry["index"]: entry["dtype"] for entry in interpreter.get_input_details()}
     for entry in model.signatureDefs[0].inputs:
-        interpreter.set_tensor(entry.tensorIndex, inputs[bytes(entry.name).decode()])
+        value = inputs[bytes(entry.name).decode()]
+        # the converter makes int32 of int64
+        interpreter.set_tensor(entry.tensorIndex, value.astype(kinds[entry.tensorIndex]))
     interpreter.invoke()
     graph = model.subgraphs[0]
     made = {int(i) for operator in graph.operators for i in operator.outputs}

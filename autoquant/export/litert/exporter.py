@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from ai_edge_quantizer import recipe as own_recipes
 from ai_edge_quantizer.quantizer import Quantizer as OwnQuantizer
@@ -83,4 +84,9 @@ class LiteRtExporter:
 
     def _name(self, row: Any) -> dict[str, Any]:
         named = row if isinstance(row, Mapping) else {self._inputs[0]: row}
-        return {name: value.numpy() for name, value in named.items()}
+        arrays = {name: value.numpy() for name, value in named.items()}
+        return {
+            # the converter makes int32 of int64
+            name: value.astype(np.int32) if value.dtype == np.int64 else value
+            for name, value in arrays.items()
+        }
