@@ -3,9 +3,10 @@
     python tests/benchmarks/search_benchmark.py results/published/search-benchmark \
         LANDSCAPE SAMPLERS SEEDS TRIALS
 
-Runs what is missing of LANDSCAPE (`resnet20`, `additive50`, `interacting`) for every one of
-SAMPLERS (comma-separated; `auto+s` is told sensitivities, `auto+s/8` has eight workers) and
-seed, and adds it to `runs-LANDSCAPE.json` in the folder. `summary.py` makes tables and figures.
+Runs what is missing of LANDSCAPE (`additive50`, `interacting`, or one of `landscape.TASKS`) for
+every one of SAMPLERS (comma-separated; `auto+s` is told sensitivities, `auto+s/8` has eight
+workers) and seed, and adds it to `runs-LANDSCAPE.json` in the folder. `search_summary.py` makes
+tables and figures.
 """
 
 import json
@@ -26,6 +27,7 @@ from tests.benchmarks.landscape import (
     Landscape,
     MadeUpLandscape,
     MeasuredLandscape,
+    find_table,
     mutate,
     to_code,
     to_parameters,
@@ -64,7 +66,7 @@ def load_landscape(name: str, folder: Path) -> Landscape:
             return MadeUpLandscape(50, 0.0)
         case "interacting":
             return MadeUpLandscape(20, 1.0)
-    table = json.loads((folder / f"landscape-{name}.json").read_text())
+    table = json.loads(find_table(folder, name).read_text())
     space = SearchSpace(
         {key: tuple(value) for key, value in table["space"]["layers"].items()},
         {key: tuple(map(_from_json, value)) for key, value in table["space"]["options"].items()},

@@ -15,14 +15,11 @@ import numpy as np
 import plotly.graph_objects as go
 
 from autoquant.report.style import lay_out
+from tests.benchmarks.landscape import TASKS
 from tests.benchmarks.search_benchmark import COUNTS
 
 SHOWN = (10, 20, 40, 60, 100)
 TARGET = 0.8
-TASKS = {
-    "resnet20": "cifar10-resnet20",
-    "efficientnet-lite0": "imagenet-sample-efficientnet-lite0",
-}
 COLORS = {
     "auto": "#0b6bcb", "auto+s": "#1a7f37", "tpe": "#b4540a", "nsga2": "#7a4bb5", "gp": "#c2185b",
     "random": "#6e7781", "greedy": "#8a6d00", "ilp": "#00838f", "auto/8": "#5aa9f0",
@@ -56,9 +53,9 @@ def by_sampler(document: dict) -> dict[str, np.ndarray]:
 def trial_seconds(folder: str, landscape: str) -> float | None:
     """What a full trial of a landscape's network takes; None of one that is made up."""
     path = Path(folder).parent / "trial-cost" / "trial-cost.json"
-    if landscape not in TASKS or not path.exists():
-        return None
-    return float(json.loads(path.read_text())[TASKS[landscape]]["mean_trial_s"])
+    costs = json.loads(path.read_text())
+    found = costs.get(TASKS.get(landscape, ""))
+    return None if found is None else float(found["mean_trial_s"])
 
 
 def to_table(document: dict, shares: dict[str, np.ndarray], trial_s: float | None) -> str:
