@@ -14,6 +14,7 @@ from autoquant.core.layer import Layer
 from autoquant.core.pareto import Bounds
 from autoquant.core.sensitivity import ChoiceCost, Sensitivity, SensitivityBase
 from autoquant.core.space import SearchSpace
+from autoquant.search.auto import AutoSampler
 from autoquant.search.features import Features
 from autoquant.search.history import History, Row
 from autoquant.search.improvement import expected_improvement
@@ -202,6 +203,19 @@ def test_what_is_under_way_makes_the_model_surer_and_changes_no_expectation() ->
     assert (surer[10:18] < 0.5 * deviation[10:18]).all()
     model.fit(codes[:10], losses[:10], np.zeros(10))
     assert np.allclose(model.predict(codes), (mean, deviation)), "nothing of it stays"
+
+
+def test_one_proposal_in_eight_looks_further_and_those_after_it_no_longer() -> None:
+    valley, found = Valley(), []
+    study = valley.start("auto", 0)
+    sampler = study.sampler
+    while not isinstance(sampler, AutoSampler):
+        sampler = sampler.inner
+    for _ in range(24):
+        valley.tell(study, *valley.ask(study))
+        found.append(sampler.outlook.inflation)
+    assert [index + 1 for index, value in enumerate(found) if value > 1.0] == [8, 16, 24]
+    assert max(found) == 3.0
 
 
 def test_auto_takes_up_a_study_where_it_is() -> None:

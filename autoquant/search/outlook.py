@@ -186,6 +186,7 @@ class Outlook:
     def _judge(self, rows: Sequence[Row]) -> None:
         """How far off the model was on the last trials, each predicted from all others."""
         self.rank_correlation: float | None = None
+        self.inflation = 1.0
         if len(rows) < _RECENT:
             return
         expected, spread = self.loss.leave_one_out()
