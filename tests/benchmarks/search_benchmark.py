@@ -49,11 +49,12 @@ def main(folder: str, name: str, samplers: str, seeds: str, trials: str) -> None
         for seed in range(int(seeds)):
             if any((r["sampler"], r["seed"]) == (sampler, seed) for r in document["runs"]):
                 continue
-            codes, seconds = search(landscape, sampler, seed, int(trials))
-            run = {"sampler": sampler, "seed": seed, "codes": codes, "sampler_s": seconds}
+            codes, clock = search(landscape, sampler, seed, int(trials))
+            spent = [round(clock[count - 1], 3) for count in COUNTS if count <= len(clock)]
+            run = {"sampler": sampler, "seed": seed, "codes": codes, "sampler_s": spent}
             document["runs"].append(run)
             path.write_text(json.dumps(document) + "\n")
-            print(sampler, seed, round(seconds, 3), "s a proposal", flush=True)
+            print(sampler, seed, round(clock[-1] / len(clock), 3), "s a proposal", flush=True)
     document["reference"] = find_reference(landscape, document)
     document["closed"] = [judge(landscape, document, run) for run in document["runs"]]
     path.write_text(json.dumps(document) + "\n")
@@ -80,8 +81,10 @@ def _from_json(value):
     return Percentile(**value) if isinstance(value, dict) else value
 
 
-def search(landscape: Landscape, sampler: str, seed: int, trials: int) -> tuple[list[str], float]:
-    """Codes in the order in which they finished, and processor seconds a proposal."""
+def search(
+    landscape: Landscape, sampler: str, seed: int, trials: int
+) -> tuple[list[str], list[float]]:
+    """Codes in the order in which they finished; processor seconds of proposing until then."""
     name, _, rest = sampler.partition("+")
     workers = int(sampler.partition("/")[2] or 1)
     informed = landscape.sensitivity() if rest or name in ("greedy", "ilp") else None
@@ -94,13 +97,19 @@ def search(landscape: Landscape, sampler: str, seed: int, trials: int) -> tuple[
     for code, title in ((landscape.uniform("8"), "w8a8-reduced"), (landscape.uniform("4"), "w4a8")):
         study.enqueue_trial(to_parameters(landscape.space, code))
         finish(landscape, study, *ask(landscape, study), seen, title)
-    codes, waiting, start = [], [], time.process_time()
-    for _ in range(trials):
-        waiting.append(ask(landscape, study))
-        if len(waiting) == workers:
+    codes, waiting, clock, spent = [], [], [], 0.0
+    for index in range(trials + workers - 1):
+        begin = time.process_time()
+        if index < trials:
+            waiting.append(ask(landscape, study))
+        spent += time.process_time() - begin
+        if index >= workers - 1:
+            landscape.measure(to_code(landscape.space, waiting[0][1]))  # the trial's time
+            begin = time.process_time()
             codes.append(finish(landscape, study, *waiting.pop(0), seen))
-    codes += [finish(landscape, study, *item, seen) for item in waiting]
-    return codes, (time.process_time() - start) / trials
+            spent += time.process_time() - begin
+            clock.append(spent)
+    return codes, clock
 
 
 def ask(landscape: Landscape, study: optuna.Study):
