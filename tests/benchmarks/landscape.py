@@ -98,27 +98,37 @@ class Surrogate:
         features = to_features(self.space, codes)
         return self.process.predict(features), features @ self.bytes
 
-    def validate(self, rows: list[dict], folds: int = 10) -> dict[str, float]:
-        """What it says of mixtures that it was not fitted to, hyperparameters kept."""
+    def validate(self, rows: list[dict], folds: int = 10) -> dict[str, float | None]:
+        """What it says of mixtures that it was not fitted to, hyperparameters kept.
+
+        A recipe that stands in several rows is left out with all of them.
+        """
         mixed = [index for index, row in enumerate(rows) if row["origin"] != "single"]
+        codes = np.array([row["code"] for row in rows])
+        different = list(dict.fromkeys(codes[mixed]))
         features = to_features(self.space, [row["code"] for row in rows])
         drops = np.minimum([row["drop"] for row in rows], CAP)
         found = np.zeros(len(rows))
         for fold in range(folds):
-            held = mixed[fold::folds]
+            held = np.flatnonzero(np.isin(codes, different[fold::folds]))
             kept = np.setdiff1d(np.arange(len(rows)), held)
             process = GaussianProcessRegressor(
                 self.process.kernel_, normalize_y=True, optimizer=None
             )
             found[held] = process.fit(features[kept], drops[kept]).predict(features[held])
         near = [index for index in mixed if drops[index] <= 0.03]
+        aimed = [index for index in mixed if "predicted" in rows[index]]
         errors = found - drops
         return {
             "mixtures": len(mixed),
+            "mixtures_different": len(different),
             "mixtures_near": len(near),
             "noise": self.noise,
             "rmse": float(np.sqrt(np.mean(errors[mixed] ** 2))),
             "rmse_near": float(np.sqrt(np.mean(errors[near] ** 2))),
+            "aimed": len(aimed),
+            "rmse_aimed": float(np.sqrt(np.mean(errors[aimed] ** 2))) if aimed else None,
+            "bias_aimed": float(np.mean(errors[aimed])) if aimed else None,
             "rank_correlation": float(
                 np.corrcoef(*(np.argsort(np.argsort(v[mixed])) for v in (found, drops)))[0, 1]
             ),
