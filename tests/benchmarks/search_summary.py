@@ -142,6 +142,7 @@ def tell_loss(own: np.ndarray, other: np.ndarray, place: int) -> str:
     ]
     low, high = 100 * np.percentile(1 - drawn[1] / drawn[0], [2.5, 97.5])
     middle = 100 * (1 - np.median(other[:, place]) / np.median(own[:, place]))
+    low, middle, high = np.round([low, middle, high]) + 0.0  # no minus before a zero
     return f"{middle:.0f} % ({low:.0f} to {high:.0f})"
 
 
@@ -187,6 +188,7 @@ def draw(
     many = " or ".join(map(str, seeds))
     title = f"{landscape}: share of the gap closed, median and quartiles of {many} seeds"
     lay_out_panels(figure, title, height=620)
+    figure.update_layout(margin={"t": 96})
     figure.update_xaxes(title="trials, baselines not counted", rangemode="tozero", col=1)
     figure.update_yaxes(range=[-2, 102], ticksuffix=" %")
     figure.update_yaxes(title="gap closed", col=1)
