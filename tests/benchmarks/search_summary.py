@@ -22,7 +22,7 @@ from tests.benchmarks.landscape import TASKS, find_table
 from tests.benchmarks.search_benchmark import COUNTS, WORKERS
 
 SHOWN = (10, 20, 40, 60, 100)
-COMPARED = (10, 15, 20, 30, 40, 60)
+COMPARED = (10, 15, 20, 30, 40, 50, 60)
 TARGET = 0.8
 DRAWS = 2000
 COLORS = {
