@@ -14,6 +14,7 @@ from autoquant.core.layer import Layer
 from autoquant.core.pareto import Bounds
 from autoquant.core.sensitivity import ChoiceCost, Sensitivity, SensitivityBase
 from autoquant.core.space import SearchSpace
+from autoquant.search.auto import AutoSampler
 from autoquant.search.features import Features
 from autoquant.search.history import History, Row
 from autoquant.search.improvement import expected_improvement
@@ -204,6 +205,19 @@ def test_what_is_under_way_makes_the_model_surer_and_changes_no_expectation() ->
     assert np.allclose(model.predict(codes), (mean, deviation)), "nothing of it stays"
 
 
+def test_one_proposal_in_eight_looks_further_and_those_after_it_no_longer() -> None:
+    valley, found = Valley(), []
+    study = valley.start("auto", 0)
+    sampler = study.sampler
+    while not isinstance(sampler, AutoSampler):
+        sampler = sampler.inner
+    for _ in range(24):
+        valley.tell(study, *valley.ask(study))
+        found.append(sampler.outlook.inflation)
+    assert [index + 1 for index, value in enumerate(found) if value > 1.0] == [8, 16, 24]
+    assert max(found) == 3.0
+
+
 def test_auto_takes_up_a_study_where_it_is() -> None:
     valley = Valley()
     study = valley.start("auto", 0)
@@ -245,8 +259,10 @@ def test_constraint_that_nothing_meets_is_approached(tmp_path: Path) -> None:
     assert min(sizes) == 18_000, "every layer at 4 bits is nearest"
 
 
-def test_choice_that_always_fails_is_left_alone() -> None:
-    valley = Valley(layers=6)
+@pytest.mark.parametrize("layers", [6, 12])
+def test_choice_that_always_fails_is_found_out_and_left_alone(layers: int) -> None:
+    """Nothing has succeeded before: every choice of what failed is as suspect as any other."""
+    valley = Valley(layers=layers)
     study = valley.start("auto", 0)
     failed = []
     for _ in range(40):
@@ -259,6 +275,7 @@ def test_choice_that_always_fails_is_left_alone() -> None:
         study.tell(trial, state=optuna.trial.TrialState.FAIL)
         valley.seen.add(valley.space.decode(drawn).digest)
         failed.append(True)
+    assert sum(failed[:20]) <= 0.6 * 20
     assert sum(failed[20:]) <= 0.5 * 20
 
 

@@ -22,6 +22,8 @@ _ROWS = 300  # that the models are fitted to, so that a long study stays quick
 _RECENT = 30  # trials by which the model is judged
 _LATENCY_NOISE, _SIZE_NOISE = 0.01, 1e-3
 _DOUBT = 1.0  # standard deviations that a trial under way is taken to be worse than expected
+_SHARINGS = 20  # rounds in which failures are shared out among choices
+_HOPELESS = 0.05  # chance of figures below which a recipe is left alone
 _BENT = 3.0  # corners of the loss beyond which it counts by its logarithm
 
 
@@ -186,6 +188,7 @@ class Outlook:
     def _judge(self, rows: Sequence[Row]) -> None:
         """How far off the model was on the last trials, each predicted from all others."""
         self.rank_correlation: float | None = None
+        self.inflation = 1.0
         if len(rows) < _RECENT:
             return
         expected, spread = self.loss.leave_one_out()
@@ -251,16 +254,30 @@ class Outlook:
         return np.column_stack([losses, measured])
 
     def _find_fragile(self, rows: Sequence[Row]) -> Floats:
-        """Share of failures by choice, over all choices of all parameters."""
+        """How often each choice of each parameter makes a recipe fail, by itself.
+
+        A recipe fails if any of its choices makes it, so a failure is shared out among them: what
+        was in many failures explains them, and those beside it are cleared (a noisy or, fitted by
+        expectation and maximization). One trial that survived is counted for every choice.
+        """
         tried = [row for row in rows if row.code is not None]
         hot = self.features.one_hot(_stack([row.code for row in tried], len(self.features.names)))
-        failed = np.array([row.state == "failed" for row in tried], dtype=float)
-        return np.asarray((failed @ hot) / (hot.sum(axis=0) + 1.0))
+        failed = hot[[row.state == "failed" for row in tried]]
+        counts = hot.sum(axis=0) + 0.5
+        rates = failed.sum(axis=0) / counts
+        for _ in range(_SHARINGS if len(failed) else 0):
+            fails = 1.0 - self._survive(failed, rates)
+            rates = rates * (failed / np.maximum(fails, 1e-9)[:, None]).sum(axis=0) / counts
+        return np.asarray(rates)
 
     def _survival(self, codes: Codes) -> Floats:
-        """(n,) how likely a recipe has figures at all, by its most fragile choice."""
-        hot = self.features.one_hot(codes)
-        return np.asarray(1.0 - (hot * self.fragile).max(axis=1, initial=0.0))
+        """(n,) how likely a recipe has figures at all; none is hoped for where that is small."""
+        survival = self._survive(self.features.one_hot(codes), self.fragile)
+        return np.where(survival < _HOPELESS, 0.0, survival)
+
+    @staticmethod
+    def _survive(hot: Floats, rates: Floats) -> Floats:
+        return np.asarray(np.exp(hot @ np.log1p(-np.minimum(rates, 1 - 1e-9))))
 
 
 def _typical(deviations: Sequence[float]) -> float:

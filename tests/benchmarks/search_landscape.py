@@ -9,12 +9,17 @@ so that its error near the front is known and not only that of a fit.
 
 Accuracy is that of the exported file on ONNX Runtime, on the whole search split. Nothing is timed
 here, and the file is not compared with the Brevitas model.
+
+    python tests/benchmarks/search_landscape.py publish TASK TABLE.jsonl FOLDER [trials.json]
+
+Writes the table that the benchmark reads: `publish` says more.
 """
 
 import dataclasses
 import json
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -23,22 +28,27 @@ import torch
 from autoquant.backends.machine import describe_machine, package_versions
 from autoquant.build import build_evaluator
 from autoquant.config import find_space, load_space
-from autoquant.core.proof import is_of_layer
-from autoquant.core.recipe import Percentile, PtqOptions, Recipe
-from autoquant.core.space import SearchSpace
+from autoquant.core.proof import match_layers
+from autoquant.core.recipe import Percentile, Recipe
+from autoquant.core.space import FLOAT, SearchSpace
 from autoquant.evaluate import EvaluationOptions
+from autoquant.search.prior import LAYER_PREFIX
 from autoquant.search.sampler import build_sampler
 from autoquant.tasks import load_task
 from tests.benchmarks.landscape import (
+    TASKS,
     Landscape,
     Surrogate,
+    find_exact,
     find_promising,
+    find_table,
     read_table,
     to_code,
     to_parameters,
 )
 
 RANDOM, ROUND, SUBSET = 200, 50, 1000
+PROFILES, MIXTURES = 7, 100
 
 
 def main(task: str, table: str, seconds: str) -> None:
@@ -145,7 +155,8 @@ def publish(task: str, table: str, folder: str, search: str | None = None) -> No
     A search's `trials.json` adds its complete trials, and the latencies that were measured.
     """
     evaluator, space = load(task)
-    rows, latency = read_table(Path(table)), profile(evaluator)
+    rows = read_table(Path(table))
+    latency = profile(evaluator, space, rows)
     if search is not None:
         trials = read_search(space, Path(search))
         rows += [{**row, "origin": "search"} for row in trials]
@@ -159,8 +170,8 @@ def publish(task: str, table: str, folder: str, search: str | None = None) -> No
         "latency": latency,
         "rows": rows,
     }
-    target = Path(folder) / f"landscape-{task.rpartition('-')[2]}.json"
-    target.write_text(json.dumps(document) + "\n")
+    name = next(name for name, known in TASKS.items() if known == task)
+    find_table(Path(folder), name).write_text(json.dumps(document) + "\n")
 
 
 def read_search(space: SearchSpace, path: Path) -> list[dict]:
@@ -182,7 +193,7 @@ def read_search(space: SearchSpace, path: Path) -> list[dict]:
 def fit_latency(space: SearchSpace, trials: list[dict], profiled: dict) -> dict:
     """What the profiler says of single layers, stretched to the ratios that were timed."""
     adds = np.array(list(profiled["float_adds"].values()))
-    exact = np.array([[digit == "2" for digit in t["code"][: len(adds)]] for t in trials])
+    exact = find_exact(space, [trial["code"] for trial in trials])
     ratios = np.array([trial["ratio"] for trial in trials])
     eight = float(np.median(ratios[~exact.any(1)]))
     expected = exact @ adds
@@ -203,26 +214,94 @@ def dump_options(space: SearchSpace) -> dict:
     }
 
 
-def profile(evaluator) -> dict:
-    """Ratio of 8 bits everywhere, and what each layer adds in float: medians of five profiles."""
-    names = [layer.name for layer in evaluator.layers]
-    eight = Recipe.uniform(names, 8, PtqOptions(reduce_range=True))
-    files = [evaluator.builder.build(recipe).artifact for recipe in (Recipe(method="fp32"), eight)]
-    times = []
-    for _ in range(5):
-        found = []
-        for file in files:
-            nodes = evaluator.backend.profile_nodes(file, 1, 1)
-            # a float node has the name of what was fused into it, so the order has to tell
-            products = [node.ms for node in nodes if is_of_layer(node.kernel)]
-            own = dict(zip(names, products, strict=True))
-            found.append((sum(node.ms for node in nodes), own))
-        (total, floats), (fast, integers) = found
-        times.append([fast / total, *((floats[n] - integers[n]) / total for n in names)])
-    ratio, *added = np.median(times, axis=0)
+def profile(evaluator, space: SearchSpace, rows: list[dict]) -> dict:
+    """Ratio of 8 bits everywhere, and what each layer alone in float adds, by the profiler.
+
+    As `autoquant sensitivity` takes it: the change of the layer's own time and of that of nodes
+    that are no layer's, in the file in which this layer alone is float. So it holds whatever the
+    runtime calls the nodes of the float model, in whatever order, and the conversions beside it.
+    Two float layers one after the other share conversions: mixtures of the table tell how much.
+    """
+    eight = to_parameters(space, Landscape.uniform_of(space, "8"))
+    probe = Probe(evaluator, space.decode(eight))
+    latency = {"float_adds": dict.fromkeys(space.layers, 0.0)}
+    for key, choices in space.parameters.items():
+        if space.is_layer(key) and FLOAT in choices:
+            layer = key.removeprefix(LAYER_PREFIX)
+            change = probe.measure(space.decode({**eight, key: FLOAT}))
+            latency["float_adds"][layer] = round(change[layer] + change[""], 5)
+    latency |= fit_shared(probe, space, latency, rows)
+    return {"eight": round(probe.find_eight(), 4), **latency}
+
+
+class Probe:
+    """Profiles of files, each beside the float model and 8 bits everywhere at the same moment.
+
+    The machine runs faster and slower from minute to minute.
+    """
+
+    def __init__(self, evaluator, eight: Recipe) -> None:
+        self.evaluator = evaluator
+        self.names = [layer.name for layer in evaluator.layers]
+        self.files = [self._build(recipe) for recipe in (Recipe(method="fp32"), eight)]
+        self.eights: list[float] = []
+
+    def measure(self, recipe: Recipe) -> Counter:
+        """Time by layer, that of no layer under "", more than with 8 bits; medians of PROFILES.
+
+        In shares of the float model's whole time.
+        """
+        file, changes = self._build(recipe), []
+        for _ in range(PROFILES):
+            whole, base, own = (self._profile(item) for item in (*self.files, file))
+            scale = sum(whole.values())
+            self.eights.append(sum(base.values()) / scale)
+            changes.append({key: (own[key] - base[key]) / scale for key in {*own, *base}})
+        return Counter({key: float(np.median([c[key] for c in changes])) for key in changes[0]})
+
+    def find_eight(self) -> float:
+        """Ratio of 8 bits everywhere, of all profiles so far."""
+        if not self.eights:
+            for _ in range(5 * PROFILES):
+                whole, base = map(self._profile, self.files)
+                self.eights.append(sum(base.values()) / sum(whole.values()))
+        return float(np.median(self.eights))
+
+    def _build(self, recipe: Recipe):
+        return self.evaluator.builder.build(recipe).artifact
+
+    def _profile(self, file) -> Counter:
+        nodes = self.evaluator.backend.profile_nodes(file, 1, 1)
+        owners = match_layers([node.name for node in nodes], self.names)
+        own = Counter()
+        for node in nodes:
+            own[owners.get(node.name, "")] += node.ms
+        return own
+
+
+def fit_shared(probe: Probe, space: SearchSpace, latency: dict, rows: list[dict]) -> dict:
+    """What neighbours save that are float both, and the error of it all on mixtures left out.
+
+    Nothing where no layer may be float. Least squares with a little ridge.
+    """
+    adds = np.array([latency["float_adds"][name] for name in space.layers])
+    if not adds.any():
+        return {}
+    codes = [row["code"] for row in rows if row["origin"] != "single"]
+    patterns = dict(zip(map(tuple, find_exact(space, codes).tolist()), codes, strict=True))
+    drawn = np.random.default_rng(0).permutation(list(patterns.values()))[:MIXTURES]
+    changes = [probe.measure(space.decode(to_parameters(space, code))) for code in drawn]
+    added = np.array([sum(change.values()) for change in changes])
+    exact = find_exact(space, drawn).astype(float)
+    rest = added - exact @ adds
+    both = exact[:, 1:] * exact[:, :-1]
+    solve = np.linalg.solve(both.T @ both + 0.01 * np.eye(both.shape[1]), both.T)
+    errors = (rest - both @ solve @ rest) / (1 - np.diag(both @ solve))
     return {
-        "eight": round(float(ratio), 4),
-        "float_adds": {n: round(max(0.0, float(a)), 5) for n, a in zip(names, added, strict=True)},
+        "shared": [round(float(saved), 5) for saved in solve @ rest],
+        "mixtures": len(rest),
+        "added": [round(float(added.min()), 4), round(float(added.max()), 4)],
+        "rmse": round(float(np.sqrt(np.mean(errors**2))), 4),
     }
 
 
