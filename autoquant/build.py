@@ -308,6 +308,12 @@ def _sample(task: Task, module: GraphModule, found: Mapping[str, LayerNode]) -> 
             name: parameters[str(layer.weight.target)].detach().numpy()
             for name, layer in layers.items()
         },
+        {
+            name: parameters[str(layer.bias.target)].detach().numpy()
+            for name, layer in layers.items()
+            if layer.bias is not None and str(layer.bias.target) in parameters
+        },
+        {name: layer.source.name for name, layer in layers.items()},
         {name: layer.node.name for name, layer in layers.items()},
         {name: fused_output(layer.node).name for name, layer in layers.items()},
         [node.name for node in module.graph.output_node().all_input_nodes],

@@ -323,3 +323,32 @@ def test_the_digits_run_in_integers_as_well_as_on_onnx_runtime() -> None:
     assert measurement.parity.top1_agreement >= 0.99
     assert measurement.accuracy_drop <= 0.005
     assert load_backend("litert").measure_memory(artifact, 1) > 0
+
+
+class Normed(nn.Module):
+    """A layer norm whose scale the converter multiplies into the layers behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(8)
+        self.query, self.key, self.last = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(192, 5)
+        with torch.no_grad():
+            self.norm.weight.uniform_(0.5, 2)
+            self.norm.bias.uniform_(-1, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm(x)
+        return self.last((x + F.gelu(self.query(x)) * self.key(x)).flatten(1))
+
+
+def test_layers_behind_a_layer_norm_get_their_weights_back() -> None:
+    builder = TaskBuilder(make_task(Normed), conditions=LITERT)
+    assert names_of(builder) == ["query", "key", "last"]
+    candidate = builder.build(Recipe.uniform(names_of(builder), 8))
+    batch = Data(16).x.numpy()
+    found = builder.backend.load(candidate.artifact, 1).predict(batch)
+    assert signal_to_noise_db(candidate.predict([batch]), found) > 30
+    float_file = builder.build(Recipe(method="fp32")).artifact
+    with torch.no_grad():
+        expected = builder.task.model(torch.from_numpy(batch)).numpy()
+    assert np.allclose(builder.backend.load(float_file, 1).predict(batch), expected, atol=1e-5)

@@ -23,6 +23,8 @@ class Sample:
         inputs: by name, in the graph's order, with a batch dimension of 1.
         values: what the graph computes for them, by value name; floats alone.
         weights: of each quantizable layer, float32.
+        biases: of those that have one.
+        sources: by layer, the value that it reads.
         outputs: by layer, the value that it computes.
         fused: by layer, the same behind the activation that is fused with it.
         results: the values that the graph answers with, in order.
@@ -31,6 +33,8 @@ class Sample:
     inputs: Mapping[str, npt.NDArray[Any]]
     values: Mapping[str, npt.NDArray[np.float32]]
     weights: Mapping[str, npt.NDArray[np.float32]]
+    biases: Mapping[str, npt.NDArray[np.float32]]
+    sources: Mapping[str, str]
     outputs: Mapping[str, str]
     fused: Mapping[str, str]
     results: Sequence[str]

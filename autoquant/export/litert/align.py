@@ -102,6 +102,7 @@ def align(content: bytes, sample: Sample) -> LiteRtGraph:
     _sign(model, sample)
     tensors = _run(model, sample.inputs)
     found = _match(tensors, sample.values)
+    _restore_layers(model, sample, found, tensors)
     layers = _find_layers(model, sample.weights)
     names = {
         index: values[0] + _find_layout(tensors[index], sample.values[values[0]])
@@ -221,6 +222,43 @@ def _find_layout(tensor: Array, value: Array) -> str:
         if tensor.shape == last.shape and _is_same(tensor, last):
             return CHANNELS_LAST
     return "/moved"
+
+
+def _restore_layers(
+    model: Any, sample: Sample, values: Mapping[int, tuple[str, ...]], tensors: Mapping[int, Array]
+) -> None:
+    """Give linear layers their own weights back.
+
+    The converter multiplies those of a layer norm into the layers behind it, which then read what
+    comes before the norm's scale and shift. Where what a layer reads is still there, since others
+    read it too, the layer reads that again: its result is the same.
+    """
+    graph = model.subgraphs[0]
+    makers = {int(i): n for n, item in enumerate(graph.operators) for i in item.outputs}
+    for number, operator in enumerate(graph.operators):
+        if operator_of(model, operator) != "FULLY_CONNECTED":
+            continue
+        made = {*values.get(int(operator.outputs[0]), ())}
+        layer = next((name for name, value in sample.outputs.items() if value in made), None)
+        stored = read_array(model, graph.tensors[operator.inputs[1]])
+        if layer is None or stored is None or stored.shape != sample.weights[layer].shape:
+            continue
+        if np.array_equal(stored, sample.weights[layer]):
+            continue
+        sources = [
+            index
+            for index, names in values.items()
+            if sample.sources[layer] in names
+            and makers.get(index, -1) < number
+            and np.array_equal(tensors[index].shape, graph.tensors[operator.inputs[0]].shape)
+        ]
+        if sources:
+            bias = sample.biases.get(layer, np.zeros(len(stored), dtype=np.float32))
+            operator.inputs = [
+                sources[0],
+                add_tensor(model, "", sample.weights[layer]),
+                add_tensor(model, "", bias),
+            ]
 
 
 def _find_layers(model: Any, weights: Mapping[str, Array]) -> dict[str, LayerPlace]:
