@@ -161,4 +161,4 @@ def _title(members: Sequence[CommonMember]) -> str:
     best = [member for member in members if member.is_on_front]
     counts = {b: sum(m.backend == b for m in best) for b in dict.fromkeys(m.backend for m in best)}
     words = ", ".join(f"{count} on {backend}" for backend, count in counts.items())
-    return f"Of {len(members)} members of the fronts no other beats {len(best)}: {words}"
+    return f"Of {len(members)} members of the fronts no other beats {len(best)} (filled): {words}"

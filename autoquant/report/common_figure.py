@@ -16,6 +16,8 @@ _LOOKS = (
     ("#7a4bb5", "triangle-up"), ("#00838f", "x"), ("#8a6d00", "star"),
 )  # fmt: skip
 
+_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
+
 
 def common_figure(members: Sequence[CommonMember], title: str) -> go.Figure:
     """Accuracy over latency to one reference; what no other runtime's files beat is filled.
@@ -26,6 +28,7 @@ def common_figure(members: Sequence[CommonMember], title: str) -> go.Figure:
     """
     figure = go.Figure()
     shown = [member for member in members if member.ratio is not None]
+    largest = max((member.trial.size_bytes or 0 for member in shown), default=0) or 1
     studies = list(dict.fromkeys((member.study, member.backend) for member in shown))
     for (study, backend), (color, symbol) in zip(studies, _cycle(len(studies)), strict=True):
         own = [member for member in shown if member.study == study]
@@ -40,16 +43,26 @@ def common_figure(members: Sequence[CommonMember], title: str) -> go.Figure:
                 marker={
                     "color": [color if member.is_on_front else "white" for member in own],
                     "symbol": symbol,
-                    "size": 11,
+                    "opacity": 1.0,
+                    "size": [_diameter(member, largest) for member in own],
                     "line": {"color": color, "width": 2},
                 },
             )
         )
     lay_out(figure, title)
     figure.add_vline(x=1.0, line={"color": INK, "dash": "dot", "width": 1})
-    figure.update_xaxes(title="latency, x float on ONNX Runtime", rangemode="tozero")
+    figure.update_xaxes(
+        title="latency, x float on ONNX Runtime (marks grow with the file)",
+        type="log",
+        tickvals=_TICKS,
+        ticktext=[f"{tick:g}" for tick in _TICKS],
+    )
     figure.update_yaxes(title="accuracy, %", zeroline=False)
     return figure
+
+
+def _diameter(member: CommonMember, largest: int) -> float:
+    return 7 + 11 * (member.trial.size_bytes or 0) / largest
 
 
 def _cycle(count: int) -> list[tuple[str, str]]:
