@@ -300,7 +300,10 @@ def _sample(task: Task, module: GraphModule, found: Mapping[str, LayerNode]) -> 
     named = {place: given[place] for place in places}
     values = record_values(module, {node.name: node.name for node in nodes}, named)
     layers = {name: layer for name, layer in found.items() if layer.layer.is_quantizable}
-    parameters = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    parameters = {
+        **dict(module.named_parameters(remove_duplicate=False)),
+        **dict(module.named_buffers(remove_duplicate=False)),
+    }
     return Sample(
         {name: value.numpy() for name, value in named.items()},
         {name: value.numpy() for name, value in values.items() if value.dtype == torch.float32},

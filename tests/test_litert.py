@@ -18,13 +18,14 @@ from autoquant.build import TaskBuilder, build_evaluator
 from autoquant.core.artifact import Artifact
 from autoquant.core.metric import signal_to_noise_db
 from autoquant.core.recipe import PtqOptions, Recipe
+from autoquant.core.task import Task
 from autoquant.deliver import check_suffix
 from autoquant.errors import ArtifactError, InputError, RecipeError, TraceError
 from autoquant.evaluate import EvaluationOptions
 from autoquant.export.formats import read_artifact
 from autoquant.export.litert.format import LiteRtFormat
 from autoquant.tasks import load_task
-from tests.float_kernels import Up, UpBetween
+from tests.float_kernels import Ids, Tokens, Up, UpBetween
 from tests.networks import Data, Gated, Residual, make_task
 
 LITERT = {"backend": "litert"}
@@ -352,3 +353,36 @@ def test_layers_behind_a_layer_norm_get_their_weights_back() -> None:
     with torch.no_grad():
         expected = builder.task.model(torch.from_numpy(batch)).numpy()
     assert np.allclose(builder.backend.load(float_file, 1).predict(batch), expected, atol=1e-5)
+
+
+class Words(nn.Module):
+    """A table, and a layer that shares its weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.mix = nn.Embedding(40, 16), nn.Linear(16, 16)
+        self.head = nn.Linear(16, 40, bias=False)
+        self.head.weight = self.words.weight
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.head(F.relu(self.mix(self.words(ids))).mean(1))
+
+
+def words_task(kind: type[nn.Module]) -> Task:
+    data = Ids(16)
+    return make_task(kind, example_input=data.x[:1], calibration=data, search=data, report=None)
+
+
+def test_tables_stay_float_with_a_reason() -> None:
+    builder = TaskBuilder(words_task(Words), conditions=LITERT)
+    reasons = {layer.kind: layer.obstacle for layer in builder.operators if layer.obstacle}
+    assert reasons["embedding"] == "tables stay float in files for this runtime"
+    candidate = builder.build(Recipe.uniform(names_of(builder), 8))
+    batch = Ids(8, seed=2).x.numpy()
+    found = builder.backend.load(candidate.artifact, 1).predict(batch)
+    assert signal_to_noise_db(candidate.predict([batch]), found) > 25
+
+
+def test_an_operator_that_litert_torch_does_not_know_is_named() -> None:
+    with pytest.raises(TraceError, match=r"operator 'prims\.convert_element_type\.default'"):
+        TaskBuilder(words_task(Tokens), conditions=LITERT)

@@ -152,7 +152,11 @@ class LiteRtBackend:
     """Runs .tflite files on the CPU with LiteRT's interpreter."""
 
     name = "litert"
-    kernels = Kernels(float_results=frozenset(), activations=frozenset({"static", "dynamic"}))
+    kernels = Kernels(
+        float_results=frozenset(),
+        activations=frozenset({"static", "dynamic"}),
+        stores_tables=False,
+    )
 
     def load(self, artifact: Artifact, threads: int) -> LiteRtSession:
         """Load a file with a fixed number of threads.

@@ -22,11 +22,13 @@ class Kernels:
         float_results: those of them that can hand their result over in float; what others
             compute is put on a grid.
         activations: how a layer of it can take its input.
+        stores_tables: whether tables can be stored in integers.
     """
 
     kinds: frozenset[LayerKind] = INTEGER_KINDS
     float_results: frozenset[LayerKind] = frozenset({"linear", "matmul", "conv_transpose"})
     activations: "frozenset[Activation]" = frozenset({"static", "dynamic", "float"})
+    stores_tables: bool = True
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,7 @@ _LAYERS, _QUANTIZERS = "autoquant_layers", "autoquant_quantizers"
 # From a maker of learnable models to the learnable that was trained.
 Train = Callable[[Callable[[], tuple[GraphModule, Learnable]]], Learnable]
 _ALL = Kernels()
+_TABLE = "tables stay float in files for this runtime"
 
 
 @dataclass(frozen=True)
@@ -358,7 +359,8 @@ def _limit(found: LayerNode, kernels: Kernels, obstacle: str | None) -> LayerNod
     """A layer as a runtime allows it."""
     layer = found.layer
     able = tuple(kind for kind in layer.activations if kind in kernels.activations)
-    why = layer.obstacle or obstacle
+    is_table = layer.kind == "embedding" and not kernels.stores_tables
+    why = layer.obstacle or (_TABLE if is_table else obstacle)
     return replace(found, layer=replace(layer, activations=able, obstacle=why))
 
 

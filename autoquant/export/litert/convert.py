@@ -18,7 +18,8 @@ __all__ = ["convert", "explain", "quietly"]
 _ATEN = torch.ops.aten
 # Names of operators in errors of litert-torch and LiteRT: `torch.ops.aten.x.y`, 'mhlo.x', 'X'.
 _OPERATOR = re.compile(
-    r"(?:torch\.ops\.)?(aten\.\w+(?:\.\w+)?)|'((?:mhlo|stablehlo|tfl)\.\w+)'|opcode '(\w+)'"
+    r"(?:torch\.ops\.)?((?:aten|prims)\.\w+(?:\.\w+)?)"
+    r"|'((?:mhlo|stablehlo|tfl)\.\w+)'|opcode '(\w+)'"
 )
 
 
