@@ -30,7 +30,7 @@ from autoquant.core.check import (
     describe_machine_change,
     find_condition_changes,
 )
-from autoquant.errors import ArtifactError, AutoquantError
+from autoquant.errors import ArtifactError, AutoquantError, InputError
 
 __all__ = ["bench_files", "verify_latency"]
 
@@ -81,6 +81,12 @@ def bench_files(
         InputError: a backend that is unknown or not installed.
     """
     conditions = _Conditions(backend, threads, batch)
+    used = {backend_for(content, backend) for _, content in (file, *([other] if other else []))}
+    if backend is not None and backend not in used:
+        raise InputError(
+            f"--backend {backend} reads none of these files: leave it out, and each is timed on "
+            "the runtime of its format"
+        )
     roles = {"model": file} if other is None else {"model": file, "vs": other}
     artifacts = {role: Artifact(content, {}, {}) for role, (_, content) in roles.items()}
     with QuietPlace(threads).turn():
@@ -130,9 +136,15 @@ def verify_latency(
     stored = passport.get("measurement") or {}
     if not stored.get("latency_ratio"):
         raise ArtifactError(f"{name}: the passport holds no latency to replay")
+    noted = passport["conditions"]
     if reference is not None:
         _check_reference(*reference, passport)
-    noted = passport["conditions"]
+        if is_tflite(reference[1]) != is_tflite(content):
+            raise ArtifactError(
+                f"{reference[0]} is a file for another runtime than {name}, whose ratio is to the "
+                f"float model on {backend_of(noted)}: make one with --recipe fp32 --backend "
+                f"{backend_of(noted)}"
+            )
     backend = load_backend(backend_of(noted))
     conditions = _Conditions(backend.name, int(noted["threads"]), int(noted["batch"]))
     excess = explain_oversubscription(conditions.threads)

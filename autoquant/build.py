@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
+from torch.utils._pytree import tree_leaves
 
 from autoquant.backends.base import FileBackend
 from autoquant.backends.latency import PROTOCOL_VERSION
@@ -29,7 +30,7 @@ from autoquant.core.layer import Kernels, Layer, LayerNoise
 from autoquant.core.recipe import Recipe
 from autoquant.core.task import Task
 from autoquant.core.training import TrainingWatch
-from autoquant.errors import InputError, TaskError, TrialError
+from autoquant.errors import InputError, RecipeError, TaskError, TrialError
 from autoquant.evaluate import EvaluationOptions, Evaluator
 from autoquant.export.exporter import Exporter, Sample, load_exporter
 from autoquant.export.float_graph import export_float
@@ -187,7 +188,13 @@ class TaskBuilder:
     def _write(self, recipe: Recipe, quantized: QuantizedModel | None) -> Artifact:
         content = self._export(recipe, quantized)
         kind = format_of(content)
-        passport = self._passport(recipe, kind.digest(content)) | kind.read_io(content)
+        ends = kind.read_io(content)
+        if self.conditions.get("full_integer") and recipe.method != "fp32" and not ends:
+            raise RecipeError(
+                f"recipe '{recipe.method}' makes a file with inputs and outputs in float: leave "
+                "out --full-integer, or take a recipe that quantizes every layer"
+            )
+        passport = self._passport(recipe, kind.digest(content)) | ends
         precisions = kind.read_precisions(content)
         return Artifact(kind.write_passport(content, passport), precisions, passport)
 
@@ -287,40 +294,65 @@ class TaskBuilder:
 
 
 def _sample(task: Task, module: GraphModule, found: Mapping[str, LayerNode]) -> Sample:
-    """The first calibration sample through the float graph, and the weights of its layers."""
-    inputs = next(input_batches(task.calibration, [0], 1, torch.stack))
-    nodes = [
-        node
-        for node in module.graph.nodes
-        if node.op in ("placeholder", "call_function")
-        and isinstance(node.meta.get("val"), torch.Tensor)
-    ]
-    places = [node.name for node in nodes if node.op == "placeholder"]
-    given = inputs if isinstance(inputs, Mapping) else {places[0]: inputs}
-    named = {place: given[place] for place in places}
-    values = record_values(module, {node.name: node.name for node in nodes}, named)
+    """A calibration sample and noise through the float graph, and the weights of its layers."""
     layers = {name: layer for name, layer in found.items() if layer.layer.is_quantizable}
     parameters = {
         **dict(module.named_parameters(remove_duplicate=False)),
         **dict(module.named_buffers(remove_duplicate=False)),
     }
+
+    def read(node: Node) -> Any:
+        return parameters[str(node.target)].detach().numpy()
+
+    places = [node.name for node in module.graph.nodes if node.op == "placeholder"]
+    given = next(input_batches(task.calibration, [0], 1, torch.stack))
+    named = given if isinstance(given, Mapping) else {places[0]: given}
+    inputs = {place: named[place] for place in places}
+    noise = {name: _as_noise(value, seed) for seed, (name, value) in enumerate(inputs.items())}
     return Sample(
-        {name: value.numpy() for name, value in named.items()},
-        {name: value.numpy() for name, value in values.items() if value.dtype == torch.float32},
+        {name: value.numpy() for name, value in inputs.items()},
+        _record_floats(module, inputs),
+        {name: value.numpy() for name, value in noise.items()},
+        _record_floats(module, noise),
+        {name: read(layer.weight) for name, layer in layers.items()},
         {
-            name: parameters[str(layer.weight.target)].detach().numpy()
-            for name, layer in layers.items()
-        },
-        {
-            name: parameters[str(layer.bias.target)].detach().numpy()
+            name: read(layer.bias)
             for name, layer in layers.items()
             if layer.bias is not None and str(layer.bias.target) in parameters
         },
         {name: layer.source.name for name, layer in layers.items()},
         {name: layer.node.name for name, layer in layers.items()},
         {name: fused_output(layer.node).name for name, layer in layers.items()},
-        [node.name for node in module.graph.output_node().all_input_nodes],
+        _name_results(module),
     )
+
+
+def _as_noise(value: torch.Tensor, seed: int) -> torch.Tensor:
+    """Normal draws in place of floats; the indices of rows stay."""
+    if not value.is_floating_point():
+        return value
+    return torch.randn(value.shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _record_floats(module: GraphModule, inputs: Mapping[str, torch.Tensor]) -> Any:
+    names = {
+        node.name: node.name
+        for node in module.graph.nodes
+        if node.op in ("placeholder", "call_function")
+        and isinstance(node.meta.get("val"), torch.Tensor)
+    }
+    values = record_values(module, names, inputs)
+    return {name: value.numpy() for name, value in values.items() if value.dtype == torch.float32}
+
+
+def _name_results(module: GraphModule) -> dict[str, str]:
+    """Values that a graph answers with, in order; one that it gives twice has two names."""
+    found: dict[str, str] = {}
+    for node in tree_leaves(module.graph.output_node().args):
+        if isinstance(node, Node):
+            again = sum(value == node.name for value in found.values())
+            found[f"{node.name}_alias_{again}" if again else node.name] = node.name
+    return found
 
 
 def _as_arrays(quantized: QuantizedModel) -> Any:

@@ -28,6 +28,7 @@ __all__ = [
     "WEIGHT_SUFFIX",
     "activation_inputs",
     "add_tensor",
+    "drop_unread",
     "is_constant",
     "layer_of",
     "name_of",
@@ -149,6 +150,40 @@ def add_tensor(model: Any, name: str, values: npt.NDArray[Any]) -> int:
     tensor.buffer = len(model.buffers) - 1
     model.subgraphs[0].tensors.append(tensor)
     return len(model.subgraphs[0].tensors) - 1
+
+
+def drop_unread(model: Any) -> dict[int, int]:
+    """Take out tensors of the first subgraph that nothing refers to, and buffers likewise.
+
+    Returns:
+        The new index of each tensor that is left.
+    """
+    graph = model.subgraphs[0]
+    ends = [*graph.inputs, *graph.outputs]
+    read = {int(i) for item in graph.operators for i in (*item.inputs, *item.outputs) if i >= 0}
+    kept = sorted(read | {int(index) for index in ends})
+    places = {index: place for place, index in enumerate(kept)}
+    graph.tensors = [graph.tensors[index] for index in kept]
+    for item in graph.operators:
+        item.inputs = [places[int(i)] if i >= 0 else -1 for i in item.inputs]
+        item.outputs = [places[int(i)] for i in item.outputs]
+    graph.inputs = [places[int(i)] for i in graph.inputs]
+    graph.outputs = [places[int(i)] for i in graph.outputs]
+    for signature in model.signatureDefs or ():
+        for entry in (*signature.inputs, *signature.outputs):
+            entry.tensorIndex = places[int(entry.tensorIndex)]
+    _drop_unread_buffers(model)
+    return places
+
+
+def _drop_unread_buffers(model: Any) -> None:
+    owners = [tensor for graph in model.subgraphs for tensor in graph.tensors]
+    owners += model.metadata or []
+    kept = sorted({0} | {owner.buffer for owner in owners})  # the first one is empty by convention
+    places = {index: place for place, index in enumerate(kept)}
+    model.buffers = [model.buffers[index] for index in kept]
+    for owner in owners:
+        owner.buffer = places[owner.buffer]
 
 
 def activation_inputs(model: Any, operator: Any) -> Iterator[int]:

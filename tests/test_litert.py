@@ -19,14 +19,17 @@ from autoquant.core.artifact import Artifact
 from autoquant.core.metric import signal_to_noise_db
 from autoquant.core.recipe import PtqOptions, Recipe
 from autoquant.core.task import Task
+from autoquant.core.trial import LatencyFigures
 from autoquant.deliver import check_suffix
 from autoquant.errors import ArtifactError, InputError, RecipeError, TraceError
 from autoquant.evaluate import EvaluationOptions
 from autoquant.export.formats import read_artifact
 from autoquant.export.litert.format import LiteRtFormat
+from autoquant.search.amend import amend_trial
 from autoquant.tasks import load_task
 from tests.float_kernels import Ids, Tokens, Up, UpBetween
-from tests.networks import Data, Gated, Residual, make_task
+from tests.networks import Data, Gated, PairData, Residual, make_task
+from tests.trials import make_trial
 
 LITERT = {"backend": "litert"}
 OPTIONS = EvaluationOptions(latency=None)
@@ -386,3 +389,107 @@ def test_tables_stay_float_with_a_reason() -> None:
 def test_an_operator_that_litert_torch_does_not_know_is_named() -> None:
     with pytest.raises(TraceError, match=r"operator 'prims\.convert_element_type\.default'"):
         TaskBuilder(words_task(Tokens), conditions=LITERT)
+
+
+class Repeated(nn.Module):
+    """A convolution that runs several times, so it stays float, and its weights are stored once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.again = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 7, padding=3)
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        for _ in range(4):
+            x = F.relu(self.again(x))
+        return self.fc(x.mean((2, 3)))
+
+
+class Twice(nn.Module):
+    """Two inputs that are equal in the first sample, and one result that is given twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.fc = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1), nn.Linear(4, 5)
+
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x = self.fc((F.relu(self.a(a)) + F.relu(self.b(b))).mean((2, 3)))
+        return x, x
+
+
+class Twins(PairData):
+    """The first sample is blank; of the others one input is twenty times the other."""
+
+    def __getitem__(self, index: int):
+        inputs, target = super().__getitem__(index)
+        return {"a": inputs["a"] * index, "b": inputs["a"] * 20 * index}, target
+
+
+def test_inputs_that_are_equal_in_one_sample_keep_their_own_grids() -> None:
+    data = Twins(32)
+    example = {name: value[None] for name, value in data[0][0].items()}
+    task = make_task(Twice, calibration=data, search=data, report=None, example_input=example)
+    builder = TaskBuilder(task, conditions=LITERT)
+    candidate = builder.build(Recipe.uniform(names_of(builder), 8))
+    samples = [data[index][0] for index in range(1, 9)]
+    batch = {name: np.stack([item[name].numpy() for item in samples]) for name in ("a", "b")}
+    found = builder.backend.load(candidate.artifact, 1).predict(batch)
+    assert signal_to_noise_db(candidate.predict([batch]), found) > 30
+
+
+@pytest.mark.parametrize("network", [Residual, SigmoidGate, Joined, Gated, Repeated, Normed])
+def test_the_float_file_is_the_model_and_holds_nothing_unread(network) -> None:
+    builder = TaskBuilder(make_task(network), conditions=LITERT)
+    batch = Data(8).x
+    with torch.no_grad():
+        expected = builder.task.model(batch).numpy()
+    kinds = [Recipe(method="fp32"), Recipe.uniform(names_of(builder), 8)]
+    files = [builder.build(recipe).artifact for recipe in kinds]
+    found = builder.backend.load(files[0], 1).predict(batch.numpy())
+    assert np.allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+    for file in files:
+        model = tflite.parse(file.content)
+        graph = model.subgraphs[0]
+        read = {int(index) for operator in graph.operators for index in operator.inputs}
+        constants = {
+            index for index, tensor in enumerate(graph.tensors) if tflite.is_constant(model, tensor)
+        }
+        assert constants <= read
+    # beside what is in both, metadata and names are all that a small ONNX file has less
+    assert files[0].size_bytes < builder.float_onnx.size_bytes + 12_000
+
+
+def test_a_pool_that_divides_otherwise_is_converted_as_it_is() -> None:
+    class Divided(Residual):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(F.avg_pool2d(x, 8, divisor_override=3).expand(-1, -1, 8, 8))
+
+    builder = TaskBuilder(make_task(Divided), conditions=LITERT)
+    batch = Data(4).x
+    with torch.no_grad():
+        expected = builder.task.model(batch).numpy()
+    float_file = builder.build(Recipe(method="fp32")).artifact
+    assert np.allclose(
+        builder.backend.load(float_file, 1).predict(batch.numpy()), expected, atol=1e-3
+    )
+
+
+def test_a_recipe_without_integer_ends_is_no_full_integer_file(integer) -> None:
+    with pytest.raises(RecipeError, match="leave out --full-integer"):
+        integer.build(Recipe(method="litert-dynamic"))
+
+
+def test_the_ratio_of_the_runtimes_outlives_the_timing_of_the_front() -> None:
+    trial = make_trial(0, 0.9, 1.0)
+    more = {"over_onnxruntime": 0.5, "over_onnxruntime_ci": (0.49, 0.51)}
+    before = trial.model_copy(update={"timing": trial.timing.model_copy(update=more)})
+    anew = {"latency_ratio": 1.01, "timing": make_trial(0, 0.9, 1.0, session="front").timing}
+    figures = LatencyFigures(
+        latency_ms=1.0, latency_ms_ci=(0.9, 1.1), latency_ratio=anew["latency_ratio"],
+        latency_ratio_ci=(1.0, 1.02), timing=anew["timing"],
+    )  # fmt: skip
+    attributes = {"latency": {trial.digest: figures.model_dump(mode="json")}}
+    amended = amend_trial(before, attributes)
+    assert amended.timing.session == "front"
+    assert amended.timing.over_onnxruntime == 0.5

@@ -354,7 +354,9 @@ def test_short_memory_halves_the_batch_once(monkeypatch, limit: int) -> None:
             builder.build(trained(), notes)
     else:
         assert builder.build(trained(), notes).training.batch_size == 16
-    assert notes.texts == ["memory does not suffice for batches of 32: training with 16"]
+    # what it says of the loss is the processor's: it is a few millionths
+    told = [text for text in notes.texts if "memory" in text]
+    assert told == ["memory does not suffice for batches of 32: training with 16"]
 
 
 def test_a_step_that_memory_does_not_suffice_for_is_not_begun() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from autoquant.agreement import load_evaluator
 from autoquant.backends.registry import load_backend
 from autoquant.cli.output import STDERR, print_trials, warn, warn_of_oversubscription
+from autoquant.core.artifact import suffix_of
 from autoquant.core.hypervolume import find_mode_yields, seconds_by_mode
 from autoquant.core.objective import Objective
 from autoquant.core.pareto import Bounds
@@ -132,10 +133,11 @@ def _show_advice(
         STDERR.print(note, markup=False)
     if with_next:
         where = _where(location)
+        file = f"model{suffix_of(record.header.backend)}"
         STDERR.print(
             "\nNext:\n"
-            f"  autoquant export {location.name}{where} --knee -o model.onnx\n"
-            f"  autoquant verify model.onnx\n"
+            f"  autoquant export {location.name}{where} --knee -o {file}\n"
+            f"  autoquant verify {file}\n"
             f"  autoquant front {location.name}{where} --max-drop 0.01",
             markup=False,
         )

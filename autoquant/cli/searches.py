@@ -326,14 +326,16 @@ def front(
     names = [] if objectives is None else [part.strip() for part in objectives.split(",")]
     bounds = Bounds(max_drop, max_latency_ms, max_size_mb)
     if len(studies) > 1:
-        from autoquant.cli.common import show_common
+        from autoquant.cli.overlay import show_overlay
 
         leave_out({"--why": why, "--target": target}, "that is of one study")
         if output is not None:
             check_page(output)
+        if len({*studies}) < len(studies):
+            raise InputError(f"a study is named twice: {', '.join(studies)}")
         places = {name: find_study(results, name, storage) for name in studies}
         records = {name: load_record(place, warn=warn) for name, place in places.items()}
-        show_common(records, parse_objectives(names, ()) or [], bounds, format_, output)
+        show_overlay(records, parse_objectives(names, ()) or [], bounds, format_, output)
         return
     leave_out({"-o": output}, "the figure is of several studies")
     location = find_study(results, studies[0], storage)
@@ -383,6 +385,12 @@ def export(
     location = find_study(results, study, storage)
     record = load_record(location, warn=warn).seen_from(target)
     check_suffix(output, record.header.backend, study, file_format)
+    if full_integer and record.header.backend != "litert":
+        raise InputError(
+            f"--full-integer: study '{study}' was judged on {record.header.backend}; search with "
+            "--backend litert"
+        )
+    leave_out({"--target": target if full_integer else None}, "--full-integer measures here")
     chosen = choose_trial(record, trial, knee=knee, fastest=fastest, bounds=Bounds(max_drop))
     kept = None if full_integer else read_kept(location, chosen)
     if full_integer:

@@ -18,6 +18,7 @@ from autoquant.core.trial import Trial
 __all__ = ["Cost", "Forecast", "forecast_rest", "forecast_search"]
 
 # Constants by the recorded searches in results/published/search-benchmark/forecast.
+_SLOW = ("ort-dynamic", "litert-dynamic")  # take as long as no other trial
 _QUANTIZED = ("w8a8", "w8a8-full", "w8a8-reduced", "w4a8")  # baselines that are built as trials are
 _TRUST = 2.0  # trials that the baselines count as
 _RECENT = 12
@@ -229,7 +230,7 @@ def _expect_trials(costs: Sequence[Cost], left: float, each: _Each, *, may_train
 
 def _expect_closing(costs: Sequence[Cost], away: float, front: int, each: _Each) -> float:
     """Second looks at those turned away, timing the front in turns, the report split."""
-    judged = [cost for cost in costs if cost.is_full and cost.work and cost.name != "ort-dynamic"]
+    judged = [cost for cost in costs if cost.is_full and cost.work and cost.name not in _SLOW]
     timing = float(np.median([cost.work.get("latency", 0.0) for cost in judged] or [0.0]))
     reading = float(np.median([cost.work.get("accuracy", 0.0) for cost in judged] or [0.0]))
     members = max(_FEWEST_MEMBERS, front)

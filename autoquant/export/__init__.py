@@ -1,1 +1,1 @@
-"""From a float graph and encodings to files. All that writes ONNX is here."""
+"""From a float graph and encodings to files. All that writes model files is here."""

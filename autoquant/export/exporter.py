@@ -1,6 +1,6 @@
 """`Exporter`: files of one network for one kind of runtime."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,22 +22,26 @@ class Sample:
     Attributes:
         inputs: by name, in the graph's order, with a batch dimension of 1.
         values: what the graph computes for them, by value name; floats alone.
+        other_inputs: another sample, which tells apart what is equal in the first one.
+        other_values: what the graph computes for it.
         weights: of each quantizable layer, float32.
         biases: of those that have one.
         sources: by layer, the value that it reads.
         outputs: by layer, the value that it computes.
         fused: by layer, the same behind the activation that is fused with it.
-        results: the values that the graph answers with, in order.
+        results: the values that the graph answers with, in order, by names of the outputs.
     """
 
     inputs: Mapping[str, npt.NDArray[Any]]
     values: Mapping[str, npt.NDArray[np.float32]]
+    other_inputs: Mapping[str, npt.NDArray[Any]]
+    other_values: Mapping[str, npt.NDArray[np.float32]]
     weights: Mapping[str, npt.NDArray[np.float32]]
     biases: Mapping[str, npt.NDArray[np.float32]]
     sources: Mapping[str, str]
     outputs: Mapping[str, str]
     fused: Mapping[str, str]
-    results: Sequence[str]
+    results: Mapping[str, str]
 
 
 class Exporter(Protocol):

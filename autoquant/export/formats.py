@@ -88,9 +88,8 @@ def load_format(name: str) -> ModelFormat:
 
         return OnnxFormat()
     except ImportError as error:
-        raise InputError(
-            f"{name} files cannot be read ({error}); pip install 'autoquant[litert]'"
-        ) from error
+        package = "'autoquant[litert]'" if name == "tflite" else "onnx"
+        raise InputError(f"{name} files cannot be read ({error}); pip install {package}") from error
 
 
 def format_of(content: bytes) -> ModelFormat:

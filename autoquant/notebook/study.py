@@ -15,7 +15,7 @@ from autoquant.core.objective import Kind
 from autoquant.core.pareto import Bounds
 from autoquant.core.task import Task
 from autoquant.core.trial import Trial
-from autoquant.deliver import check_output, read_kept, rebuild_trial, seal_for_target
+from autoquant.deliver import check_output, check_suffix, read_kept, rebuild_trial, seal_for_target
 from autoquant.errors import InputError
 from autoquant.evaluate import Evaluator
 from autoquant.launch import Launch, run_launch
@@ -141,7 +141,9 @@ class NotebookStudy:
         smallest: bool = False,
         max_drop: float | None = None,
     ) -> Path:
-        """Write the ONNX file of a trial, its passport inside; returns where it lies.
+        """Write the file of a trial, its passport inside; returns where it lies.
+
+        It is an ONNX file, or of a study on LiteRT a .tflite file.
 
         Args:
             path: file to write.
@@ -159,6 +161,7 @@ class NotebookStudy:
             raise InputError("name one of trial=N, knee=True, fastest=True, smallest=True")
         target = check_output(Path(path))
         record = self._record()
+        check_suffix(target, record.header.backend, self.name)
         chosen = choose_trial(record, trial, knee=knee, fastest=fastest, bounds=Bounds(max_drop))
         kept = read_kept(self.location, chosen)
         if kept is None:

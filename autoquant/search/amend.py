@@ -7,6 +7,7 @@ from autoquant.core.trial import Trial
 
 __all__ = ["amend_trial"]
 
+_OF_RUNTIMES = ("over_onnxruntime", "over_onnxruntime_ci")
 _LATER = ("reprieve", "report", "latency", "departure")
 
 
@@ -38,5 +39,7 @@ def amend_trial(trial: Trial, attributes: Mapping[str, Any]) -> Trial:
 
 
 def _remember_search(now: Mapping[str, Any], then: Mapping[str, Any]) -> dict[str, Any]:
-    """The timing of now, with the ratio that the search had given."""
-    return {"timing": {**now["timing"], "search_ratio": then.get("latency_ratio")}}
+    """The timing of now, with what the search had given: its ratio, and that of the runtimes."""
+    before = then.get("timing") or {}
+    kept = {name: before[name] for name in _OF_RUNTIMES if before.get(name)}
+    return {"timing": {**now["timing"], **kept, "search_ratio": then.get("latency_ratio")}}

@@ -1,8 +1,8 @@
 """Studies in Optuna's storage: the one door to it.
 
 Layout of a study whose storage is the default: `RESULTS/STUDY/journal.log` (the record),
-`RESULTS/STUDY/artifacts/DIGEST.onnx` (files of front members), `RESULTS/STUDY/drivers/TOKEN.*`
-(what each process that runs the study says of itself).
+`RESULTS/STUDY/artifacts/DIGEST.onnx` or `.tflite` (files of front members),
+`RESULTS/STUDY/drivers/TOKEN.*` (what each process that runs the study says of itself).
 """
 
 import errno

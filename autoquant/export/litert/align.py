@@ -8,7 +8,7 @@ order. A layer is told by its weights, number for number.
 
 import itertools
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +26,7 @@ from autoquant.tflite import (
     LAYERS,
     WEIGHT_SUFFIX,
     add_tensor,
+    drop_unread,
     operator_of,
     parse,
     read_array,
@@ -98,12 +99,15 @@ def align(content: bytes, sample: Sample) -> LiteRtGraph:
     """
     model = parse(content)
     _give_biases(model)
-    _separate_constants(model)
     _sign(model, sample)
-    tensors = _run(model, sample.inputs)
-    found = _match(tensors, sample.values)
+    tensors, found = _recognize(model, sample)
+    _check_results(model, sample, found)
     _restore_layers(model, sample, found, tensors)
     layers = _find_layers(model, sample.weights)
+    _separate_constants(model, layers)
+    places = drop_unread(model)
+    tensors = {places[index]: tensor for index, tensor in tensors.items() if index in places}
+    found = {places[index]: values for index, values in found.items() if index in places}
     names = {
         index: values[0] + _find_layout(tensors[index], sample.values[values[0]])
         for index, values in found.items()
@@ -117,6 +121,40 @@ def align(content: bytes, sample: Sample) -> LiteRtGraph:
         & {*found.get(int(operators[place.operator].outputs[0]), ())}
     }
     return LiteRtGraph(serialize(model), found, layers, fused)
+
+
+def _recognize(model: Any, sample: Sample) -> tuple[dict[int, Array], dict[int, tuple[str, ...]]]:
+    """Tensors for the sample, and the values that they are, on the sample and on another one."""
+    tensors = _run(model, sample.inputs)
+    found = _match(tensors, sample.values)
+    again = _match(_run(model, sample.other_inputs), sample.other_values)
+    both = {
+        index: tuple(name for name in names if name in again.get(index, ()))
+        for index, names in found.items()
+    }
+    for entry in model.signatureDefs[0].inputs:  # what is an input needs no guess
+        name = bytes(entry.name).decode()
+        if name in sample.values:
+            both[entry.tensorIndex] = (name,)
+    return tensors, {index: names for index, names in both.items() if names}
+
+
+def _check_results(model: Any, sample: Sample, found: Mapping[int, tuple[str, ...]]) -> None:
+    """The float file is what every accuracy is compared with: it must be the model.
+
+    Raises:
+        TraceError: an output of the file is not that of the model.
+    """
+    ordered = sorted(model.signatureDefs[0].outputs, key=lambda item: bytes(item.name))
+    by_name = {bytes(entry.name).decode(): entry.tensorIndex for entry in ordered}
+    for name, value in sample.results.items():
+        index = by_name[name]
+        is_float = model.subgraphs[0].tensors[index].type == FLOAT
+        if is_float and value not in found.get(index, ()):
+            raise TraceError(
+                f"litert-torch converted the model to one that computes another '{value}'; the "
+                "backends onnxruntime and openvino do without"
+            )
 
 
 def _give_biases(model: Any) -> None:
@@ -134,19 +172,24 @@ def _give_biases(model: Any) -> None:
             operator.inputs = np.array(given, dtype=np.int32)
 
 
-def _separate_constants(model: Any) -> None:
-    """Give every reader of a float constant its own: each may be put on another grid."""
-    tensors = model.subgraphs[0].tensors
-    seen: set[int] = set()
-    for operator in model.subgraphs[0].operators:
-        for place, index in enumerate(operator.inputs):
-            if index < 0 or tensors[index].type != FLOAT:
-                continue
-            constant = read_array(model, tensors[index])
-            buffer = tensors[index].buffer
-            if constant is not None and buffer in seen:
-                operator.inputs[place] = add_tensor(model, "", constant)
-            seen.add(buffer)
+def _separate_constants(model: Any, layers: Mapping[str, LayerPlace]) -> None:
+    """Give every layer weights and a bias of its own: they are put on grids of their own."""
+    graph = model.subgraphs[0]
+    readers = Counter(
+        graph.tensors[index].buffer
+        for operator in graph.operators
+        for index in operator.inputs
+        if index >= 0
+    )
+    for place in layers.values():
+        operator = graph.operators[place.operator]
+        given = list(operator.inputs)
+        for position in (LAYERS[operator_of(model, operator)], len(given) - 1):
+            tensor = graph.tensors[given[position]]
+            constant = read_array(model, tensor)
+            if constant is not None and readers[tensor.buffer] > 1:
+                given[position] = add_tensor(model, "", constant)
+        operator.inputs = given
 
 
 def _sign(model: Any, sample: Sample) -> None:
@@ -156,8 +199,14 @@ def _sign(model: Any, sample: Sample) -> None:
     """
     signature = model.signatureDefs[0]
     for entries, names in ((signature.inputs, sample.inputs), (signature.outputs, sample.results)):
-        ordered = sorted(entries, key=lambda item: int(bytes(item.name).rpartition(b"_")[2]))
-        for entry, name in zip(ordered, names, strict=True):
+        numbers = [bytes(item.name).rpartition(b"_")[2] for item in entries]
+        if len(numbers) != len(names) or not all(number.isdigit() for number in numbers):
+            raise TraceError(
+                f"litert-torch left {len(numbers)} of {len(names)} inputs or outputs of the model; "
+                "the backends onnxruntime and openvino do without"
+            )
+        ordered = sorted(zip(map(int, numbers), entries, strict=True), key=lambda pair: pair[0])
+        for (_, entry), name in zip(ordered, names, strict=True):
             entry.name = name.encode()
 
 

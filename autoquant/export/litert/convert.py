@@ -63,7 +63,8 @@ def _is_global(node: Node) -> bool:
     sizes = list(node.args[1]) if isinstance(node.args[1], (list, tuple)) else [node.args[1]]
     area = list(source.meta["val"].shape[2:])
     padding = list(node.args[3]) if len(node.args) > 3 else [0]  # type: ignore[arg-type]
-    is_whole = (sizes * 2)[:2] == area and not any(padding)
+    divisor = node.args[6] if len(node.args) > 6 else None
+    is_whole = (sizes * 2)[:2] == area and not any(padding) and divisor is None
     return is_whole and list(out.shape[2:]) == [1, 1]
 
 

@@ -78,7 +78,8 @@ class LiteRtFormat:
     def expose(self, content: bytes, values: Collection[str]) -> tuple[bytes, dict[str, str]]:
         """The file with inner tensors as outputs."""
         model = parse(content)
-        graph, signature = model.subgraphs[0], model.signatureDefs[0]
+        graph = model.subgraphs[0]
+        signature = (model.signatureDefs or [None])[0]
         wanted, known = set(values), {int(index) for index in graph.outputs}
         found = {}
         for index, tensor in enumerate(graph.tensors):
@@ -89,9 +90,10 @@ class LiteRtFormat:
             found[value] = name
             if index not in known:
                 graph.outputs = [*map(int, graph.outputs), index]
-                entry = schema.TensorMapT()
-                entry.name, entry.tensorIndex = name.encode(), index
-                signature.outputs = [*signature.outputs, entry]
+                if signature is not None:
+                    entry = schema.TensorMapT()
+                    entry.name, entry.tensorIndex = name.encode(), index
+                    signature.outputs = [*signature.outputs, entry]
         return serialize(model), found
 
     def read_io(self, content: bytes) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from autoquant.tflite import (
     LAYERS,
     MOVERS,
     activation_inputs,
+    drop_unread,
     is_constant,
     name_of,
     operator_of,
@@ -93,7 +94,9 @@ class _Writer:
             self._describe(number, operator, number in integer)
         self._describe_ends()
         changed = ModelModifier(self.model).modify_model(self.parameters, enable_progress_bar=False)
-        return parse(bytes(changed))
+        written = parse(bytes(changed))
+        drop_unread(written)
+        return written
 
     def _find_integer(self) -> set[int]:
         """Operators to run in integers; what only moves values does as what is around it."""
@@ -224,7 +227,8 @@ class _Writer:
                 name = self.places.get(number) or name_of(self.tensors[operator.outputs[0]])
                 kind = operator_of(self.model, operator)
                 raise RecipeError(
-                    f"'{name}' ({kind}) stays float, so the file cannot be integer throughout"
+                    f"'{name}' ({kind}) stays float, so the file cannot be integer throughout: "
+                    "leave out --full-integer, or quantize it too"
                 )
 
     def _consume(self, index: int, number: int, grid: ActivationEncoding | None) -> None:

@@ -15,7 +15,7 @@ from autoquant.core.noise import Z95, log_sd
 from autoquant.core.objective import Objective
 from autoquant.core.trial import Trial
 
-__all__ = ["CommonMember", "Contribution", "lay_over"]
+__all__ = ["Contribution", "OverlayMember", "lay_over"]
 
 _ONNX_RUNTIME = "onnxruntime"
 
@@ -48,14 +48,15 @@ class Contribution:
 
 
 @dataclass(frozen=True)
-class CommonMember:
+class OverlayMember:
     """A member of one study's front among those of others.
 
     Attributes:
         study: whose it is.
         backend: the runtime that it runs on.
         trial: as its study has it, its latency a ratio to float on its own runtime.
-        ratio: latency over that of the float model on ONNX Runtime; None without a latency.
+        ratio: latency over that of the float model on ONNX Runtime; None without a latency,
+            or where the float models were never timed beside each other.
         ratio_ci: its 95 % interval.
         is_on_front: no member of any of the studies beats it.
     """
@@ -79,7 +80,7 @@ class CommonMember:
         }
 
 
-def lay_over(parts: Sequence[Contribution], objectives: Sequence[Objective]) -> list[CommonMember]:
+def lay_over(parts: Sequence[Contribution], objectives: Sequence[Objective]) -> list[OverlayMember]:
     """Members of several fronts, most accurate first, and which of them no other beats.
 
     Args:
@@ -94,12 +95,12 @@ def lay_over(parts: Sequence[Contribution], objectives: Sequence[Objective]) -> 
     ]
     best = {trial.number for trial in find_front(rescaled, objectives)}
     members = [
-        CommonMember(
+        OverlayMember(
             part.study,
             part.backend,
             trial,
-            common.latency_ratio,
-            common.latency_ratio_ci,
+            None if part.factor is None else common.latency_ratio,
+            None if part.factor is None else common.latency_ratio_ci,
             common.number in best,
         )
         for (part, trial), common in zip(owners, rescaled, strict=True)

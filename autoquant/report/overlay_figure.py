@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from autoquant.core.common import CommonMember
+from autoquant.core.overlay import OverlayMember
 from autoquant.report.row import describe_recipe, format_megabytes
 from autoquant.report.style import INK, lay_out
 
-__all__ = ["common_figure"]
+__all__ = ["overlay_figure"]
 
 # Told apart without red and green, and by their symbols in print.
 _LOOKS = (
@@ -19,7 +19,7 @@ _LOOKS = (
 _TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
 
 
-def common_figure(members: Sequence[CommonMember], title: str) -> go.Figure:
+def overlay_figure(members: Sequence[OverlayMember], title: str) -> go.Figure:
     """Accuracy over latency to one reference; what no other runtime's files beat is filled.
 
     Args:
@@ -61,7 +61,7 @@ def common_figure(members: Sequence[CommonMember], title: str) -> go.Figure:
     return figure
 
 
-def _diameter(member: CommonMember, largest: int) -> float:
+def _diameter(member: OverlayMember, largest: int) -> float:
     return 7 + 11 * (member.trial.size_bytes or 0) / largest
 
 
@@ -69,7 +69,7 @@ def _cycle(count: int) -> list[tuple[str, str]]:
     return [_LOOKS[index % len(_LOOKS)] for index in range(count)]
 
 
-def _describe(member: CommonMember) -> str:
+def _describe(member: OverlayMember) -> str:
     trial = member.trial
     size = "" if trial.size_bytes is None else f", {format_megabytes(trial.size_bytes)}"
     place = "on the common front" if member.is_on_front else "beaten by another"

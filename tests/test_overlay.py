@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoquant.core.common import Contribution, lay_over
+from autoquant.core.overlay import Contribution, lay_over
 from autoquant.core.trial import Timing, Trial
-from autoquant.report.common_figure import common_figure
+from autoquant.report.overlay_figure import overlay_figure
 from tests.command import autoquant
 from tests.journals import measured_trials, write_study
 from tests.trials import make_trial
@@ -68,7 +68,7 @@ def test_the_figure_tells_runtimes_apart_and_fills_the_front() -> None:
         part("a", "onnxruntime", [make_trial(1, 0.9, 0.9, size=900)]),
         part("b", "litert", [make_trial(2, 0.95, 0.2, size=500)]),
     ]
-    figure = common_figure(lay_over(parts, KINDS), "title")
+    figure = overlay_figure(lay_over(parts, KINDS), "title")
     assert sorted(trace.name for trace in figure.data) == ["litert (b)", "onnxruntime (a)"]
     assert len({trace.marker.symbol for trace in figure.data}) == 2
     fills = {trace.name: trace.marker.color[0] for trace in figure.data}

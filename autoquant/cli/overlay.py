@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from autoquant.cli.figure import write_figure
-from autoquant.cli.output import STDERR, print_json, print_rows
-from autoquant.core.common import CommonMember, Contribution, lay_over
+from autoquant.cli.output import STDERR, print_json, print_rows, warn
+from autoquant.core.check import describe_machine_change
 from autoquant.core.front import find_front
 from autoquant.core.objective import Objective, kinds_of
+from autoquant.core.overlay import Contribution, OverlayMember, lay_over
 from autoquant.core.pareto import Bounds
 from autoquant.errors import InputError, NegativeAnswer, StudyError
-from autoquant.report.common_figure import common_figure
+from autoquant.report.overlay_figure import overlay_figure
 from autoquant.report.row import (
     describe_recipe,
     format_drop,
@@ -20,13 +21,13 @@ from autoquant.report.row import (
 from autoquant.search.choice import find_reference
 from autoquant.search.record import Record
 
-__all__ = ["show_common"]
+__all__ = ["show_overlay"]
 
 _COLUMNS = ["study", "runtime", "#", "recipe", "accuracy", "drop", "report", "x float",
             "x ONNX Runtime's float", "size", "integer"]  # fmt: skip
 
 
-def show_common(
+def show_overlay(
     records: dict[str, Record],
     objectives: Sequence[Objective],
     bounds: Bounds,
@@ -52,6 +53,7 @@ def show_common(
     parts = [_contribute(name, record, wanted, bounds) for name, record in records.items()]
     if "latency" in kinds_of(wanted):
         _check_factors(parts)
+    _warn_of_machines(records, parts)
     members = lay_over(parts, wanted)
     if not members:
         raise NegativeAnswer("no trial of any of the studies is within the constraints")
@@ -82,7 +84,7 @@ def show_common(
     if kind == "table":
         _say_factors(parts)
     if output is not None:
-        write_figure(common_figure(members, _title(members)), output, 620)
+        write_figure(overlay_figure(members, _title(members)), output, 620)
         STDERR.print(f"wrote {output}", markup=False)
 
 
@@ -98,6 +100,11 @@ def _check_task(records: dict[str, Record]) -> None:
                 f"studies '{first}' and '{other}' are of different tasks "
                 f"({tasks[first][0]}, {tasks[other][0]}): their figures do not compare"
             )
+    for what in ("threads", "batch"):
+        values = {name: getattr(record.header, what) for name, record in records.items()}
+        if len({*values.values()}) > 1:
+            told = ", ".join(f"'{name}' {value}" for name, value in values.items())
+            raise StudyError(f"the studies were timed with different --{what}: {told}")
     targets = [name for name, record in records.items() if record.header.targets]
     if targets:
         raise InputError(
@@ -129,7 +136,21 @@ def _check_factors(parts: Sequence[Contribution]) -> None:
             )
 
 
-def _row(member: CommonMember) -> list[str]:
+def _warn_of_machines(records: dict[str, Record], parts: Sequence[Contribution]) -> None:
+    """Say so where the latencies are of different machines."""
+    found = []
+    for part in parts:
+        trial = part.reference or next(iter(part.members), None)
+        fingerprint = None if trial is None else records[part.study].fingerprint_of(trial)
+        if fingerprint is not None:
+            found.append((part.study, fingerprint["machine"]))
+    for study, machine in found[1:]:
+        change = describe_machine_change(found[0][1], machine)
+        if change is not None:
+            warn(f"'{found[0][0]}' and '{study}' were measured on different machines: {change}")
+
+
+def _row(member: OverlayMember) -> list[str]:
     trial = member.trial
     return [
         member.study,
@@ -157,7 +178,7 @@ def _say_factors(parts: Sequence[Contribution]) -> None:
             )
 
 
-def _title(members: Sequence[CommonMember]) -> str:
+def _title(members: Sequence[OverlayMember]) -> str:
     best = [member for member in members if member.is_on_front]
     counts = {b: sum(m.backend == b for m in best) for b in dict.fromkeys(m.backend for m in best)}
     words = ", ".join(f"{count} on {backend}" for backend, count in counts.items())
