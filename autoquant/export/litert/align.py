@@ -133,7 +133,7 @@ def _recognize(model: Any, sample: Sample) -> tuple[dict[int, Array], dict[int, 
         for index, names in found.items()
     }
     for entry in model.signatureDefs[0].inputs:  # what is an input needs no guess
-        name = bytes(entry.name).decode()
+        name = _text(entry)
         if name in sample.values:
             both[entry.tensorIndex] = (name,)
     return tensors, {index: names for index, names in both.items() if names}
@@ -145,10 +145,8 @@ def _check_results(model: Any, sample: Sample, found: Mapping[int, tuple[str, ..
     Raises:
         TraceError: an output of the file is not that of the model.
     """
-    ordered = sorted(model.signatureDefs[0].outputs, key=lambda item: bytes(item.name))
-    by_name = {bytes(entry.name).decode(): entry.tensorIndex for entry in ordered}
-    for name, value in sample.results.items():
-        index = by_name[name]
+    for entry in model.signatureDefs[0].outputs:
+        index, value = entry.tensorIndex, sample.results[_text(entry)]
         is_float = model.subgraphs[0].tensors[index].type == FLOAT
         if is_float and value not in found.get(index, ()):
             raise TraceError(
@@ -208,6 +206,15 @@ def _sign(model: Any, sample: Sample) -> None:
         ordered = sorted(zip(map(int, numbers), entries, strict=True), key=lambda pair: pair[0])
         for (_, entry), name in zip(ordered, names, strict=True):
             entry.name = name.encode()
+    # what a model gives twice is given once: the quantizer would take it off its grid twice
+    graph = model.subgraphs[0]
+    graph.outputs = list(dict.fromkeys(map(int, graph.outputs)))
+    named = sorted(signature.outputs, key=lambda item: list(sample.results).index(_text(item)))
+    signature.outputs = list({item.tensorIndex: item for item in reversed(named)}.values())[::-1]
+
+
+def _text(entry: Any) -> str:
+    return bytes(entry.name).decode()
 
 
 def _run(model: Any, inputs: Mapping[str, Array]) -> dict[int, Array]:
@@ -218,7 +225,7 @@ def _run(model: Any, inputs: Mapping[str, Array]) -> dict[int, Array]:
         raise TraceError(f"LiteRT cannot run the converted model: {explain(error)}") from error
     kinds = {entry["index"]: entry["dtype"] for entry in interpreter.get_input_details()}
     for entry in model.signatureDefs[0].inputs:
-        value = inputs[bytes(entry.name).decode()]
+        value = inputs[_text(entry)]
         # the converter makes int32 of int64
         interpreter.set_tensor(entry.tensorIndex, value.astype(kinds[entry.tensorIndex]))
     interpreter.invoke()
@@ -356,7 +363,7 @@ def _name(model: Any, values: Mapping[int, str], layers: Mapping[str, LayerPlace
         names[int(operator.inputs[LAYERS[kind]])] = layer + WEIGHT_SUFFIX
         names[int(operator.inputs[-1])] = f"{layer}.bias"
     for entry in model.signatureDefs[0].inputs:
-        names[entry.tensorIndex] = bytes(entry.name).decode()
+        names[entry.tensorIndex] = _text(entry)
     seen: set[str] = set()
     for index, tensor in enumerate(graph.tensors):
         name = names.get(index, f"t{index}")
