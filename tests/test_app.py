@@ -25,7 +25,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("studies", "new", "live", "front", "compare", "layers", "qat", "export")
 OF_A_STUDY = ("live", "front", "compare", "layers", "qat", "export")
 SLEEP = (  # ends as a search does, also where a shell's background job ignores Ctrl-C
-    "import signal, time; signal.signal(signal.SIGINT, signal.default_int_handler); time.sleep(60)"
+    "import signal, time; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "print('ready', flush=True); time.sleep(60)"
 )
 EVIL = "<script>alert(1)</script> **bold** $x$ :red[x]"
 Open = Callable[..., AppTest]
@@ -313,6 +314,7 @@ def test_two_browsers_on_one_study_see_the_same_and_begin_it_once(
         assert process.find_process(Location(results, "s")) == number
         with pytest.raises(StudyError, match="is running"):
             process.resume_search(Location(results, "s"))
+        wait_for(lambda: "ready" in " ".join(process.read_log(Location(results, "s"), 5)))
         second.button(key="stop_s").click().run()
         assert is_fine(second)
         wait_for(lambda: process.find_process(Location(results, "s")) is None)
