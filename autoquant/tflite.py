@@ -22,7 +22,6 @@ __all__ = [
     "FLOAT",
     "INT4",
     "INT8",
-    "INT32",
     "LAYERS",
     "MOVERS",
     "WEIGHT_SUFFIX",
@@ -38,6 +37,7 @@ __all__ = [
     "read_metadata",
     "serialize",
     "silenced",
+    "text_of",
     "type_of",
     "weight_index",
 ]
@@ -97,9 +97,14 @@ def operator_of(model: Any, operator: Any) -> str:
     return str(_OPERATORS.get(number, f"operator {number}"))
 
 
+def text_of(name: Any) -> str:
+    """A name as the generated reader gives it: bytes, or a string that was written here."""
+    return name if isinstance(name, str) else bytes(name or b"").decode(errors="replace")
+
+
 def name_of(tensor: Any) -> str:
     """A tensor's name."""
-    return bytes(tensor.name or b"").decode(errors="replace")
+    return text_of(tensor.name)
 
 
 def read_array(model: Any, tensor: Any) -> npt.NDArray[Any] | None:
@@ -132,8 +137,7 @@ def read_metadata(content: bytes) -> dict[str, str]:
     for entry in model.metadata or ():
         data = model.buffers[entry.buffer].data
         if data is not None:
-            name = entry.name if isinstance(entry.name, str) else bytes(entry.name).decode()
-            found[name] = bytes(bytearray(data)).decode(errors="replace")
+            found[text_of(entry.name)] = bytes(bytearray(data)).decode(errors="replace")
     return found
 
 

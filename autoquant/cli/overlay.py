@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from autoquant.cli.figure import write_figure
 from autoquant.cli.output import STDERR, print_json, print_rows, warn
@@ -58,18 +59,9 @@ def show_overlay(
     if not members:
         raise NegativeAnswer("no trial of any of the studies is within the constraints")
     if kind == "json":
-        factors = {part.study: part.factor for part in parts}
         print_json(
             {
-                "studies": {
-                    part.study: {
-                        "backend": part.backend,
-                        "float_over_onnxruntime": factor and factor[0],
-                        "float_over_onnxruntime_ci": factor and factor[1],
-                    }
-                    for part in parts
-                    for factor in [factors[part.study]]
-                },
+                "studies": {part.study: _describe_runtime(part) for part in parts},
                 "objectives": wanted,
                 "members": [member.to_dict() for member in members],
             }
@@ -86,6 +78,15 @@ def show_overlay(
     if output is not None:
         write_figure(overlay_figure(members, _title(members)), output, 620)
         STDERR.print(f"wrote {output}", markup=False)
+
+
+def _describe_runtime(part: Contribution) -> dict[str, Any]:
+    factor, interval = part.factor or (None, None)
+    return {
+        "backend": part.backend,
+        "float_over_onnxruntime": factor,
+        "float_over_onnxruntime_ci": interval,
+    }
 
 
 def _check_task(records: dict[str, Record]) -> None:

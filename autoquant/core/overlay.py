@@ -100,7 +100,7 @@ def lay_over(parts: Sequence[Contribution], objectives: Sequence[Objective]) -> 
             part.backend,
             trial,
             None if part.factor is None else common.latency_ratio,
-            None if part.factor is None else common.latency_ratio_ci,
+            _widen(part, common),
             common.number in best,
         )
         for (part, trial), common in zip(owners, rescaled, strict=True)
@@ -108,14 +108,23 @@ def lay_over(parts: Sequence[Contribution], objectives: Sequence[Objective]) -> 
     return sorted(members, key=lambda member: -(member.trial.accuracy or 0.0))
 
 
+def _widen(part: Contribution, common: Trial) -> tuple[float, float] | None:
+    """The interval of a rescaled ratio, with that of the factor."""
+    if part.factor is None or common.latency_ratio is None:
+        return None
+    sd = math.hypot(log_sd(common.latency_ratio_ci), log_sd(part.factor[1]))
+    ratio = common.latency_ratio
+    return ratio * math.exp(-Z95 * sd), ratio * math.exp(Z95 * sd)
+
+
 def _rescale(part: Contribution, trial: Trial) -> Trial:
     """A trial with its latency over that of float on ONNX Runtime."""
     if part.factor is None or trial.latency_ratio is None:
         return trial
-    factor, interval = part.factor
-    ratio = trial.latency_ratio * factor
-    sd = math.hypot(log_sd(trial.latency_ratio_ci), log_sd(interval))
-    ends = ratio * math.exp(-Z95 * sd), ratio * math.exp(Z95 * sd)
+    factor, _ = part.factor
+    ratio, ends = trial.latency_ratio * factor, trial.latency_ratio_ci
+    # what is not known of the factor is the same for all of a study: it decides nothing among them
+    ends = None if ends is None else (ends[0] * factor, ends[1] * factor)
     # whoever was timed in one session was so on one runtime: here sessions do not count
     timing = None if trial.timing is None else trial.timing.model_copy(update={"session": None})
     return trial.model_copy(

@@ -44,7 +44,7 @@ class ModelFormat(Protocol):
         ...
 
     def read_weights(self, content: bytes) -> dict[str, npt.NDArray[np.float32]]:
-        """Real weights of layers, as the float model has them; some may be left out."""
+        """Real weights of layers, in the layout of the file; some may be left out."""
         ...
 
     def expose(self, content: bytes, values: Collection[str]) -> Exposed:

@@ -1,15 +1,15 @@
 """Which value of the torch graph each tensor of its .tflite file is, and where its layers are.
 
 The converter lays images out with their channels last, fuses activations, folds constants and
-keeps no names. So tensors are told by what they hold: the graph and the file are run on one
-sample, and a tensor is the value whose numbers it has, in whatever order; a grid does not mind the
-order. A layer is told by its weights, number for number.
+keeps no names. So tensors are told by what they hold: the graph and the file are run on a sample
+and on noise, and a tensor is the value whose numbers it has in both, in whatever order; a grid does
+not mind the order. A layer is told by its weights, number for number.
 """
 
 import itertools
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,7 @@ from autoquant.tflite import (
     read_array,
     serialize,
     silenced,
+    text_of,
 )
 
 __all__ = ["LayerPlace", "LiteRtGraph", "align"]
@@ -58,10 +59,6 @@ class LayerPlace:
     def turn(self, weights: Array) -> Array:
         """Weights of the torch graph as the file has them."""
         return np.ascontiguousarray(weights.reshape(self.shape).transpose(self.axes))
-
-    def turn_back(self, weights: Array, shape: Sequence[int]) -> Array:
-        """Weights of the file as the torch graph has them."""
-        return weights.transpose(np.argsort(self.axes)).reshape(shape)
 
     def channel_axis(self, axis: int) -> int:
         """The file's dimension of output channels.
@@ -214,7 +211,7 @@ def _sign(model: Any, sample: Sample) -> None:
 
 
 def _text(entry: Any) -> str:
-    return bytes(entry.name).decode()
+    return text_of(entry.name)
 
 
 def _run(model: Any, inputs: Mapping[str, Array]) -> dict[int, Array]:

@@ -20,6 +20,7 @@ from autoquant.tflite import (
     read_array,
     read_metadata,
     serialize,
+    text_of,
     weight_index,
 )
 
@@ -124,7 +125,7 @@ class LiteRtFormat:
         signature = (model.signatureDefs or [None])[0]
         names = {} if signature is None else {i.tensorIndex: i.name for i in signature.outputs}
         return [
-            _text(names[index]) if index in names else name_of(graph.tensors[index])
+            text_of(names[index]) if index in names else name_of(graph.tensors[index])
             for index in graph.outputs
         ]
 
@@ -132,7 +133,7 @@ class LiteRtFormat:
 def _grids(model: Any, entries: Any) -> dict[str, dict[str, Any]]:
     tensors = model.subgraphs[0].tensors
     return {
-        _text(entry.name): {
+        text_of(entry.name): {
             "dtype": "int8",
             "scale": float(tensor.quantization.scale[0]),
             "zero_point": int(tensor.quantization.zeroPoint[0]),
@@ -167,14 +168,10 @@ def _drop_passport(model: Any) -> None:
     """Take the passport out; its buffer, written last, goes with it."""
     kept = []
     for entry in model.metadata or ():
-        if _text(entry.name) != KEY:
+        if text_of(entry.name) != KEY:
             kept.append(entry)
         elif entry.buffer == len(model.buffers) - 1:
             model.buffers.pop()
         else:
             model.buffers[entry.buffer].data = None
     model.metadata = kept or None
-
-
-def _text(name: Any) -> str:
-    return name if isinstance(name, str) else bytes(name).decode(errors="replace")
