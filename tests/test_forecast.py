@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from autoquant.core.forecast import Cost, Forecast, forecast_rest, forecast_search
+from autoquant.core.forecast import Cost, Forecast, forecast_closing, forecast_rest, forecast_search
 from autoquant.progress import SearchProgress
 from autoquant.search.study import Budget, Event
 from tests.benchmarks.forecast import replay
@@ -100,7 +100,9 @@ def test_the_time_limit_ends_the_forecast() -> None:
     free = forecast_rest(costs, 400, front=3)
     held = forecast_rest(costs, 400, front=3, timeout_left_s=60.0)
     assert free.seconds > 300
-    assert 60 < held.seconds < 100, "the limit, the trial that runs then, and the closing"
+    assert held.seconds == pytest.approx(60), "the closing is within the limit"
+    late = forecast_rest(costs, 400, front=3, timeout_left_s=1.0)
+    assert late.seconds == pytest.approx(forecast_closing(costs, front=3).seconds, rel=0.1)
 
 
 def test_another_study_of_the_task_tells_of_a_whole_search() -> None:

@@ -73,7 +73,7 @@ TrialsOption = Annotated[
     typer.Option("--trials", min=1, help="Finished trials to reach, baselines included."),
 ]
 TimeoutOption = Annotated[
-    str | None, typer.Option("--timeout", help="Stop after so long: 90s, 30m or 2h.")
+    str | None, typer.Option("--timeout", help="Be done by then, front and all: 90s, 30m or 2h.")
 ]
 KeepOption = Annotated[
     Keep, typer.Option("--keep", help="Which files stay on disk; all others are rebuilt on demand.")

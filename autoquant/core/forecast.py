@@ -15,7 +15,15 @@ import numpy as np
 
 from autoquant.core.trial import Trial
 
-__all__ = ["Cost", "Forecast", "forecast_rest", "forecast_search"]
+__all__ = [
+    "ClosingForecast",
+    "Cost",
+    "Forecast",
+    "forecast_closing",
+    "forecast_rest",
+    "forecast_search",
+    "forecast_trial",
+]
 
 # Constants by the recorded searches in results/published/search-benchmark/forecast.
 _SLOW = ("ort-dynamic", "litert-dynamic")  # take as long as no other trial
@@ -99,6 +107,26 @@ class Forecast:
         return f"{low} to {high} min" if low < high else f"{high} min"
 
 
+@dataclass(frozen=True)
+class ClosingForecast:
+    """What makes a front whole, and how many seconds it is likely to take.
+
+    Attributes:
+        second_looks: at trials that were turned away by members that are none any more.
+        round: timing the members in turns, once.
+        reports: reading the report split.
+    """
+
+    second_looks: float = 0.0
+    round: float = 0.0
+    reports: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """All of it: who falls off the front lets others in, so there may be a second round."""
+        return self.second_looks + _ROUNDS * self.round + self.reports
+
+
 def _clock(seconds: float) -> str:
     whole = round(seconds)
     return f"{whole // 60}:{whole % 60:02d}"
@@ -118,22 +146,40 @@ def forecast_rest(
         costs: of the finished trials, in order.
         target: finished trials to reach.
         front: members of the front so far.
-        timeout_left_s: seconds until no further trial begins; None for no limit.
+        timeout_left_s: seconds until the search has to be over; None for no limit.
         may_train: recipes may be promoted to training.
     """
     left = float(max(0, target - len(costs)))
     each = _expect(costs)
     if each is None:
         return None
-    if timeout_left_s is not None:  # and the trial that runs then
-        left = min(left, max(0.0, timeout_left_s) / max(each.mean, 1e-9) + 0.5)
-    away = sum(not cost.is_full for cost in costs if cost.name is None) + each.share * left
-    closing = _expect_closing(costs, away, front, each)
+    if timeout_left_s is not None:
+        left = min(left, max(0.0, timeout_left_s) / max(each.mean, 1e-9))
+    closing = _expect_closing(costs, _count_away(costs) + each.share * left, front, each).seconds
     trials = _expect_trials(costs, left, each, may_train=may_train)
     if timeout_left_s is not None:
-        limit = max(0.0, timeout_left_s) + each.mean / 2
+        limit = max(0.0, timeout_left_s - closing)
         trials = Forecast(*(min(v, limit) for v in (trials.seconds, trials.low, trials.high)))
     return trials.before(closing)
+
+
+def forecast_closing(costs: Sequence[Cost], *, front: int) -> ClosingForecast:
+    """What closing a search now would take; nothing before anything tells.
+
+    Args:
+        costs: of the finished trials.
+        front: members of the front so far.
+    """
+    each = _expect(costs)
+    if each is None:
+        return ClosingForecast()
+    return _expect_closing(costs, _count_away(costs), front, each)
+
+
+def forecast_trial(costs: Sequence[Cost]) -> float:
+    """Seconds of one more trial without training; none before anything tells."""
+    each = _expect(costs)
+    return 0.0 if each is None else each.mean
 
 
 def forecast_search(costs: Sequence[Cost], target: int, *, front: int = 0) -> Forecast | None:
@@ -149,7 +195,7 @@ def forecast_search(costs: Sequence[Cost], target: int, *, front: int = 0) -> Fo
         return None
     named = [cost.work_s for cost in costs if cost.name is not None][:target]
     left = target - len(named)
-    closing = _expect_closing(costs, each.share * left, front, each)
+    closing = _expect_closing(costs, each.share * left, front, each).seconds
     trials = _expect_trials(costs, left, each, may_train=False)
     return trials.before(closing + sum(named) * _pace(costs))
 
@@ -228,15 +274,17 @@ def _expect_trials(costs: Sequence[Cost], left: float, each: _Each, *, may_train
     return Forecast(seconds, seconds * (1 - _DOUBT), seconds * (1 + _DOUBT))
 
 
-def _expect_closing(costs: Sequence[Cost], away: float, front: int, each: _Each) -> float:
+def _count_away(costs: Sequence[Cost]) -> int:
+    return sum(not cost.is_full for cost in costs if cost.name is None)
+
+
+def _expect_closing(costs: Sequence[Cost], away: float, front: int, each: _Each) -> ClosingForecast:
     """Second looks at those turned away, timing the front in turns, the report split."""
     judged = [cost for cost in costs if cost.is_full and cost.work and cost.name not in _SLOW]
     timing = float(np.median([cost.work.get("latency", 0.0) for cost in judged] or [0.0]))
     reading = float(np.median([cost.work.get("accuracy", 0.0) for cost in judged] or [0.0]))
     members = max(_FEWEST_MEMBERS, front)
     in_turns = min(60.0, (members + 1) * (0.5 + 0.75 * timing)) if timing else 0.0
-    return (
-        _SECOND_LOOKS * away * each.full
-        + _ROUNDS * in_turns
-        + members * (_REPORTING * reading + 0.5)
+    return ClosingForecast(
+        _SECOND_LOOKS * away * each.full, in_turns, members * (_REPORTING * reading + 0.5)
     )

@@ -10,11 +10,13 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 
 from autoquant.core.artifact import Artifact
+from autoquant.core.forecast import ClosingForecast, Cost, forecast_closing
 from autoquant.core.front import find_front
 from autoquant.core.gate import Gate, Glimpse
 from autoquant.core.pareto import Bounds
 from autoquant.core.trial import Trial
 from autoquant.errors import Rejection
+from autoquant.search.deadline import Deadline
 from autoquant.search.event import Evaluates, EventKind, describe_error
 from autoquant.search.record import Record
 from autoquant.search.shelf import Shelf
@@ -24,9 +26,10 @@ __all__ = ["Closing", "measure_after_all", "read_report"]
 _MAX_TIMING_ROUNDS = 3
 _TIMING = "timing"  # the note on the common timing
 _MIXED = (
-    f"after {_MAX_TIMING_ROUNDS} rounds the members of the front were still not timed in one "
-    "session: latencies of different sessions differ by more than their intervals say"
+    "the members of the front were still not timed in one session: latencies of different "
+    "sessions differ by more than their intervals say"
 )
+_NO_TIME = "is no longer dominated, and no time was left to evaluate it (`resume` does)"
 
 Tell = Callable[[EventKind, str, Sequence[Trial]], None]
 
@@ -41,6 +44,8 @@ class Closing:
         bounds: only trials within can be members of the front.
         reject_early: trials were turned away by members that may be none any more.
         tell: called with what is being done, in words, and the front.
+        deadline: when all of it is to be over. The front is timed once and its members are
+            reported however late it is; further rounds and second looks take time that is left.
     """
 
     def __init__(
@@ -52,6 +57,7 @@ class Closing:
         *,
         reject_early: bool,
         tell: Tell,
+        deadline: Deadline | None = None,
     ) -> None:
         self.record = record
         self.evaluator = evaluator
@@ -59,6 +65,7 @@ class Closing:
         self.bounds = bounds
         self.reject_early = reject_early
         self._tell = tell
+        self._deadline = deadline or Deadline()
         self.trials: list[Trial] = []
         self.front: list[Trial] = []
         self._members: list[Trial] = []
@@ -97,15 +104,28 @@ class Closing:
 
     def _settle_front(self) -> None:
         """Second looks and common timings; who falls off lets others in, so again."""
-        for _ in range(_MAX_TIMING_ROUNDS):
-            self._look_again()
+        needed, rounds = self._forecast().round, 0
+        while rounds < _MAX_TIMING_ROUNDS:
+            self._look_again(needed)
             if self._is_timed():
                 self.record.set_note(_TIMING, None)
                 return
+            if rounds and not self._has_time_for(needed):
+                break
+            begin = time.monotonic()
             if not self._time_front():
                 return
+            needed, rounds = time.monotonic() - begin, rounds + 1
         if not self._is_timed():
-            self._note_timing(_MIXED)
+            self._note_timing(f"after {rounds} round{'s'[: rounds > 1]} {_MIXED}")
+
+    def _forecast(self) -> ClosingForecast:
+        costs = [Cost.of(trial) for trial in self.trials]
+        return forecast_closing(costs, front=len(self._members))
+
+    def _has_time_for(self, seconds: float) -> bool:
+        """Whether so much can be done, and the members reported, before it is to be over."""
+        return self._deadline.left_s > seconds + self._forecast().reports
 
     def _is_timed(self) -> bool:
         sessions = {trial.timing_session for trial in self._members}
@@ -117,10 +137,17 @@ class Closing:
         find = self.evaluator.fingerprint_on
         return self.record.describe_moves(self._members, find) is not None
 
-    def _look_again(self) -> None:
-        """Evaluate in full who was turned away by members that are none any more."""
+    def _look_again(self, round_s: float) -> None:
+        """Evaluate in full who was turned away by members that are none any more.
+
+        Args:
+            round_s: seconds to leave for timing the front.
+        """
         tried: set[str] = set()
         while (trial := self._find_hopeful(tried)) is not None:
+            if not self._has_time_for(round_s):
+                self._emit("note", f"trial {trial.number} {_NO_TIME}")
+                return
             tried.add(trial.digest)
             self._emit("again", f"trial {trial.number} is no longer dominated: evaluating it")
             try:

@@ -1,7 +1,5 @@
 """`Study`: ask, evaluate, tell, until the budget is spent."""
 
-import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +18,7 @@ from autoquant.core.trial import Trial
 from autoquant.errors import NegativeAnswer, SpaceError
 from autoquant.search.closing import Closing
 from autoquant.search.company import Company
+from autoquant.search.deadline import Deadline
 from autoquant.search.event import Evaluates, Event, EventKind, TellingWatch
 from autoquant.search.executor import Executor, Job, Outcome, SerialExecutor
 from autoquant.search.giving_up import explain_failures
@@ -47,7 +46,8 @@ class Budget:
 
     Attributes:
         trials: finished trials, baselines and failures included.
-        timeout_s: seconds from the start of `run`, or None. The trial that runs then ends.
+        timeout_s: seconds from the start of `run` in which the front is to be found and made
+            whole, or None.
     """
 
     trials: int
@@ -106,6 +106,7 @@ class Study:
         self.executor: Executor = executor or SerialExecutor(evaluator, lambda: self._watch, logs)
         self.executor.listen(lambda text: self._emit("note", text))
         self.is_stopping = self._is_stop_told = False
+        self._deadline = Deadline()
         self._exhausted_after: int | None = None  # trials that had been queued again by then
         self._running: dict[int, Asked] = {}
         self._mine: list[Trial] = []  # that this process has finished
@@ -128,13 +129,13 @@ class Study:
         Raises:
             NegativeAnswer: everything that was proposed fails; says why.
         """
-        deadline = time.monotonic() + (budget.timeout_s or float("inf"))
+        self._deadline = Deadline(budget.timeout_s)
         self._begin(sampler)
         self._enqueue_baselines()
         self._exhausted_after = None
         while True:
             self._company.tend()
-            if self._may_begin(budget, deadline) and self._begin_next(budget, deadline):
+            if self._may_begin(budget) and self._begin_next(budget):
                 continue
             if self._running:
                 self._announce_stop()
@@ -157,15 +158,18 @@ class Study:
             count = len(self._running)
             self._emit("note", f"stopping when the {count} running trials are finished; again: now")
 
-    def _may_begin(self, budget: Budget, deadline: float) -> bool:
+    def _may_begin(self, budget: Budget) -> bool:
         return (
             not (self._is_exhausted or self.is_stopping or self._company.is_closing)
             and self._has_room(budget)
-            and time.monotonic() < deadline
             and self.executor.has_room
+            and self._left_for_trials() > 0
             # before a search is given up, what runs elsewhere may show that it need not be
             and not (self._running and explain_failures(self._mine))
         )
+
+    def _left_for_trials(self) -> float:
+        return self._deadline.left_for_trials(self._trials, len(self._front))
 
     @property
     def _is_exhausted(self) -> bool:
@@ -191,13 +195,13 @@ class Study:
             return decided
         return decided | {asked.recipe.digest for asked in self._running.values()}
 
-    def _begin_next(self, budget: Budget, deadline: float = math.inf) -> bool:
+    def _begin_next(self, budget: Budget) -> bool:
         """Begin a trial, as far as others have left any; no two processes do so at once."""
         self._give_up_if_all_fail()
         with self.record.together():
             if not (self._company.look() and self._has_room(budget)):
                 return False
-            self._promote(budget, deadline - time.monotonic())
+            self._promote(budget, self._left_for_trials())
             asked = self._ask()
         if asked is None:
             self._exhausted_after = self._company.queued_again
@@ -249,7 +253,7 @@ class Study:
 
         closing = Closing(
             self.record, self.evaluator, self._shelf, self.bounds,
-            reject_early=self.reject_early, tell=tell,
+            reject_early=self.reject_early, tell=tell, deadline=self._deadline,
         )  # fmt: skip
         closing.run()
         self._standing.replace(closing.trials, closing.front)
