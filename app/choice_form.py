@@ -5,29 +5,32 @@ import streamlit as st
 from shared import choose_trials
 
 from autoquant.browse.table import Filter, find_ranges, read_points
-from autoquant.report.explore_figure import AXES, Axis, ColorBy
+from autoquant.report.explore_figure import AXES, Axis, ColorBy, axis_title
 
-_LIMITS = {"drop": "Largest drop (points)", "latency": "Latency (x float)", "size": "Size (MB)"}
+_LIMITS = {"drop": "Largest drop (points)", "latency": "Latency (x {})", "size": "Size (MB)"}
 
 
-def choose_axes() -> tuple[Axis, Axis, Axis | None, ColorBy]:
-    """Across, up, size and colour."""
+def choose_axes(reference: str) -> tuple[Axis, Axis, Axis | None, ColorBy]:
+    """Across, up, size and colour; latencies are ratios to the reference."""
+
+    def title(axis: Axis | None) -> str:
+        return "all the same" if axis is None else axis_title(axis, reference)
+
     a, b, c, d = st.columns(4)
-    x = a.selectbox("Across", list(AXES), 3, AXES.get, key="x")
-    y = b.selectbox("Up", list(AXES), 0, AXES.get, key="y")
-    size_by = c.selectbox(
-        "Size of points", [None, *AXES], 0, lambda axis: AXES.get(axis, "all the same"),
-        key="size_by",
-    )  # fmt: skip
-    return x, y, size_by, d.selectbox("Colour", ["mode", "calibration", "study"], key="color_by")
+    x = a.selectbox("Across", list(AXES), 3, title, key="x")
+    y = b.selectbox("Up", list(AXES), 0, title, key="y")
+    size_by = c.selectbox("Size of points", [None, *AXES], 0, title, key="size_by")
+    colors: list[ColorBy] = ["mode", "calibration", "study", "runtime"]
+    return x, y, size_by, d.selectbox("Colour", colors, key="color_by")
 
 
-def choose_filter(table: pd.DataFrame, study: str) -> Filter:
+def choose_filter(table: pd.DataFrame, study: str, reference: str) -> Filter:
     """Sliders over what there is."""
     columns = st.columns(5)
     limits: dict[str, float | None] = {}
     for column, (key, (low, high)) in zip(columns, find_ranges(table).items(), strict=False):
-        limit = column.slider(_LIMITS[key], low, high, high, key=f"max_{key}_{study}")
+        label = _LIMITS[key].format(reference)
+        limit = column.slider(label, low, high, high, key=f"max_{key}_{study}")
         limits[key] = None if limit == high else limit
     modes = columns[3].pills(
         "Mode", ["ptq", "qat"], selection_mode="multi", default=["ptq", "qat"], key="modes"

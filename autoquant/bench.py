@@ -32,7 +32,7 @@ from autoquant.core.check import (
 )
 from autoquant.errors import ArtifactError, AutoquantError, InputError
 
-__all__ = ["bench_files", "verify_latency"]
+__all__ = ["bench_files", "find_caveats", "verify_latency"]
 
 File = tuple[str, bytes]  # what to call it, its content
 Warn = Callable[[str], None]
@@ -115,6 +115,16 @@ def bench_files(
     }
 
 
+def find_caveats(result: Mapping[str, Any]) -> list[str]:
+    """What the runtimes of these timings lack, so that they do not compare with others.
+
+    Args:
+        result: of `bench_files`.
+    """
+    found = (load_backend(name).caveat for name in dict.fromkeys(result["backends"].values()))
+    return [caveat for caveat in found if caveat is not None]
+
+
 def verify_latency(
     name: str, content: bytes, reference: File | None = None, warn: Warn = lambda text: None
 ) -> Verification:
@@ -146,6 +156,8 @@ def verify_latency(
                 f"{backend_of(noted)}"
             )
     backend = load_backend(backend_of(noted))
+    if backend.caveat is not None:
+        warn(backend.caveat)
     conditions = _Conditions(backend.name, int(noted["threads"]), int(noted["batch"]))
     excess = explain_oversubscription(conditions.threads)
     if excess is not None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from autoquant.backends.machine import has_integer_dot_product
 from autoquant.build import TaskBuilder
 from autoquant.core.activity import announce
 from autoquant.core.analysis import Cell, plan_cells
@@ -79,7 +78,7 @@ def plan_grid(evaluator: Evaluator, epochs: int) -> list[Cell]:
     """
     task = _builder_of(evaluator).task
     training = QatOptions(epochs=epochs) if task.train else None
-    return plan_cells(len(task.calibration), training, is_exact=has_integer_dot_product())
+    return plan_cells(len(task.calibration), training, is_exact=evaluator.is_exact)
 
 
 def measure_file_noise(evaluator: Evaluator, artifact: Artifact) -> list[LayerNoise]:
@@ -162,5 +161,5 @@ def _find_distributions(
 
 def _find_sensitivity(record: Record, evaluator: Evaluator) -> Sensitivity | None:
     """What was measured before; a report measures none."""
-    reduced = reduces_range(record.header)
+    reduced = reduces_range(record.header, is_exact=evaluator.is_exact)
     return read_sensitivity(evaluator, record.header.task, keep_folder(), reduce_range=reduced)

@@ -1,7 +1,7 @@
 """Search spaces as YAML, read strictly: every error names the key and its path."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -151,14 +151,14 @@ class SpaceConfig(_Strict):
         self,
         layers: list[str],
         *,
-        activations: Mapping[str, Sequence[Activation]] | None = None,
+        able: Mapping[str, Collection[str]] | None = None,
         is_exact: bool = True,
     ) -> SearchSpace:
         """The recipes allowed for a network with these layers.
 
         Args:
             layers: names of the quantizable layers.
-            activations: how each of them can take its input, see `expand_layers`.
+            able: what goes together in each of them, see `expand_layers`.
             is_exact: the processor adds 8-bit products without saturating; where it does not,
                 the reduced weight range becomes a choice, unless the file decides on it.
 
@@ -166,7 +166,7 @@ class SpaceConfig(_Strict):
             SpaceError: a pattern matches no layer, or nothing is allowed.
         """
         rules = {pattern: layer.to_rule() for pattern, layer in self.layers.items()}
-        return SearchSpace(expand_layers(rules, layers, activations), self._options(is_exact))
+        return SearchSpace(expand_layers(rules, layers, able), self._options(is_exact))
 
     def reduces_range(self, *, is_exact: bool) -> bool:
         """Whether 7-bit weights are among the choices; see `to_space`."""

@@ -77,9 +77,7 @@ def find_named_recipe(name: str, evaluator: Evaluator) -> Recipe:
         RecipeError: no recipe goes by it here.
     """
     layers = [layer.name for layer in evaluator.layers]
-    named = named_recipes(
-        layers, is_exact=has_integer_dot_product(), backend=evaluator.backend.name
-    )
+    named = named_recipes(layers, is_exact=evaluator.is_exact, backend=evaluator.backend.name)
     if name not in named:
         raise RecipeError(
             f"'{name}' is no recipe of {evaluator.backend.name} on this processor; there are "

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from autoquant.backends.machine import has_integer_dot_product, package_versions
+from autoquant.backends.machine import package_versions
 from autoquant.config import SpaceConfig, parse_space
 from autoquant.core.distribution import DistributionPlan, Distributions
 from autoquant.core.recipe import CalibrationMethod, Percentile, PtqOptions, Recipe
@@ -46,15 +46,19 @@ def layer_folder(location: Location) -> Path:
     return location.folder / "layers"
 
 
-def plan_distributions(header: StudyHeader) -> DistributionPlan:
+def plan_distributions(header: StudyHeader, *, is_exact: bool = True) -> DistributionPlan:
     """What to look at: every shipped method, and what the study's space varies.
+
+    Args:
+        header: of the study.
+        is_exact: see `reduces_range`.
 
     Raises:
         SpaceError: the study's space cannot be read.
     """
     config = space_of(header)
     options = config.quantizer.to_options()
-    widths = (8, 7, 4) if reduces_range(header) else (8, 4)
+    widths = (8, 7, 4) if reduces_range(header, is_exact=is_exact) else (8, 4)
     return DistributionPlan(
         methods=tuple(dict.fromkeys([*_METHODS, *options.get("calibration", ())])),
         symmetries=options.get("activation_symmetry", ("asymmetric",)),
@@ -72,13 +76,17 @@ def space_of(header: StudyHeader) -> SpaceConfig:
     return parse_space(dict(header.definition), "the study's search space")
 
 
-def reduces_range(header: StudyHeader) -> bool:
-    """Whether a search of this study has 7-bit weights among its choices on this machine.
+def reduces_range(header: StudyHeader, *, is_exact: bool) -> bool:
+    """Whether a search of this study has 7-bit weights among its choices.
+
+    Args:
+        header: of the study.
+        is_exact: sums of 8-bit products do not saturate where it is searched.
 
     Raises:
         SpaceError: its space cannot be read.
     """
-    return space_of(header).reduces_range(is_exact=has_integer_dot_product())
+    return space_of(header).reduces_range(is_exact=is_exact)
 
 
 def keep_distributions(
@@ -102,7 +110,7 @@ def keep_distributions(
     builder = evaluator.builder
     if not isinstance(builder, TaskBuilder):
         raise InputError("a rehearsal has no layers to look at")
-    plan = plan_distributions(header)
+    plan = plan_distributions(header, is_exact=evaluator.is_exact)
     key = _key(plan, builder.provenance(Recipe(method="fp32")), header.seed)
     known, _ = read_distributions(location)
     if known is not None and known.key == key:

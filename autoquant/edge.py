@@ -13,7 +13,7 @@ from typing import Any
 
 from autoquant.backends.machine import explain_oversubscription
 from autoquant.backends.registry import BACKENDS
-from autoquant.bench import bench_files, verify_latency
+from autoquant.bench import bench_files, find_caveats, verify_latency
 from autoquant.errors import ArtifactError, AutoquantError
 
 __all__ = ["main"]
@@ -84,6 +84,8 @@ def _bench(options: argparse.Namespace) -> int:
     other = None if options.vs is None else (str(options.vs), _read(options.vs))
     file = str(options.model), _read(options.model)
     result = bench_files(file, other, options.threads, options.batch, options.backend)
+    for caveat in find_caveats(result):
+        _warn(caveat)
     _print(result, options.format)
     return 0
 

@@ -21,7 +21,7 @@ from autoquant.backends.latency import (
     Race,
     compare,
 )
-from autoquant.backends.machine import available_cores
+from autoquant.backends.machine import available_cores, has_integer_dot_product
 from autoquant.backends.quiet import QuietPlace
 from autoquant.backends.registry import DEFAULT_BACKEND, load_backend
 from autoquant.core.artifact import Artifact, Builder, Candidate
@@ -134,6 +134,11 @@ class Evaluator:
         return fingerprint_digest(self.fingerprint)
 
     @property
+    def is_exact(self) -> bool:
+        """Whether sums of 8-bit products are exact here, by the processor or by the runtime."""
+        return self.backend.kernels.is_exact or has_integer_dot_product()
+
+    @property
     def layers(self) -> list[Layer]:
         """The task's quantizable layers."""
         return self.builder.layers
@@ -230,6 +235,11 @@ class Evaluator:
             where = {"measured_on": seen.measured_on}
             rejection.measurement = rejection.measurement.model_copy(update=where)
             raise
+
+    @property
+    def has_report(self) -> bool:
+        """Whether the task has a report split."""
+        return self.report_split is not None
 
     def report(self, artifact: Artifact) -> ReportFigures | None:
         """Accuracy on the report split; None where the task has none."""

@@ -14,14 +14,13 @@ from typing import TypeVar
 from rich.console import Console
 
 from autoquant.agreement import options_of
-from autoquant.backends.machine import has_integer_dot_product
 from autoquant.cluster import open_crew
 from autoquant.cluster.crew import Crew
 from autoquant.cluster.source import TaskSource
 from autoquant.cluster.worker import Source
-from autoquant.config import parse_space
+from autoquant.config import SpaceConfig, parse_space
 from autoquant.core.analysis import Cell
-from autoquant.core.space import baselines
+from autoquant.core.space import SearchSpace, baselines
 from autoquant.core.trial import Trial
 from autoquant.errors import InputError, TrialError
 from autoquant.evaluate import Evaluator
@@ -33,6 +32,7 @@ from autoquant.search.executor import Executor
 from autoquant.search.header import StudyHeader
 from autoquant.search.joining import take_part
 from autoquant.search.presence import Announcement
+from autoquant.search.recall import KNOWLEDGE, recall_knowledge
 from autoquant.search.record import Record
 from autoquant.search.sampler import INFORMED, SAMPLERS
 from autoquant.search.storage import Location, load_record, translate_losses
@@ -207,7 +207,7 @@ def run_cells(
     names = [layer.name for layer in evaluator.layers]
     recipes = [cell.to_recipe(names) for cell in cells]
     known = {trial.digest for trial in load_record(launch.location, warn=None).trials()}
-    named = baselines(names, is_exact=has_integer_dot_product(), backend=launch.header.backend)
+    named = baselines(names, is_exact=evaluator.is_exact, backend=launch.header.backend)
     missing = {recipe.digest for recipe in (*named.values(), *recipes)} - known
     budget = Budget(len(known) + len(missing))
     with _open_study(CellStudy, launch, evaluator, budget, console, warn) as study:
@@ -228,33 +228,50 @@ def _open_study(
     header, location = launch.header, launch.location
     check_reach(launch)
     config = parse_space(dict(header.definition), f"study '{location.name}'")
-    names = [layer.name for layer in evaluator.layers]
-    able = {layer.name: layer.activations for layer in evaluator.layers}
-    space = config.to_space(names, activations=able, is_exact=has_integer_dot_product())
+    _find_space(config, evaluator)  # what does not fit is refused before anything is begun
     location.create_folder()
     with (
         translate_losses(location),
         take_part(location, header, warn, joins=launch.joins) as member,
-        # with workers, this process evaluates nothing that could crash it
-        watch_crashes(member.crash) if launch.crew is None else nullcontext(),
-        _open_crew(launch, evaluator, source, member.announcement) as (evaluates, executor),
-        _progress(budget, console, member.record.trials(), may_train=space.is_mixed) as show,
     ):
-        if launch.joins and console is not None:
-            console.print(member.describe(), markup=False)
-        yield kind(
-            member.record,
-            space,
-            evaluates,
-            location.artifacts,
-            keep=launch.keep,
-            bounds=config.constraints.to_bounds(),
-            reject_early=launch.reject_early,
-            is_exact=has_integer_dot_product(),
-            on_event=_hearing(member.announcement, show),
-            executor=executor,
-            membership=member,
-        )
+        space = _find_space(config, evaluator, member.record)
+        with (
+            # with workers, this process evaluates nothing that could crash it
+            watch_crashes(member.crash) if launch.crew is None else nullcontext(),
+            _open_crew(launch, evaluator, source, member.announcement) as (evaluates, executor),
+            _progress(budget, console, member.record.trials(), may_train=space.is_mixed) as show,
+        ):
+            if launch.joins and console is not None:
+                console.print(member.describe(), markup=False)
+            yield kind(
+                member.record,
+                space,
+                evaluates,
+                location.artifacts,
+                keep=launch.keep,
+                bounds=config.constraints.to_bounds(),
+                reject_early=launch.reject_early,
+                is_exact=evaluator.is_exact,
+                on_event=_hearing(member.announcement, show),
+                executor=executor,
+                membership=member,
+            )
+
+
+def _find_space(
+    config: SpaceConfig, evaluator: Evaluator, record: Record | None = None
+) -> SearchSpace:
+    """The recipes allowed; of a study that goes on, by what its layers could be when it began.
+
+    A later version may know more of a runtime, and Optuna takes no parameter whose choices change.
+    """
+    able = {layer.name: layer.choices for layer in evaluator.layers}
+    if record is not None:
+        known = recall_knowledge(record.study.user_attrs.get(KNOWLEDGE), record.header)
+        for layer in known.layers:
+            able[layer.name] = tuple(c for c in able.get(layer.name, ()) if c in layer.choices)
+    names = [layer.name for layer in evaluator.layers]
+    return config.to_space(names, able=able, is_exact=evaluator.is_exact)
 
 
 def check_reach(launch: Launch) -> None:

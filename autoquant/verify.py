@@ -239,7 +239,7 @@ class _Setting:
         # the front of a study that moved was timed elsewhere than its accuracy was measured
         is_mixed = stored.timing is not None and stored.timing.machine != stored.measured_on
         may_move = machine is not None or is_mixed or any(map(moves_accuracy, others))
-        saturates = has_integer_dot_product(passport["machine"]) and not has_integer_dot_product()
+        saturates = has_integer_dot_product(passport["machine"]) and not evaluator.is_exact
         note = SATURATES if saturates else _ROUNDS
         is_same = machine is None and not any(map(moves_latency, others))
         return cls([*changes, *others], is_same, note if may_move else None)

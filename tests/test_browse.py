@@ -16,9 +16,10 @@ from autoquant.browse.errand import follow_errand
 from autoquant.browse.estimate import describe_budget
 from autoquant.browse.handout import compare_layers, compare_recipes, export_command, report_command
 from autoquant.browse.library import Library, StudyView
+from autoquant.browse.overlay import overlay_studies
 from autoquant.browse.pace import find_costs, find_failures, find_growth, find_left, find_pace
 from autoquant.browse.process import find_process, read_log, start_search, stop_search
-from autoquant.browse.table import Filter, build_table, find_ranges, lay_over, shape_rows
+from autoquant.browse.table import Filter, build_table, find_ranges, shape_rows
 from autoquant.config import load_space, parse_space, shipped_spaces
 from autoquant.core.analysis import Cell
 from autoquant.core.hypervolume import find_mode_yields
@@ -130,7 +131,7 @@ def test_an_empty_study_has_an_empty_table() -> None:
 @pytest.mark.parametrize("y", AXES)
 def test_any_two_objectives_make_a_figure(tmp_path: Path, x: str, y: str) -> None:
     views = [view_of(tmp_path), view_of(tmp_path, "t", 20)]
-    table = lay_over(views)
+    table = overlay_studies(views).table
     figure = explore_figure(table, x, y, size_by="size", color_by="study", selected=[("s", 6)])
     drawn = sum(len(trace.x) for trace in figure.data if trace.name not in ("chosen", "baseline"))
     expected = int((table[x].notna() & table[y].notna()).sum())

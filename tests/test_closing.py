@@ -2,14 +2,19 @@
 
 from pathlib import Path
 
+import pytest
+
 from autoquant.core.pareto import Bounds
+from autoquant.core.recipe import PtqOptions, QatOptions, Recipe
 from autoquant.core.trial import Trial
 from autoquant.errors import TrialError
 from autoquant.evaluate import Evaluator
 from autoquant.search.closing import Closing
+from autoquant.search.deadline import Deadline
 from autoquant.search.storage import Location, load_record
 from autoquant.search.study import Budget, Event, Study
 from tests.fakes import fake_evaluator, fake_record, fake_study
+from tests.trials import make_trial
 
 
 def close(tmp_path: Path, kind: type[Evaluator], events: list[Event]) -> tuple[Study, list[Trial]]:
@@ -158,3 +163,81 @@ def test_a_file_that_cannot_be_rebuilt_hides_nobody(tmp_path: Path, monkeypatch)
     members = study.run(Budget(12), "random")
     assert any(trial.name == "fp32" for trial in members)
     assert sum(trial.report_accuracy is not None for trial in members) == len(members) - 1
+
+
+# The time that there is
+
+
+class Clocked(Evaluator):
+    """Everything takes as long as it says, by a clock that nothing else moves."""
+
+    clock: list[float]
+
+    def evaluate(self, recipe, gate=None, watch=None):
+        self.clock[0] += 2.0
+        measurement, artifact = super().evaluate(recipe, gate, watch)
+        seconds = {"quantize": 1.0, "accuracy": 0.5, "latency": 0.5}
+        return measurement.model_copy(update={"seconds": seconds}), artifact
+
+    def time_together(self, artifacts, session):
+        self.clock[0] += 0.9 * (len(artifacts) + 1)
+        return super().time_together(artifacts, session)
+
+    def report(self, artifact):
+        self.clock[0] += 1.0
+        return super().report(artifact)
+
+
+@pytest.mark.parametrize("limit", [60.0, 200.0])
+def test_the_front_is_whole_when_the_time_is_over(tmp_path: Path, monkeypatch, limit) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    evaluator = fake_evaluator()
+    evaluator.__class__ = Clocked
+    evaluator.clock = clock
+    members = fake_study(tmp_path, evaluator=evaluator).run(Budget(10_000, limit), "random")
+    assert 0.7 * limit < clock[0] <= limit
+    assert all(member.report_accuracy is not None for member in members)
+    assert len({member.timing_session for member in members}) == 1
+
+
+def test_a_limit_shorter_than_closing_still_gives_a_front(tmp_path: Path, monkeypatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    evaluator = fake_evaluator()
+    evaluator.__class__ = Clocked
+    evaluator.clock = clock
+    members = fake_study(tmp_path, evaluator=evaluator).run(Budget(10_000, 5.0), "random")
+    assert members
+    assert all(member.report_accuracy is not None for member in members)
+
+
+def test_without_time_for_second_looks_the_record_says_so(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(Closing, "_has_time_for", lambda self, seconds: False)
+    monkeypatch.setattr(Closing, "_find_hopeful", lambda self, tried: self.trials[3])
+    events: list[Event] = []
+    study = fake_study(tmp_path, on_event=events.append)
+    members = study.run(Budget(12), "random")
+    assert sum("the time was over before every trial" in note for note in notes(events)) == 1
+    assert any("the time was over" in note for note in study.record.notes.values())
+    assert [event.kind for event in events].count("timing") == 1
+    assert all(member.report_accuracy is not None for member in members)
+    monkeypatch.undo()
+    again = fake_study(tmp_path, load_record(Location(tmp_path, "fake")))
+    again.run(Budget(12), "random")
+    assert not any("the time was over" in note for note in again.record.notes.values())
+
+
+def test_a_second_look_at_a_training_needs_the_time_of_one(tmp_path: Path) -> None:
+    recipe = Recipe.uniform(["conv0"], 8, PtqOptions(mode="qat", qat=QatOptions()))
+    more = {"recipe": recipe, "seconds": {"train": 500.0}}
+    trained = make_trial(1, 0.9).model_copy(update=more)
+    study = fake_study(tmp_path)
+    closing = Closing(
+        study.record, study.evaluator, study._shelf, Bounds(), reject_early=True,
+        tell=lambda *given: None, deadline=Deadline(400.0),
+    )  # fmt: skip
+    closing.trials = [trained]
+    assert closing._expect(trained) == 500.0
+    assert not closing._has_time_for(closing._expect(trained))
+    assert closing._has_time_for(300.0)

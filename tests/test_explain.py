@@ -1,20 +1,25 @@
 """Why a recipe: what is measured, what is estimated, and how good the estimates are."""
 
+import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from autoquant.cli import app
+from autoquant.config import parse_space
 from autoquant.core.evidence import Evidence
 from autoquant.core.explanation import Explanation
+from autoquant.core.layer import Layer
 from autoquant.core.pareto import Bounds
 from autoquant.core.recipe import QatOptions
 from autoquant.core.space import SearchSpace
 from autoquant.core.trial import Partial, Timing, Trial
 from autoquant.errors import InputError
+from autoquant.launch import _find_space
 from autoquant.report.why import (
     describe_trust,
     find_step_down,
@@ -32,7 +37,7 @@ from autoquant.search.recall import KNOWLEDGE, recall_knowledge, recall_space
 from autoquant.search.storage import Location
 from autoquant.search.study import Budget
 from autoquant.search.surrogate import LossModel
-from tests.fakes import fake_record, fake_space, fake_study
+from tests.fakes import DEFINITION, fake_record, fake_space, fake_study
 from tests.test_samplers import Valley, make_sensitivity
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -371,6 +376,7 @@ def test_a_run_without_sensitivities_does_not_forget_them(searched: Location) ->
     [
         '{"layers": [{"name": "a", "shape": [1], "activations": []}], "sensitivity": null}',
         '{"layers": [], "sensitivity": {"version": 2}}',
+        '{"layers": [1], "sensitivity": null}',
         '{"layers": [{"na',
         "[]",
         {"layers": "all"},
@@ -383,6 +389,21 @@ def test_knowledge_that_is_not_as_written_here_is_passed_over(kept: object) -> N
     assert known.layers == ()
     assert known.sensitivity is None
     assert known.objectives == ["accuracy", "size"]
+
+
+def test_a_study_that_goes_on_has_the_choices_that_it_began_with(tmp_path: Path) -> None:
+    """Optuna takes no parameter whose choices change, and a runtime may learn new ones."""
+    layer = Layer("conv0", "conv", 1, 1, 0, activations=("static", "dynamic"))
+    evaluator = SimpleNamespace(layers=[layer], is_exact=True)
+    rule = {"weight_bits": [8], "activation": ["static", "dynamic"]}
+    config = parse_space({**DEFINITION, "layers": {"*": rule}}, "s")
+    assert _find_space(config, evaluator).layers == {"conv0": ("8", "8:dynamic")}
+    record = fake_record(Location(tmp_path, "s"))
+    assert _find_space(config, evaluator, record).layers == {"conv0": ("8", "8:dynamic")}
+    old = dataclasses.asdict(dataclasses.replace(layer, activations=("static",)))
+    del old["weight_only"]
+    record.study.set_user_attr(KNOWLEDGE, json.dumps({"layers": [old], "sensitivity": None}))
+    assert _find_space(config, evaluator, record).layers == {"conv0": ("8",)}
 
 
 def test_a_study_of_the_first_version_can_be_explained(tmp_path: Path) -> None:

@@ -215,7 +215,7 @@ def test_who_has_joined_leads_when_the_lead_is_gone(drivers: Drivers, how: signa
 @pytest.mark.long
 def test_the_timeout_of_the_lead_ends_the_study(tmp_path: Path) -> None:
     drivers = Drivers(Location(tmp_path / "results", "fake"), tmp_path)
-    drivers.start(1000, 0.2, timeout_s=3)
+    drivers.start(1000, 0.2, timeout_s=8)
     wait_for(lambda: len(drivers.tokens()) == 1)
     drivers.start(1000, 0.5, joins=True)
     wait_for(lambda: len(drivers.tokens()) == 2)

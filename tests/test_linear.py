@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from autoquant.build import build_evaluator
 from autoquant.compare import compare_layers
+from autoquant.core.layer import Layer
 from autoquant.core.metric import signal_to_noise_db
 from autoquant.core.proof import LayerProof, NodeTime, explain_layers, match_layers, other_operators
 from autoquant.core.recipe import Recipe
@@ -99,6 +100,9 @@ def test_a_way_that_a_layer_does_not_know_is_refused(evaluator: Evaluator) -> No
     recipe = Recipe.quantized(dict.fromkeys(NAMES, 4), None, {"odd": "float"})
     with pytest.raises(RecipeError, match="'odd' cannot take its input 'float', only static, dyn"):
         evaluator.builder.build(recipe)
+    wide = Recipe.quantized(dict.fromkeys(NAMES, 8), None, {"first": "float"})
+    with pytest.raises(RecipeError, match=r"'first' takes .* in float with weights of 4 bits, not"):
+        evaluator.builder.build(wide)
 
 
 def test_proofs_name_kernel_share_and_reason(evaluator: Evaluator) -> None:
@@ -149,7 +153,8 @@ def test_an_excluded_layer_has_no_activation() -> None:
 
 def test_choices_are_what_makes_sense_and_decode_inverts_encode() -> None:
     rule = LayerRule((8, 4), (False, True), ABLE)
-    choices = expand_layers({"*": rule}, ["conv", "fc"], {"fc": ABLE})
+    able = Layer("fc", "linear", 1, 1, 1, activations=ABLE).choices
+    choices = expand_layers({"*": rule}, ["conv", "fc"], {"fc": able})
     assert choices == {
         "conv": ("8", "4", "float"),
         "fc": ("8", "4", "8:dynamic", "4:dynamic", "4:float", "float"),
@@ -161,8 +166,18 @@ def test_choices_are_what_makes_sense_and_decode_inverts_encode() -> None:
 
 
 def test_a_convolution_without_static_has_no_choice() -> None:
-    with pytest.raises(SpaceError, match="'conv' has no choice left"):
+    with pytest.raises(SpaceError, match=r"'conv' has no choice left .* the runtime has 8, 4 for"):
         expand_layers({"*": LayerRule((8,), (False,), ("dynamic",))}, ["conv"])
+
+
+def test_widths_of_weights_alone_are_those_of_the_runtime() -> None:
+    layer = Layer("conv", "conv", 1, 1, 0, activations=("static", "float"), weight_only=(8, 4))
+    assert layer.choices == ("8", "4", "8:float", "4:float")
+    rule = LayerRule((8,), (False,), ("float",))
+    assert expand_layers({"*": rule}, ["conv"], {"conv": layer.choices}) == {"conv": ("8:float",)}
+    narrow = Layer("fc", "linear", 1, 1, 0, activations=ABLE)
+    with pytest.raises(SpaceError, match=r"'fc' has no choice left .* 8:dynamic, 4:dynamic, 4:flo"):
+        expand_layers({"*": rule}, ["fc"], {"fc": narrow.choices})
 
 
 # Proofs

@@ -1,23 +1,32 @@
 """`.tflite` files: what the quantizers decided is what the file holds and what LiteRT computes."""
 
+import itertools
 import json
 import subprocess
 import sys
+from functools import cache
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from ai_edge_litert.interpreter import OpResolverType
 from torch import nn
+from typer.testing import CliRunner
 
+import autoquant as aq
 from autoquant import tflite
+from autoquant.backends.litert import has_xnnpack
 from autoquant.backends.registry import load_backend
 from autoquant.bench import bench_files
 from autoquant.browse.handout import inference_snippet
 from autoquant.build import TaskBuilder, build_evaluator
+from autoquant.cli import app
 from autoquant.core.artifact import Artifact
+from autoquant.core.check import find_condition_changes, moves_latency
 from autoquant.core.metric import signal_to_noise_db
-from autoquant.core.recipe import PtqOptions, Recipe
+from autoquant.core.recipe import PtqOptions, QatOptions, Recipe
+from autoquant.core.split import Split
 from autoquant.core.task import Task
 from autoquant.core.trial import LatencyFigures
 from autoquant.deliver import check_suffix
@@ -82,6 +91,17 @@ class Rows(nn.Module):
         return self.fc(F.gelu(self.second(x)).flatten(1))
 
 
+class Depthwise(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.depth = nn.Conv2d(3, 6, 3, groups=3)
+        self.point = nn.Conv2d(6, 8, 1)
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(F.relu(self.point(F.relu(self.depth(x)))).mean((2, 3)))
+
+
 class Sorted(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -102,6 +122,11 @@ def integer() -> TaskBuilder:
     return TaskBuilder(make_task(Residual), conditions={**LITERT, "full_integer": True})
 
 
+@cache
+def builder_of(network: type[nn.Module]) -> TaskBuilder:
+    return TaskBuilder(make_task(network), conditions=LITERT)
+
+
 def names_of(builder: TaskBuilder) -> list[str]:
     return [layer.name for layer in builder.layers]
 
@@ -114,7 +139,7 @@ def tensors_of(content: bytes) -> dict:
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("network", [Residual, SigmoidGate, Joined, Gated, UpBetween, Rows])
 def test_the_file_computes_what_the_quantized_model_does(network, bits) -> None:
-    builder = TaskBuilder(make_task(network), conditions=LITERT)
+    builder = builder_of(network)
     recipe = Recipe.uniform(names_of(builder), bits)
     candidate = builder.build(recipe)
     batch = Data(32).x.numpy()
@@ -124,23 +149,63 @@ def test_the_file_computes_what_the_quantized_model_does(network, bits) -> None:
     assert {candidate.artifact.precisions[name] for name in recipe.layers} == {f"int{bits}"}
 
 
-def test_a_linear_layer_that_finds_its_grid_anew() -> None:
-    builder = TaskBuilder(make_task(Rows), conditions=LITERT)
-    layers = [layer for layer in builder.layers if "dynamic" in layer.activations]
-    assert layers
-    activations = {layer.name: "dynamic" for layer in layers}
-    recipe = Recipe.quantized(dict.fromkeys(names_of(builder), 8), activations=activations)
+@pytest.mark.parametrize("choice", ["8:dynamic", "4:dynamic", "8:float", "4:float"])
+@pytest.mark.parametrize("network", [Residual, Rows, Joined, Gated])
+def test_layers_take_their_input_in_every_way(network, choice) -> None:
+    builder = builder_of(network)
+    bits, _, way = choice.partition(":")
+    able = {layer.name for layer in builder.layers if choice in layer.choices}
+    assert able
+    recipe = Recipe.quantized(
+        dict.fromkeys(names_of(builder), int(bits)), activations=dict.fromkeys(able, way)
+    )
     candidate = builder.build(recipe)
-    assert builder.backend.find_integer_layers(candidate.artifact, names_of(builder)) >= {
-        layer.name for layer in layers
-    }
+    assert {candidate.artifact.precisions[name] for name in recipe.layers} == {f"int{bits}"}
+    integer = builder.backend.find_integer_layers(candidate.artifact, names_of(builder))
+    assert integer & able == (able if way == "dynamic" else set())
     batch = Data(16).x.numpy()
     found = builder.backend.load(candidate.artifact, 1).predict(batch)
-    assert signal_to_noise_db(candidate.predict([batch]), found) > 25
+    assert signal_to_noise_db(candidate.predict([batch]), found) > 40
 
 
-def test_weights_are_offered_in_no_way_that_litert_lacks(builder) -> None:
-    assert all("float" not in layer.activations for layer in builder.layers)
+def test_a_grid_found_anew_is_that_of_a_sample(builder) -> None:
+    names = names_of(builder)
+    able = [layer.name for layer in builder.layers if "dynamic" in layer.activations]
+    recipe = Recipe.quantized(dict.fromkeys(names, 8), activations=dict.fromkeys(able, "dynamic"))
+    predict = builder.build(recipe).predict
+    batch = Data(6).x.numpy()
+    batch[0] *= 50
+    alone = np.concatenate([predict([batch[place : place + 1]]) for place in range(6)])
+    assert np.allclose(predict([batch]), alone, atol=1e-6)
+
+
+def test_grouped_convolutions_have_no_kernel_that_finds_grids() -> None:
+    builder = TaskBuilder(make_task(Depthwise), conditions=LITERT)
+    able = {layer.name: layer.activations for layer in builder.layers}
+    assert able["depth"] == ("static", "float")
+    assert able["point"] == ("static", "dynamic", "float")
+
+
+def test_xnnpack_is_told_from_its_absence() -> None:
+    assert has_xnnpack()
+    assert not has_xnnpack(OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
+
+
+def test_timings_without_xnnpack_are_said_not_to_compare(monkeypatch, tmp_path, builder) -> None:
+    backend = load_backend("litert")
+    assert backend.caveat is None
+    assert "without" not in backend.fingerprint()["versions"]["ai-edge-litert"]
+    path = builder.build(Recipe(method="fp32")).artifact.save(tmp_path / "model.tflite")
+    monkeypatch.setattr("autoquant.backends.litert.has_xnnpack", lambda: False)
+    version = backend.fingerprint()["versions"]["ai-edge-litert"]
+    assert version.endswith("without XNNPACK")
+    done = CliRunner().invoke(app, ["bench", str(path)])
+    assert done.exit_code == 0
+    assert "timings do not compare" in done.stderr
+    here = {"ai-edge-litert": version.split()[0]}
+    passport = {"machine": {}, "conditions": {}, "versions": {"ai-edge-litert": version}}
+    (change,) = find_condition_changes(passport, {}, here, 1)
+    assert moves_latency(change)
 
 
 def test_the_file_holds_the_very_numbers_of_the_encodings(builder) -> None:
@@ -315,6 +380,37 @@ def test_two_files_of_two_formats_are_timed_on_two_runtimes(builder) -> None:
     result = bench_files(("ours.tflite", ours), ("float.onnx", float_onnx))
     assert result["backends"] == {"model": "litert", "vs": "onnxruntime"}
     assert result["ratio"] > 0
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("options", [
+    {"weight_granularity": "per_tensor"}, {"rounding": "gptq"}, {"rounding": "learned"},
+])  # fmt: skip
+def test_ways_mix_with_each_other_and_with_options_of_weights(options) -> None:
+    """Of one input channel, as the first layer of the digits has it."""
+    builder = TaskBuilder(load_task("digits"), conditions=LITERT)
+    ways = itertools.cycle(["float", "dynamic", "static"])
+    activations = dict(zip(names_of(builder), ways, strict=False))
+    widths = dict.fromkeys(names_of(builder), 4)
+    recipe = Recipe.quantized(widths, PtqOptions(**options), activations)
+    candidate = builder.build(recipe)
+    batch = next(iter(Split(builder.task.search).batches))
+    found = builder.backend.load(candidate.artifact, 1).predict(batch)
+    assert signal_to_noise_db(candidate.predict([batch]), found) > 35
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_trained_recipe_agrees_as_well(bits) -> None:
+    layers = dict.fromkeys(names_of(TaskBuilder(load_task("digits"))), bits)
+    training = QatOptions(epochs=1)
+    ways = dict(zip(layers, itertools.cycle(["static", "dynamic", "float"]), strict=False))
+    recipe = Recipe.quantized(layers, PtqOptions(mode="qat", qat=training), ways)
+    artifact, measurement = aq.quantize("digits", recipe, backend="litert", progress=False)
+    assert artifact.suffix == ".tflite"
+    assert measurement.parity.top1_agreement >= 0.99
+    assert measurement.parity.sqnr_db > 30
+    assert measurement.training is not None
 
 
 @pytest.mark.long

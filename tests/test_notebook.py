@@ -331,6 +331,10 @@ def test_quantize_returns_the_file_and_both_splits(task, tmp_path: Path) -> None
     ):
         with pytest.raises(RecipeError, match=words):
             aq.quantize(task, wrong)
+    with pytest.raises(InputError, match="backend='tflite': there are onnxruntime, openvino, lit"):
+        aq.quantize(task, backend="tflite")
+    with pytest.raises(InputError, match='take backend="litert"'):
+        aq.quantize(task, full_integer=True)
 
 
 @pytest.fixture(scope="module")

@@ -3,12 +3,17 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autoquant.browse.library import Library
+from autoquant.browse.overlay import overlay_studies
+from autoquant.browse.table import shape_rows
 from autoquant.core.overlay import Contribution, lay_over
 from autoquant.core.trial import Timing, Trial
+from autoquant.report.explore_figure import explore_figure
 from autoquant.report.overlay_figure import overlay_figure
 from tests.command import autoquant
 from tests.journals import measured_trials, write_study
@@ -76,17 +81,78 @@ def test_the_figure_tells_runtimes_apart_and_fills_the_front() -> None:
     assert fills["litert (b)"] != "white"
 
 
-class TestCommand:
-    @pytest.fixture
-    def results(self, tmp_path: Path) -> Path:
-        trials = measured_trials(20)
-        write_study(tmp_path / "results", "ort", trials)
-        timed = [with_factor(trial) if trial.name == "fp32" else trial for trial in trials]
-        write_study(tmp_path / "results", "lite", timed, backend="litert")
-        write_study(tmp_path / "results", "untimed", trials, backend="openvino")
-        write_study(tmp_path / "results", "other", trials, task="cifar10-resnet20")
-        return tmp_path
+class TestApp:
+    def test_studies_of_several_runtimes_have_one_reference(self, results: Path) -> None:
+        library = Library(results / "results")
+        here, there = library.view("ort"), library.view("lite")
+        overlay = overlay_studies([here, there])
+        assert overlay.reference == "float on ONNX Runtime"
+        assert not overlay.notes
+        table = overlay.table.set_index(["runtime", "number"])
+        own = here.table.set_index("number")["latency"].dropna()
+        assert len(own) > 5
+        assert np.allclose(table.loc["onnxruntime", "latency"].loc[own.index], own)
+        lite = table.loc["litert"].loc[own.index]
+        assert np.allclose(lite["latency"], FACTOR * own)
+        width = (lite["latency_high"] / lite["latency_low"]).to_numpy()
+        before = here.table.set_index("number").loc[own.index]
+        assert (width > (before["latency_high"] / before["latency_low"]).to_numpy()).all()
+        # the trials are the same, so that only what is as good though slower is on it
+        front = overlay.table[overlay.table["is_front"]]
+        twins = {m.number for m in there.front.members}
+        assert set(front.loc[front["runtime"] == "litert", "number"]) == twins
+        assert len(front) < 2 * len(twins)
+        figure = explore_figure(overlay.table, color_by="runtime", reference=overlay.reference)
+        assert figure.layout.xaxis.title.text == "Latency (x float on ONNX Runtime)"
+        rows, _ = shape_rows(overlay.table, [("ort", 7), ("lite", 7)], overlay.reference)
+        assert {"study", "runtime", "x float on ONNX Runtime"} <= set(rows.columns)
 
+    def test_a_study_that_was_never_compared_is_shown_without_latencies(self, results) -> None:
+        library = Library(results / "results")
+        overlay = overlay_studies([library.view("ort"), library.view("untimed")])
+        assert "'untimed' does not tell how openvino runs the float model" in overlay.notes[0]
+        lost = overlay.table[overlay.table["runtime"] == "openvino"]
+        assert lost["latency"].isna().all()
+        assert lost["accuracy"].notna().any()
+        assert not lost["is_front"].any()
+
+    def test_studies_that_do_not_compare_are_left_out_with_a_reason(self, results) -> None:
+        trials = measured_trials(6)
+        write_study(results / "results", "served", trials, targets=["a", "b"])
+        library = Library(results / "results")
+        first = library.view("ort")
+        for name, words in (("other", "of different tasks"), ("served", "several targets")):
+            overlay = overlay_studies([first, library.view(name)])
+            assert words in overlay.notes[0]
+            assert len(overlay.table) == len(first.table)
+
+    def test_studies_without_a_finished_trial_are_no_error(self, results: Path) -> None:
+        for name in ("early", "late"):
+            write_study(results / "results", name, [])
+        library = Library(results / "results")
+        overlay = overlay_studies([library.view("early"), library.view("late")])
+        assert explore_figure(overlay.table).data
+        assert not len(shape_rows(overlay.table, [])[0])
+
+    def test_studies_of_one_runtime_keep_their_own_ratios(self, results: Path) -> None:
+        view = Library(results / "results").view("untimed")
+        overlay = overlay_studies([view, view])
+        assert (overlay.reference, overlay.notes) == ("float", ())
+        assert overlay.table["latency"].dropna().max() == view.table["latency"].max()
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    trials = measured_trials(20)
+    write_study(tmp_path / "results", "ort", trials)
+    timed = [with_factor(trial) if trial.name == "fp32" else trial for trial in trials]
+    write_study(tmp_path / "results", "lite", timed, backend="litert")
+    write_study(tmp_path / "results", "untimed", trials, backend="openvino")
+    write_study(tmp_path / "results", "other", trials, task="cifar10-resnet20")
+    return tmp_path
+
+
+class TestCommand:
     def test_table_names_the_runtime_at_each_point(self, results: Path) -> None:
         done = autoquant("front", "ort", "lite", "-o", "both.html", cwd=results)
         assert done.returncode == 0, done.stderr

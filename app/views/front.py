@@ -7,7 +7,8 @@ from plot import show_figure
 from shared import choose_trials, choose_view, chosen_trials, library, plain
 
 from autoquant.browse.library import StudyView
-from autoquant.browse.table import FORMATS, lay_over, shape_rows
+from autoquant.browse.overlay import Overlay, overlay_studies
+from autoquant.browse.table import FORMATS, shape_rows
 from autoquant.report.explore_figure import explore_figure
 
 NUMBERS = {name: st.column_config.NumberColumn(format=form) for name, form in FORMATS.items()}
@@ -32,23 +33,24 @@ def show_recommendations(view: StudyView) -> None:
 
 
 @st.fragment
-def show_choice(table: pd.DataFrame) -> None:
+def show_choice(overlay: Overlay) -> None:
     """The plot and the table that follows it; a slider redraws nothing else."""
-    x, y, size_by, color_by = choose_axes()
-    rows = table[choose_filter(table, name).mask(table)]
+    table, reference = overlay.table, overlay.reference
+    x, y, size_by, color_by = choose_axes(reference)
+    rows = table[choose_filter(table, name, reference).mask(table)]
     ringed = [(name, number) for number in chosen_trials()]
     picked = picked_points(name)
     figure = explore_figure(
         rows, x, y, size_by=size_by, color_by=color_by, selected=ringed, picked=picked,
-        unfiltered=table,
+        unfiltered=table, reference=reference,
     )  # fmt: skip
     show_figure(figure, "plot", on_select=lambda: remember_points(name))
-    show_table(rows, picked)
+    show_table(rows, picked, reference)
 
 
-def show_table(rows: pd.DataFrame, picked: list[tuple[str, int]]) -> None:
+def show_table(rows: pd.DataFrame, picked: list[tuple[str, int]], reference: str) -> None:
     """What was clicked or boxed; the front where nothing was."""
-    shown, title = shape_rows(rows, picked)
+    shown, title = shape_rows(rows, picked, reference)
     st.caption(title)
     st.dataframe(
         shown, hide_index=True, key="rows", height="content" if len(shown) < 9 else 320,
@@ -76,8 +78,11 @@ over = st.multiselect(
 ) if same else []  # fmt: skip
 others = [card.view for card in map(library().card, over) if card.view is not None]
 plot, side = st.columns([4, 1])
+overlay = overlay_studies([view, *others])
 with plot:
-    show_choice(lay_over([view, *others]))
+    for note in overlay.notes:
+        st.warning(plain(note))
+    show_choice(overlay)
 with side:
     show_recommendations(view)
     for note in view.snapshot.notes.values():

@@ -42,6 +42,11 @@ class Backend(Protocol):
         """What it has integer kernels for."""
         ...
 
+    @property
+    def caveat(self) -> str | None:
+        """Why timings of this installation do not compare with others', in words; else None."""
+        ...
+
     def load(self, artifact: Artifact, threads: int) -> Session:
         """Load a file.
 

@@ -67,6 +67,7 @@ class FakeBackend:
 
     name = "fake"
     kernels = Kernels()
+    caveat: str | None = None
 
     def load(self, artifact: Artifact, threads: int) -> FakeSession:
         """A session whose accuracy and latency follow from the precisions."""

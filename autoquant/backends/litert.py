@@ -4,12 +4,13 @@ import copy
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from ai_edge_litert import schema_py_generated as schema
-from ai_edge_litert.interpreter import Interpreter
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from autoquant.backends.inputs import Arrays, InputSpec, as_named, random_inputs
 from autoquant.backends.machine import describe_machine, package_versions
@@ -20,6 +21,7 @@ from autoquant.core.layer import Kernels
 from autoquant.core.proof import NodeTime
 from autoquant.errors import ArtifactError, TrialError
 from autoquant.tflite import (
+    FLOAT,
     INT4,
     INT8,
     LAYERS,
@@ -33,7 +35,7 @@ from autoquant.tflite import (
     type_of,
 )
 
-__all__ = ["LiteRtBackend", "LiteRtSession"]
+__all__ = ["LiteRtBackend", "LiteRtSession", "has_xnnpack"]
 
 _KINDS = {
     name: np.dtype(name).type
@@ -162,9 +164,26 @@ class LiteRtBackend:
     name = "litert"
     kernels = Kernels(
         float_results=frozenset(),
-        activations=frozenset({"static", "dynamic"}),
+        activations={
+            "conv": frozenset({"dynamic", "float"}),
+            "linear": frozenset({"dynamic", "float"}),
+        },
+        weight_only=(8, 4),
+        has_blocks=False,
+        grids_by_sample=True,
         stores_tables=False,
+        is_exact=True,
     )
+
+    @property
+    def caveat(self) -> str | None:
+        """What is said of builds without XNNPACK."""
+        if has_xnnpack():
+            return None
+        return (
+            "this build of LiteRT has no XNNPACK: its own kernels are several times slower, so its "
+            "timings do not compare with those of other builds"
+        )
 
     def load(self, artifact: Artifact, threads: int) -> LiteRtSession:
         """Load a file with a fixed number of threads.
@@ -222,8 +241,47 @@ class LiteRtBackend:
         return summarize(samples, runs)
 
     def fingerprint(self) -> dict[str, Any]:
-        """Machine and runtime version."""
-        return {"machine": describe_machine(), "versions": package_versions("ai-edge-litert")}
+        """Machine and runtime version, which says so where XNNPACK is missing."""
+        versions = package_versions("ai-edge-litert")
+        if not has_xnnpack():
+            versions = {name: f"{number} without XNNPACK" for name, number in versions.items()}
+        return {"machine": describe_machine(), "versions": versions}
+
+
+@cache
+def has_xnnpack(resolver: OpResolverType = OpResolverType.AUTO) -> bool:
+    """Whether the interpreter hands operators over to XNNPACK, its only default delegate.
+
+    Some builds lack it. What is handed over stands as one operator behind those of the file.
+
+    Args:
+        resolver: kernels that it may choose from.
+    """
+    interpreter = Interpreter(
+        model_content=_addition(), experimental_op_resolver_type=resolver, num_threads=1
+    )
+    with silenced():
+        interpreter.allocate_tensors()
+    return any(entry["op_name"] == "DELEGATE" for entry in interpreter._get_ops_details())
+
+
+def _addition() -> bytes:
+    """A file that adds two vectors, which any delegate takes over."""
+    model, graph, code = schema.ModelT(), schema.SubGraphT(), schema.OperatorCodeT()
+    operator, options = schema.OperatorT(), schema.AddOptionsT()
+    code.builtinCode, code.version = schema.BuiltinOperator.ADD, 1
+    operator.builtinOptionsType = schema.BuiltinOptions.AddOptions
+    operator.inputs, operator.outputs, operator.builtinOptions = [0, 1], [2], options
+    graph.tensors = []
+    for name in ("a", "b", "sum"):
+        tensor = schema.TensorT()
+        tensor.name, tensor.shape, tensor.type = name.encode(), [1, 4], FLOAT
+        tensor.buffer = 0
+        graph.tensors.append(tensor)
+    graph.inputs, graph.outputs, graph.operators = [0, 1], [2], [operator]
+    model.version, model.operatorCodes, model.subgraphs = 3, [code], [graph]
+    model.buffers = [schema.BufferT()]
+    return serialize(model)
 
 
 class _Graph:

@@ -106,6 +106,7 @@ class OrtBackend:
 
     name = "onnxruntime"
     kernels = Kernels()
+    caveat: str | None = None
 
     def load(self, artifact: Artifact, threads: int) -> OrtSession:
         """Load a file with a fixed number of threads.

@@ -168,6 +168,7 @@ class OpenVinoBackend:
 
     name = "openvino"
     kernels = Kernels(INTEGER_KINDS | frozenset[LayerKind]({"conv_transpose"}))
+    caveat: str | None = None
 
     def __init__(self) -> None:
         self._core = ov.Core()

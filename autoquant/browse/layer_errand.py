@@ -30,7 +30,7 @@ def look(arguments: Arguments) -> None:
     from autoquant.sensitivity import keep_folder, read_sensitivity
 
     keep_distributions(location, record.header, evaluator)
-    reduced = reduces_range(record.header)
+    reduced = reduces_range(record.header, is_exact=evaluator.is_exact)
     known = read_sensitivity(evaluator, record.header.task, keep_folder(), reduce_range=reduced)
     _keep(known, location)
 
@@ -40,7 +40,7 @@ def find_sensitivity(arguments: Arguments) -> list[str]:
     location, record, evaluator = _load(arguments)
     from autoquant.sensitivity import keep_folder, measure_sensitivity
 
-    reduced = reduces_range(record.header)
+    reduced = reduces_range(record.header, is_exact=evaluator.is_exact)
     found, refusal = measure_sensitivity(
         evaluator, record.header.task, keep_folder(), reduce_range=reduced
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,6 @@ __all__ = [
     "Filter",
     "build_table",
     "find_ranges",
-    "lay_over",
     "read_points",
     "shape_rows",
 ]
@@ -57,24 +56,32 @@ class Filter:
         return keep | table["is_baseline"]
 
 
-def build_table(study: str, trials: Iterable[Trial], members: Sequence[Trial]) -> pd.DataFrame:
+def build_table(
+    study: str,
+    trials: Iterable[Trial],
+    members: Sequence[Trial],
+    runtime: str = "onnxruntime",
+) -> pd.DataFrame:
     """One row a complete trial, figures in the units of the axes.
 
     Args:
         study: its name, since several may be laid over each other.
         trials: all of the study.
         members: of its front, as they are shown.
+        runtime: that they were judged on.
     """
     front = {trial.digest: trial for trial in members}
     rows = [
-        _row(study, trial, front.get(trial.digest)) for trial in trials if trial.state == "complete"
+        {"study": study, "runtime": runtime, **_row(trial, front.get(trial.digest))}
+        for trial in trials
+        if trial.state == "complete"
     ]
     table = pd.DataFrame(rows, columns=list(_EMPTY))
     return table.astype({name: kind for name, kind in _EMPTY.items() if kind != "object"})
 
 
 _EMPTY = {
-    "study": "object", "number": "int64", "recipe": "object", "name": "object",
+    "study": "object", "runtime": "object", "number": "int64", "recipe": "object", "name": "object",
     "mode": "object", "calibration": "object", "is_front": "bool", "is_baseline": "bool",
     "knee": "bool", "accuracy": "float64", "accuracy_low": "float64", "accuracy_high": "float64",
     "drop": "float64", "drop_half": "float64", "report": "float64",
@@ -83,12 +90,11 @@ _EMPTY = {
 }  # fmt: skip
 
 
-def _row(study: str, trial: Trial, member: Trial | None) -> dict[str, Any]:
+def _row(trial: Trial, member: Trial | None) -> dict[str, Any]:
     accuracy_low, accuracy_high = trial.accuracy_ci or (None, None)
     latency_low, latency_high = trial.latency_ratio_ci or (None, None)
     drop = trial.accuracy_drop_ci
     return {
-        "study": study,
         "number": trial.number,
         "recipe": describe_recipe(trial.recipe, trial.name),
         "name": trial.name,
@@ -137,7 +143,8 @@ def _floor(value: float) -> float:
 
 
 _SHOWN = {
-    "study": "study", "number": "#", "recipe": "recipe", "accuracy": "accuracy (%)",
+    "study": "study", "runtime": "runtime", "number": "#", "recipe": "recipe",
+    "accuracy": "accuracy (%)",
     "drop_words": "drop (points)", "report": "report (%)", "latency_words": "x float",
     "latency_ms": "ms", "size": "MB", "integer": "integer (%)", "on_front": "on front (%)",
 }  # fmt: skip
@@ -147,12 +154,6 @@ FORMATS = {
     "integer (%)": "%.0f", "on front (%)": "%.0f",
 }  # fmt: skip
 _MOST_ROWS = 500  # nobody reads more, and a browser wants none
-
-
-def lay_over(views: Sequence["HasTable"]) -> pd.DataFrame:
-    """Several studies in one table."""
-    tables = [view.table for view in views]
-    return tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True)
 
 
 def read_points(points: Iterable[Any], study: str) -> list[tuple[str, int]]:
@@ -172,21 +173,15 @@ def read_points(points: Iterable[Any], study: str) -> list[tuple[str, int]]:
     return list(dict.fromkeys(found))
 
 
-class HasTable(Protocol):
-    """A study that has a table."""
-
-    @property
-    def table(self) -> pd.DataFrame:
-        """See `build_table`."""
-        ...
-
-
-def shape_rows(table: pd.DataFrame, points: Sequence[tuple[str, int]]) -> tuple[pd.DataFrame, str]:
+def shape_rows(
+    table: pd.DataFrame, points: Sequence[tuple[str, int]], reference: str = "float"
+) -> tuple[pd.DataFrame, str]:
     """Rows for people, and what they are.
 
     Args:
         table: what is shown in the plot.
         points: (study, number) that were selected; none for the front.
+        reference: what latencies are ratios to.
     """
     wanted = set(points)
     if wanted:
@@ -197,7 +192,8 @@ def shape_rows(table: pd.DataFrame, points: Sequence[tuple[str, int]]) -> tuple[
         rows = table[table["is_front"]]
         title = f"The front: {len(rows)} models. Click a point, or draw a box, to see others."
     more = f"; the first {_MOST_ROWS} are listed" if len(rows) > _MOST_ROWS else ""
-    return _dress(rows.sort_values("accuracy", ascending=False).head(_MOST_ROWS)), title + more
+    dressed = _dress(rows.sort_values("accuracy", ascending=False).head(_MOST_ROWS))
+    return dressed.rename(columns={"x float": f"x {reference}"}), title + more
 
 
 def _dress(rows: pd.DataFrame) -> pd.DataFrame:
@@ -209,8 +205,8 @@ def _dress(rows: pd.DataFrame) -> pd.DataFrame:
             for ratio, low, high in _pairs(rows, "latency", "latency_low", "latency_high")
         ],
     )
-    if rows["study"].nunique() <= 1:
-        dressed = dressed.drop(columns="study")
+    alike = [name for name in ("study", "runtime") if rows[name].nunique() <= 1]
+    dressed = dressed.drop(columns=alike)
     return dressed[[name for name in _SHOWN if name in dressed]].rename(columns=_SHOWN)
 
 

@@ -7,6 +7,7 @@ from functools import cached_property
 import pandas as pd
 
 from autoquant.browse.table import build_table
+from autoquant.core.overlay import Contribution
 from autoquant.core.trial import Trial
 from autoquant.search.choice import Advice, FrontView, advise, view_front
 from autoquant.search.snapshot import Snapshot
@@ -47,7 +48,14 @@ class StudyView:
     @cached_property
     def table(self) -> pd.DataFrame:
         """Its complete trials; see `build_table`."""
-        return build_table(self.key, self.snapshot.trials, self.front.members)
+        runtime = self.snapshot.header.backend
+        return build_table(self.key, self.snapshot.trials, self.front.members, runtime)
+
+    @property
+    def contribution(self) -> Contribution:
+        """Its part where fronts of several studies are laid over each other."""
+        front = self.front
+        return Contribution(self.key, self.snapshot.header.backend, front.members, front.reference)
 
     @cached_property
     def advice(self) -> list[Advice]:

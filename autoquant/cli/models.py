@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from autoquant.backends.registry import DEFAULT_BACKEND, BackendName, load_backend
+from autoquant.backends.registry import DEFAULT_BACKEND, BackendName
 from autoquant.cli.options import (
     BackendOption,
     BatchOption,
@@ -23,6 +23,7 @@ from autoquant.cli.options import (
 )
 from autoquant.cli.output import (
     STDERR,
+    open_backend,
     print_json,
     print_rows,
     print_trials,
@@ -91,7 +92,7 @@ def quantize(
     """
     check_output(output, "-o ")
     check_suffix(output, backend)
-    load_backend(backend)  # if it is missing, say so before the task is loaded
+    open_backend(backend)
     warn_of_oversubscription(threads)
     wanted = read_recipe(recipe)
     if tasks_from is not None:
@@ -259,13 +260,15 @@ def bench(
       autoquant bench model.onnx --vs float.onnx --backend openvino
       autoquant bench model.tflite --vs float.onnx
     """
-    from autoquant.bench import bench_files
+    from autoquant.bench import bench_files, find_caveats
 
     warn_of_oversubscription(threads)
     file = str(model), _read(model)
     other = None if versus is None else (str(versus), _read(versus))
     with STDERR.status("timing"):
         result = bench_files(file, other, threads, batch, backend)
+    for caveat in find_caveats(result):
+        warn(caveat)
     if format_ == "json":
         print_json(result)
         return

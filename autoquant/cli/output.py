@@ -14,12 +14,14 @@ from rich.status import Status
 from rich.table import Table
 
 from autoquant.backends.machine import explain_oversubscription
+from autoquant.backends.registry import load_backend
 from autoquant.core.activity import listening
 from autoquant.core.trial import Trial
 from autoquant.report import flatten_trials, tabulate_trials
 
 __all__ = [
     "STDERR",
+    "open_backend",
     "print_json",
     "print_rows",
     "print_trials",
@@ -37,6 +39,17 @@ _SILENCE_S = 10.0  # between two lines about one activity
 def warn(text: str) -> None:
     """One line on standard error."""
     STDERR.print(f"warning: {text}", markup=False, style="yellow")
+
+
+def open_backend(name: str) -> None:
+    """Say what is missing of a backend, before anything that takes long.
+
+    Raises:
+        InputError: it cannot be imported; says what to install.
+    """
+    caveat = load_backend(name).caveat
+    if caveat is not None:
+        warn(caveat)
 
 
 def warn_of_oversubscription(threads: int) -> None:

@@ -9,7 +9,13 @@ from autoquant.cli.output import STDERR, print_json, print_rows, warn
 from autoquant.core.check import describe_machine_change
 from autoquant.core.front import find_front
 from autoquant.core.objective import Objective, kinds_of
-from autoquant.core.overlay import Contribution, OverlayMember, lay_over
+from autoquant.core.overlay import (
+    Contribution,
+    OverlayMember,
+    explain_lost_factor,
+    lay_over,
+    shared_objectives,
+)
 from autoquant.core.pareto import Bounds
 from autoquant.errors import InputError, NegativeAnswer, StudyError
 from autoquant.report.overlay_figure import overlay_figure
@@ -19,6 +25,7 @@ from autoquant.report.row import (
     format_megabytes,
     format_percent,
 )
+from autoquant.search.alike import find_difference
 from autoquant.search.choice import find_reference
 from autoquant.search.record import Record
 
@@ -49,8 +56,9 @@ def show_overlay(
             Runtime.
         NegativeAnswer: there are no members.
     """
-    _check_task(records)
-    wanted = list(objectives) or _shared_objectives(records)
+    _check_alike(records)
+    own = [record.header.objectives for record in records.values()]
+    wanted = list(objectives) or shared_objectives(own)
     parts = [_contribute(name, record, wanted, bounds) for name, record in records.items()]
     if "latency" in kinds_of(wanted):
         _check_factors(parts)
@@ -89,33 +97,19 @@ def _describe_runtime(part: Contribution) -> dict[str, Any]:
     }
 
 
-def _check_task(records: dict[str, Record]) -> None:
-    tasks = {
-        name: (record.header.task, dict(record.header.task_options))
-        for name, record in records.items()
-    }
-    first, *others = tasks
+def _check_alike(records: dict[str, Record]) -> None:
+    first, *others = records
     for other in others:
-        if tasks[other] != tasks[first]:
+        difference = find_difference(records[first].header, records[other].header)
+        if difference is not None:
             raise StudyError(
-                f"studies '{first}' and '{other}' are of different tasks "
-                f"({tasks[first][0]}, {tasks[other][0]}): their figures do not compare"
+                f"studies '{first}' and '{other}' {difference}: their figures do not compare"
             )
-    for what in ("threads", "batch"):
-        values = {name: getattr(record.header, what) for name, record in records.items()}
-        if len({*values.values()}) > 1:
-            told = ", ".join(f"'{name}' {value}" for name, value in values.items())
-            raise StudyError(f"the studies were timed with different --{what}: {told}")
     targets = [name for name, record in records.items() if record.header.targets]
     if targets:
         raise InputError(
             f"study '{targets[0]}' has several targets: name one study, with --target NAME"
         )
-
-
-def _shared_objectives(records: dict[str, Record]) -> list[Objective]:
-    lists = [record.header.objectives for record in records.values()]
-    return [name for name in lists[0] if all(name in other for other in lists)]
 
 
 def _contribute(
@@ -130,11 +124,7 @@ def _contribute(
 def _check_factors(parts: Sequence[Contribution]) -> None:
     for part in parts:
         if part.factor is None:
-            raise StudyError(
-                f"study '{part.study}' does not tell how {part.backend} runs the float model "
-                "beside ONNX Runtime: it was made before that was timed, or times nothing; "
-                "search once more under another name"
-            )
+            raise StudyError(f"study {explain_lost_factor(part)}")
 
 
 def _warn_of_machines(records: dict[str, Record], parts: Sequence[Contribution]) -> None:

@@ -6,14 +6,13 @@ from typing import Annotated
 import typer
 
 from autoquant.agreement import find_study, load_evaluator
-from autoquant.backends.registry import load_backend
 from autoquant.cli.options import (
     FormatOption,
     ResultsOption,
     StorageOption,
     TasksFromOption,
 )
-from autoquant.cli.output import STDERR, print_json, print_rows, show_activity, warn
+from autoquant.cli.output import STDERR, open_backend, print_json, print_rows, show_activity, warn
 from autoquant.cli.searches import RESULTS
 from autoquant.core.recipe import QatOptions
 from autoquant.errors import InputError
@@ -95,7 +94,7 @@ def _load(
     """What measures, or why there is nothing, where that may be."""
     header = record.header
     try:
-        load_backend(header.backend)
+        open_backend(header.backend)
         with STDERR.status(f"loading task {header.task} (a first use may take half a minute)"):
             task = load_task(header.task, header.task_options)
             return load_evaluator(header, task, location), None

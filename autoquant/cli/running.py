@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from autoquant.agreement import load_evaluator
-from autoquant.backends.registry import load_backend
-from autoquant.cli.output import STDERR, print_trials, warn, warn_of_oversubscription
+from autoquant.cli.output import STDERR, open_backend, print_trials, warn, warn_of_oversubscription
 from autoquant.core.artifact import suffix_of
 from autoquant.core.hypervolume import find_mode_yields, seconds_by_mode
 from autoquant.core.objective import Objective
@@ -33,7 +32,7 @@ def run_study(launch: Launch, kind: str) -> None:
     header, location = launch.header, launch.location
     # what is missing is said before the task is loaded
     check_reach(launch)
-    load_backend(header.backend)
+    open_backend(header.backend)
     warn_of_oversubscription(header.threads)
     if launch.tasks_from is not None:
         load_task_file(launch.tasks_from)

@@ -5,8 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from autoquant.backends.machine import has_integer_dot_product
-from autoquant.backends.registry import DEFAULT_BACKEND, load_backend
+from autoquant.backends.registry import DEFAULT_BACKEND
 from autoquant.cli.figure import check_page, write_figure
 from autoquant.cli.options import (
     BackendOption,
@@ -18,7 +17,7 @@ from autoquant.cli.options import (
     ThreadsOption,
     collect_task_options,
 )
-from autoquant.cli.output import STDERR, print_json, print_rows, show_activity, warn
+from autoquant.cli.output import STDERR, open_backend, print_json, print_rows, show_activity, warn
 from autoquant.core.sensitivity import Sensitivity
 from autoquant.deliver import load_single_evaluator
 from autoquant.report.sensitivity import (
@@ -61,7 +60,7 @@ def sensitivity(
     """
     if output is not None:
         check_page(output)
-    load_backend(backend)  # if it is missing, say so before the task is loaded
+    open_backend(backend)
     if tasks_from is not None:
         load_task_file(tasks_from)
     told = collect_task_options(task, task_option)
@@ -80,7 +79,7 @@ def sensitivity(
 def _measure(evaluator: Any, task: str, *, fresh: bool) -> tuple[Sensitivity, str | None]:
     from autoquant.sensitivity import keep_folder, measure_sensitivity
 
-    is_reduced = not has_integer_dot_product()
+    is_reduced = not evaluator.is_exact
     return measure_sensitivity(evaluator, task, keep_folder(), reduce_range=is_reduced, fresh=fresh)
 
 

@@ -88,6 +88,11 @@ class ClusterEvaluator:
         """Accuracy on the report split, read here."""
         return self.local.report(artifact)
 
+    @property
+    def has_report(self) -> bool:
+        """Whether the task has a report split."""
+        return self.local.has_report
+
 
 @contextmanager
 def open_crew(

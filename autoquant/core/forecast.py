@@ -114,17 +114,24 @@ class ClosingForecast:
     Attributes:
         second_looks: at trials that were turned away by members that are none any more.
         round: timing the members in turns, once.
-        reports: reading the report split.
+        report: reading the report split for one member.
+        members: that are expected on the front.
     """
 
     second_looks: float = 0.0
     round: float = 0.0
-    reports: float = 0.0
+    report: float = 0.0
+    members: int = 0
+
+    @property
+    def unreported(self) -> float:
+        """All but the reports: who falls off lets others in, so there may be a second round."""
+        return self.second_looks + _ROUNDS * self.round
 
     @property
     def seconds(self) -> float:
-        """All of it: who falls off the front lets others in, so there may be a second round."""
-        return self.second_looks + _ROUNDS * self.round + self.reports
+        """All of it."""
+        return self.unreported + self.members * self.report
 
 
 def _clock(seconds: float) -> str:
@@ -286,5 +293,5 @@ def _expect_closing(costs: Sequence[Cost], away: float, front: int, each: _Each)
     members = max(_FEWEST_MEMBERS, front)
     in_turns = min(60.0, (members + 1) * (0.5 + 0.75 * timing)) if timing else 0.0
     return ClosingForecast(
-        _SECOND_LOOKS * away * each.full, in_turns, members * (_REPORTING * reading + 0.5)
+        _SECOND_LOOKS * away * each.full, in_turns, _REPORTING * reading + 0.5, members
     )

@@ -15,7 +15,14 @@ from autoquant.core.noise import Z95, log_sd
 from autoquant.core.objective import Objective
 from autoquant.core.trial import Trial
 
-__all__ = ["Contribution", "OverlayMember", "lay_over"]
+__all__ = [
+    "Contribution",
+    "OverlayMember",
+    "explain_lost_factor",
+    "lay_over",
+    "shared_objectives",
+    "widen",
+]
 
 _ONNX_RUNTIME = "onnxruntime"
 
@@ -80,6 +87,20 @@ class OverlayMember:
         }
 
 
+def explain_lost_factor(part: Contribution) -> str:
+    """Why a study without a factor cannot stand beside those of other runtimes."""
+    return (
+        f"'{part.study}' does not tell how {part.backend} runs the float model beside ONNX "
+        "Runtime: it was made before that was timed, or times nothing; search once more under "
+        "another name"
+    )
+
+
+def shared_objectives(lists: Sequence[Sequence[Objective]]) -> list[Objective]:
+    """Objectives that all studies have, in the order of the first."""
+    return [name for name in lists[0] if all(name in other for other in lists)]
+
+
 def lay_over(parts: Sequence[Contribution], objectives: Sequence[Objective]) -> list[OverlayMember]:
     """Members of several fronts, most accurate first, and which of them no other beats.
 
@@ -109,11 +130,22 @@ def lay_over(parts: Sequence[Contribution], objectives: Sequence[Objective]) -> 
 
 
 def _widen(part: Contribution, common: Trial) -> tuple[float, float] | None:
-    """The interval of a rescaled ratio, with that of the factor."""
     if part.factor is None or common.latency_ratio is None:
         return None
-    sd = math.hypot(log_sd(common.latency_ratio_ci), log_sd(part.factor[1]))
-    ratio = common.latency_ratio
+    return widen(common.latency_ratio, common.latency_ratio_ci, part.factor[1])
+
+
+def widen(
+    ratio: float, own: tuple[float, float] | None, factor: tuple[float, float]
+) -> tuple[float, float]:
+    """The interval of a rescaled ratio: its own, and that of the factor.
+
+    Args:
+        ratio: over the common reference.
+        own: its 95 % interval by whatever units: what counts is how wide it is, relatively.
+        factor: interval of the factor.
+    """
+    sd = math.hypot(log_sd(own), log_sd(factor))
     return ratio * math.exp(-Z95 * sd), ratio * math.exp(Z95 * sd)
 
 

@@ -33,8 +33,8 @@ __all__ = [
 ]
 
 WeightBits = Literal[8, 4]
-# How a linear layer takes its input: on a calibrated grid, on one found anew for every input,
-# or as it is, with the weights alone quantized (in blocks along the input).
+# How a layer takes its input: on a calibrated grid, on one found anew for every input, or as it
+# is, with the weights alone quantized; `core.layer.Kernels` says what a runtime has of these.
 Activation = Literal["static", "dynamic", "float"]
 Method = Literal["fp32", "brevitas", "ort-static", "ort-dynamic", "litert-static", "litert-dynamic"]
 Rounding = Literal["nearest", "gptq", "learned"]
@@ -176,7 +176,7 @@ class Recipe(BaseModel):
     """A frozen, hashable, complete decision for one candidate.
 
     `layers` maps every quantizable layer to its weight width in bits, or to None for a layer
-    that stays float. `activations` names the linear layers that do not take their input on a
+    that stays float. `activations` names the layers that do not take their input on a
     calibrated grid. Recipes that decide the same are equal: a recipe that excludes every
     layer *is* `fp32`, and an excluded layer has no width to differ in.
 
@@ -212,11 +212,6 @@ class Recipe(BaseModel):
         odd = [name for name in self.activations if self.layers.get(name) is None]
         if odd:
             raise ValueError(f"activation of '{odd[0]}': a layer that is not quantized has none")
-        wide = [
-            n for n, kind in self.activations.items() if kind == "float" and self.layers[n] != 4
-        ]
-        if wide:
-            raise ValueError(f"'{wide[0]}': float activations go with weights of 4 bits")
         if self.options is not None:
             # the instance is frozen for everyone else
             self.__dict__["options"] = self.options.for_widths(self.layers.values())

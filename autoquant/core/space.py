@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any
 
+from autoquant.core.layer import choice_text
 from autoquant.core.recipe import (
     Activation,
     CalibrationMethod,
@@ -46,6 +47,7 @@ _OWN_METHODS: Mapping[str, tuple[Method, ...]] = {
     "onnxruntime": ("ort-static", "ort-dynamic"),
     "litert": ("litert-static", "litert-dynamic"),
 }
+_STATIC = ("8", "4")  # choices of layers that nothing else is known of
 _OF_LEARNED = ("rounding_scope", "rounding_iterations")
 
 
@@ -56,7 +58,7 @@ class LayerRule:
     Attributes:
         weight_bits: widths allowed, or None to keep what an earlier rule said.
         exclude: whether the layer may (True), must not (False) stay float; None as above.
-        activation: how a linear layer may take its input; None as above.
+        activation: how a layer may take its input; None as above.
     """
 
     weight_bits: tuple[WeightBits, ...] | None = None
@@ -67,7 +69,7 @@ class LayerRule:
 def expand_layers(
     rules: Mapping[str, LayerRule],
     layers: Sequence[str],
-    activations: Mapping[str, Sequence[Activation]] | None = None,
+    able: Mapping[str, Collection[str]] | None = None,
 ) -> dict[str, tuple[str, ...]]:
     """Choices per layer: `"8"`, `"4"`, `"8:dynamic"`, `"4:float"`, `"float"`.
 
@@ -77,7 +79,8 @@ def expand_layers(
     Args:
         rules: by name pattern.
         layers: names of all quantizable layers.
-        activations: how each layer can take its input; only `static` for those left out.
+        able: what goes together in each layer, as `Layer.choices`; an input on a calibrated
+            grid alone for those left out.
 
     Raises:
         SpaceError: a pattern that matches no layer, or leaves it no choice; names the layers.
@@ -85,7 +88,6 @@ def expand_layers(
     bits: dict[str, tuple[WeightBits, ...]] = dict.fromkeys(layers, (8,))
     exclude: dict[str, tuple[bool, ...]] = dict.fromkeys(layers, (False,))
     kinds: dict[str, tuple[Activation, ...]] = dict.fromkeys(layers, ("static",))
-    able = activations or {}
     for pattern, rule in rules.items():
         matched = [name for name in layers if fnmatchcase(name, pattern)]
         if not matched:
@@ -98,28 +100,20 @@ def expand_layers(
             kinds.update(dict.fromkeys(matched, rule.activation))
     found = {}
     for name in layers:
-        possible = [kind for kind in kinds[name] if kind in able.get(name, ("static",))]
-        found[name] = _choices(name, bits[name], exclude[name], possible)
+        wanted = [choice_text(width, kind) for kind in kinds[name] for width in bits[name]]
+        found[name] = _choices(name, wanted, exclude[name], (able or {}).get(name, _STATIC))
     return found
 
 
 def _choices(
-    name: str,
-    bits: tuple[WeightBits, ...],
-    exclude: tuple[bool, ...],
-    activations: Sequence[Activation],
+    name: str, wanted: Sequence[str], exclude: tuple[bool, ...], able: Collection[str]
 ) -> tuple[str, ...]:
-    quantized = [
-        _to_choice(width, kind)
-        for kind in activations
-        for width in bits
-        if False in exclude and (kind != "float" or width == 4)
-    ]
+    quantized = [choice for choice in wanted if False in exclude and choice in able]
     choices = (*quantized, *((FLOAT,) if True in exclude else ()))
     if not choices:
         raise SpaceError(
-            f"layer '{name}' has no choice left among its weight_bits, exclude and activation "
-            "(a convolution is static, float activations go with weights of 4 bits)"
+            f"layer '{name}' has no choice left among its weight_bits, exclude and activation: "
+            f"the runtime has {', '.join(able)} for it"
         )
     return choices
 
@@ -406,6 +400,4 @@ def _to_activation(text: str) -> Activation:
 
 
 def _to_choice(bits: WeightBits | None, activation: Activation) -> str:
-    if bits is None:
-        return FLOAT
-    return str(bits) if activation == "static" else f"{bits}:{activation}"
+    return FLOAT if bits is None else choice_text(bits, activation)

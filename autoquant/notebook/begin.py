@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from autoquant.agreement import build_header, check_same, find_study
+from autoquant.backends.registry import DEFAULT_BACKEND, BackendName
 from autoquant.core.artifact import Artifact
 from autoquant.core.recipe import Recipe
 from autoquant.core.task import Task
@@ -18,7 +19,7 @@ from autoquant.deliver import (
     measure_recipe,
     read_recipe,
 )
-from autoquant.errors import RecipeError, StudyError
+from autoquant.errors import InputError, RecipeError, StudyError
 from autoquant.launch import Launch, check_reach
 from autoquant.notebook.check import (
     check_choices,
@@ -28,6 +29,7 @@ from autoquant.notebook.check import (
     name_of,
     speaking_python,
     warn,
+    warn_of_backend,
 )
 from autoquant.notebook.space import Space, check_complete, name_space, read_space
 from autoquant.notebook.study import NotebookStudy, open_console
@@ -51,6 +53,7 @@ def search(
     seed: int = 0,
     threads: int = 1,
     batch: int = 1,
+    backend: BackendName = DEFAULT_BACKEND,
     results: str | Path = "results",
     storage: str | None = None,
     keep: Keep = "front",
@@ -76,11 +79,12 @@ def search(
         study: name of the study; that of the space's file, or of the task, if left out. One
             that exists with this space goes on.
         trials: finished trials to reach, baselines included.
-        timeout: stop after so long: seconds, or text such as `30m`.
+        timeout: be done by then, front and all: seconds, or text such as `30m`.
         sampler: `auto`, `tpe` or another one, as the command line has them.
         seed: of every random choice.
         threads: of the timed runs.
         batch: batch size of the timed runs.
+        backend: runtime that judges every trial: `onnxruntime`, `openvino` or `litert`.
         results: folder that holds the studies.
         storage: database URL for the record; a journal in the results folder if left out.
         keep: which files stay on disk; all others are rebuilt on demand.
@@ -99,7 +103,7 @@ def search(
         InputError: an argument that cannot be; names it and the way out.
     """
     check_counts(threads, batch, trials)
-    check_choices(keep, sampler)
+    check_choices(keep, sampler, backend)
     crew = find_crew(workers, ray, gpus_per_qat_trial, trial_timeout)
     name = name_of(task)
     with speaking_python():
@@ -111,6 +115,7 @@ def search(
             batch=batch,
             trials=trials,
             timeout=timeout,
+            backend=backend,
             targets=targets,
         )
     location = Location(Path(results), study or name_space(space, name), storage)
@@ -140,6 +145,8 @@ def quantize(
     seed: int = 0,
     threads: int = 1,
     batch: int = 1,
+    backend: BackendName = DEFAULT_BACKEND,
+    full_integer: bool = False,
     checkpoints: str | Path | None = None,
     progress: bool = True,
 ) -> tuple[Artifact, Measurement]:
@@ -151,20 +158,29 @@ def quantize(
         seed: draws the calibration images, and the order of training images.
         threads: of the timed runs.
         batch: batch size of the timed runs.
+        backend: runtime that judges the file; `litert` makes a .tflite file, the others ONNX.
+        full_integer: inputs and outputs are int8 too, for processors without floats; of .tflite
+            files alone.
         checkpoints: folder from which a training goes on that was interrupted.
         progress: show how a training goes.
 
     Returns:
-        The file (`artifact.save("model.onnx")` writes it) and its figures.
+        The file (`artifact.save("model.onnx")` writes it, or `model.tflite`) and its figures.
 
     Raises:
         InputError: an argument that cannot be; names it and the way out.
         TrialError: this recipe cannot be built, or its file does not hold what it promises.
     """
     check_counts(threads, batch)
+    check_choices(backend=backend)
     wanted = _read_recipe(recipe)
     folder = None if checkpoints is None else Path(checkpoints)
-    evaluator = load_single_evaluator(find_task(task), seed, threads, batch, checkpoints=folder)
+    if full_integer and backend != "litert":
+        raise InputError('full_integer=True is of .tflite files alone: take backend="litert"')
+    evaluator = load_single_evaluator(
+        find_task(task), seed, threads, batch, backend, folder, full_integer=full_integer
+    )
+    warn_of_backend(evaluator)
     chosen = wanted or find_named_recipe(str(recipe), evaluator)
     console = open_console(progress=progress and chosen.is_trained)
     with TrainingShow(console, "quantizing and measuring") as watch:

@@ -7,10 +7,12 @@ from contextlib import contextmanager
 from typing import Any, get_args
 
 from autoquant.backends.machine import explain_oversubscription
+from autoquant.backends.registry import BACKENDS, DEFAULT_BACKEND
 from autoquant.cluster.crew import Crew
 from autoquant.cluster.hire import build_crew
 from autoquant.core.task import Task
 from autoquant.errors import InputError, TaskError
+from autoquant.evaluate import Evaluator
 from autoquant.search.sampler import SAMPLERS
 from autoquant.search.study import Keep
 from autoquant.tasks import load_task, task_names
@@ -24,6 +26,7 @@ __all__ = [
     "name_task",
     "speaking_python",
     "warn",
+    "warn_of_backend",
 ]
 
 _UNNAMED = "notebook"
@@ -93,13 +96,20 @@ def check_counts(threads: int = 1, batch: int = 1, trials: int | None = None) ->
         warn(text.replace("--threads ", "threads="))
 
 
-def check_choices(keep: str, sampler: str = SAMPLERS[0]) -> None:
+def check_choices(
+    keep: str = "front", sampler: str = SAMPLERS[0], backend: str = DEFAULT_BACKEND
+) -> None:
     """Refuse words that are not among those known.
 
     Raises:
         InputError: names the argument and lists what there is.
     """
-    for name, value, known in (("keep", keep, get_args(Keep)), ("sampler", sampler, SAMPLERS)):
+    choices = (
+        ("keep", keep, get_args(Keep)),
+        ("sampler", sampler, SAMPLERS),
+        ("backend", backend, BACKENDS),
+    )
+    for name, value, known in choices:
         if value not in known:
             raise InputError(f"{name}={value!r}: there are {', '.join(known)}")
 
@@ -132,6 +142,12 @@ def speaking_python() -> Iterator[None]:
         for option, argument in _ARGUMENTS.items():
             text = text.replace(option, argument)
         raise type(error)(text) from None
+
+
+def warn_of_backend(evaluator: Evaluator) -> None:
+    """Say why timings of this installation do not compare with others', if they do not."""
+    if evaluator.backend.caveat is not None:
+        warn(evaluator.backend.caveat)
 
 
 def warn(text: str) -> None:

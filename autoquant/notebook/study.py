@@ -28,6 +28,7 @@ from autoquant.notebook.check import (
     name_task,
     speaking_python,
     warn,
+    warn_of_backend,
 )
 from autoquant.notebook.table import frame_trials
 from autoquant.report import pareto_figure
@@ -191,7 +192,7 @@ class NotebookStudy:
 
         Args:
             trials: finished trials to reach, baselines included.
-            timeout: stop after so long: seconds, or text such as `30m`.
+            timeout: be done by then, front and all: seconds, or text such as `30m`.
             task: the task, if no name leads to it.
             keep: which files stay on disk; all others are rebuilt on demand.
             full: stop no trial early.
@@ -236,6 +237,7 @@ class NotebookStudy:
                 console.print(f"loading task {header.task}", markup=False)
             evaluator = load_evaluator(header, self._find_task(header), self.location)
             check_same_model(self.location, evaluator)
+            warn_of_backend(evaluator)
             self._evaluator = evaluator
         return self._evaluator
 

@@ -16,13 +16,21 @@ from brevitas.quant_tensor import QuantTensor
 from torch import Tensor
 from torch.fx import Node
 
-from autoquant.quantize.linear import DynamicLinear
+from autoquant.quantize.dynamic import (
+    DynamicConv1d,
+    DynamicConv2d,
+    DynamicGrid,
+    DynamicLinear,
+    dynamic_quantizer,
+)
 from autoquant.quantize.operators import EMBEDDING_OPS, LINEAR_OPS, TRANSPOSED_OPS
 
 __all__ = ["blank_layer"]
 
 
-def blank_layer(node: Node, shape: torch.Size, quantizer: Any, *, is_dynamic: bool) -> Any:
+def blank_layer(
+    node: Node, shape: torch.Size, quantizer: Any, grid: DynamicGrid | None = None
+) -> Any:
     """A Brevitas layer that computes a graph node; all but a table with a bias.
 
     Args:
@@ -30,18 +38,20 @@ def blank_layer(node: Node, shape: torch.Size, quantizer: Any, *, is_dynamic: bo
             `aten.embedding`.
         shape: of the weight: (out, in, k...), (out, in), (in, out, k...) or (rows, size).
         quantizer: Brevitas weight quantizer class.
-        is_dynamic: whether a linear layer's input finds its grid anew for every batch.
+        grid: of an input that finds it anew: for every batch, or for every sample; None for
+            other inputs.
     """
     if node.target in EMBEDDING_OPS:
         return _Table(*shape, weight_quant=quantizer)
     if node.target in LINEAR_OPS:
         sizes = shape[1], shape[0]
-        if is_dynamic:
-            return DynamicLinear(*sizes, quantizer)
+        if grid is not None:
+            found = dynamic_quantizer(grid, 1)
+            return DynamicLinear(*sizes, bias=True, weight_quant=quantizer, input_quant=found)
         return QuantLinear(*sizes, bias=True, weight_quant=quantizer)
     if node.target in TRANSPOSED_OPS:
         return _blank_transposed(node, shape, quantizer)
-    return _blank_convolution(node, shape, quantizer)
+    return _blank_convolution(node, shape, quantizer, grid)
 
 
 class _Table(QuantEmbedding):  # type: ignore[misc]
@@ -53,9 +63,15 @@ class _Table(QuantEmbedding):  # type: ignore[misc]
         return F.embedding(indices, table.value if isinstance(table, QuantTensor) else table)
 
 
-def _blank_convolution(node: Node, shape: torch.Size, quantizer: Any) -> Any:
+def _blank_convolution(
+    node: Node, shape: torch.Size, quantizer: Any, grid: DynamicGrid | None
+) -> Any:
     stride, padding, dilation, groups = _convolution_arguments(node)
     kind = QuantConv1d if len(shape) == 3 else QuantConv2d
+    more = {}
+    if grid is not None:
+        kind = DynamicConv1d if len(shape) == 3 else DynamicConv2d
+        more = {"input_quant": dynamic_quantizer(grid, len(shape) - 1)}
     return kind(
         shape[1] * groups,
         shape[0],
@@ -66,6 +82,7 @@ def _blank_convolution(node: Node, shape: torch.Size, quantizer: Any) -> Any:
         groups=groups,
         bias=True,
         weight_quant=quantizer,
+        **more,
     )
 
 

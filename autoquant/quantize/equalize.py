@@ -122,14 +122,9 @@ def _weight_shape(found: LayerNode) -> tuple[int, ...]:
     return tuple(int(size) for size in weight.meta["val"].shape)
 
 
-def _groups(found: LayerNode) -> int:
-    arguments = found.node.args
-    return int(arguments[6]) if found.layer.kind == "conv" and len(arguments) > 6 else 1  # type: ignore[arg-type]
-
-
 def _reads(found: LayerNode, channels: int) -> bool:
     """Whether a layer has one row of weights for each channel, its own or one of all."""
-    shape, groups = _weight_shape(found), _groups(found)
+    shape, groups = _weight_shape(found), found.groups
     return shape[1] == channels if groups == 1 else groups == shape[0] == channels
 
 
@@ -150,7 +145,7 @@ def _factor(module: GraphModule, pair: Pair, reach: torch.Tensor | None) -> torc
     """What to multiply each channel by, (channels,): then both ranges are the same."""
     first = _parameter(module, pair.first.node.args[1]).flatten(1).abs().amax(1)
     weight = _parameter(module, pair.second.node.args[1])
-    turned = weight.transpose(0, 1) if _groups(pair.second) == 1 else weight
+    turned = weight.transpose(0, 1) if pair.second.groups == 1 else weight
     second = turned.flatten(1).abs().amax(1)
     factor = (second / first.clamp(min=_TINY)).sqrt()
     is_open = (first > _TINY) & (second > _TINY)
@@ -168,7 +163,7 @@ def _scale(module: GraphModule, pair: Pair, factor: torch.Tensor) -> None:
     if len(first.args) > 2 and first.args[2] is not None:
         _parameter(module, first.args[2]).mul_(factor)
     weight = _parameter(module, second.args[1])
-    shape = (1, -1) if _groups(pair.second) == 1 else (-1, 1)
+    shape = (1, -1) if pair.second.groups == 1 else (-1, 1)
     weight.div_(factor.reshape(*shape, *[1] * (weight.dim() - 2)))
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch.fx import GraphModule, Node
 
-from autoquant.core.layer import Layer, LayerKind
+from autoquant.core.layer import Kernels, Layer, LayerKind
 from autoquant.core.recipe import Activation
-from autoquant.quantize.linear import BLOCK
+from autoquant.quantize.blockwise import BLOCK
 from autoquant.quantize.operators import (
     CONV_OPS,
     EMBEDDING_OPS,
@@ -20,7 +20,7 @@ from autoquant.quantize.operators import (
     computes,
 )
 
-__all__ = ["LayerNode", "count_values", "find_layers"]
+__all__ = ["LayerNode", "count_values", "find_activations", "find_layers"]
 
 _ATEN = torch.ops.aten
 _VOLUME_OPS = frozenset({_ATEN.conv3d.default, _ATEN.conv3d.padding})
@@ -64,6 +64,13 @@ class LayerNode:
     def is_patchwise(self) -> bool:
         """Whether each output is a product of its weights with one patch of the input."""
         return self.layer.kind in ("conv", "linear")
+
+    @property
+    def groups(self) -> int:
+        """Of a convolution; 1 of anything else."""
+        # aten.conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1)
+        arguments = self.node.args
+        return int(arguments[6]) if self.layer.kind == "conv" and len(arguments) > 6 else 1  # type: ignore[arg-type]
 
     @property
     def multiplies(self) -> bool:
@@ -154,18 +161,24 @@ def _describe(name: str, order: int, node: Node, kind: LayerKind, obstacle: str 
         parameters=_count_parameters(node),
         macs=_count_macs(node, kind),
         order=order,
-        activations=_find_activations(node, kind),
         obstacle=obstacle,
     )
 
 
-def _find_activations(node: Node, kind: LayerKind) -> tuple[Activation, ...]:
-    """How a layer can take its input; blocks of weights must fill its inputs."""
-    weight = node.args[1]
-    if kind != "linear" or not isinstance(weight, Node):
-        return ("static",)
-    is_divisible = int(weight.meta["val"].shape[1]) % BLOCK == 0
-    return ("static", "dynamic", "float") if is_divisible else ("static", "dynamic")
+def find_activations(found: LayerNode, kernels: Kernels) -> tuple[Activation, ...]:
+    """How a layer can take its input on a runtime.
+
+    No runtime finds grids for convolutions that see one channel at a time, or a part of them, and
+    blocks have to fill a row of weights.
+    """
+    able = kernels.activations.get(found.layer.kind, frozenset())
+    inputs = int(found.weight.meta["val"].shape[1]) if able else 0
+    activations: list[Activation] = ["static"]
+    if "dynamic" in able and (found.layer.kind != "conv" or (found.groups == 1 and inputs > 1)):
+        activations.append("dynamic")
+    if "float" in able and (not kernels.has_blocks or inputs % BLOCK == 0):
+        activations.append("float")
+    return tuple(activations)
 
 
 def _count_parameters(node: Node) -> int:

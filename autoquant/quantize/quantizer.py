@@ -13,7 +13,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from autoquant.core.batching import split_inputs
 from autoquant.core.encodings import Encodings
-from autoquant.core.layer import Kernels, Layer
+from autoquant.core.layer import Kernels, Layer, choice_text
 from autoquant.core.recipe import Activation, PtqOptions, Recipe, WeightBits
 from autoquant.core.task import Dataset
 from autoquant.errors import RecipeError
@@ -22,7 +22,7 @@ from autoquant.quantize.calibration import ActivationGrids, CalibrationData
 from autoquant.quantize.equalize import equalize
 from autoquant.quantize.fit import Fit
 from autoquant.quantize.inference import InPlaceInferenceManager
-from autoquant.quantize.layers import LayerNode, find_layers
+from autoquant.quantize.layers import LayerNode, find_activations, find_layers
 from autoquant.quantize.learnable import Learnable
 from autoquant.quantize.operators import find_ceiling, is_fused_activation
 from autoquant.quantize.placement import Placement, fused_output, place
@@ -193,13 +193,18 @@ class Quantizer:
             name: with_real_bias(layer, encodings.weights[name]) for name, layer in layers.items()
         }
         module, values = self._assemble(deployed, activations, encodings)
-        batch_size = None if encodings.dynamic else self._data.batch_size
+        depends_on_batch = encodings.dynamic and not self.kernels.grids_by_sample
+        batch_size = None if depends_on_batch else self._data.batch_size
         return QuantizedModel(module, encodings, values, batch_size)
 
     def _choose(
         self, name: str, bits: WeightBits, options: PtqOptions, activation: Activation
     ) -> WeightChoice:
-        choice = WeightChoice.of(bits, options, activation)
+        choice = replace(
+            WeightChoice.of(bits, options, activation),
+            is_blockwise=activation == "float" and self.kernels.has_blocks,
+            is_by_sample=activation == "dynamic" and self.kernels.grids_by_sample,
+        )
         return choice if self.found[name].is_patchwise else choice.at_nearest()
 
     def _make_learnable(
@@ -230,10 +235,17 @@ class Quantizer:
         if missing:
             raise RecipeError(f"the recipe says nothing about layer '{missing[0]}'")
         for name, kind in recipe.activations.items():
-            able = self.found[name].layer.activations
-            if kind not in able:
+            bits, layer = recipe.layers[name], self.found[name].layer
+            if kind not in layer.activations:
                 raise RecipeError(
-                    f"layer '{name}' cannot take its input '{kind}', only {', '.join(able)}"
+                    f"layer '{name}' cannot take its input '{kind}', only "
+                    f"{', '.join(layer.activations)}"
+                )
+            if bits is not None and choice_text(bits, kind) not in layer.choices:
+                widths = " or ".join(map(str, layer.weight_only))
+                raise RecipeError(
+                    f"layer '{name}' takes its input in float with weights of {widths} bits, "
+                    f"not of {bits}"
                 )
         return recipe.options
 
@@ -358,10 +370,11 @@ class Quantizer:
 def _limit(found: LayerNode, kernels: Kernels, obstacle: str | None) -> LayerNode:
     """A layer as a runtime allows it."""
     layer = found.layer
-    able = tuple(kind for kind in layer.activations if kind in kernels.activations)
     is_table = layer.kind == "embedding" and not kernels.stores_tables
     why = layer.obstacle or (_TABLE if is_table else obstacle)
-    return replace(found, layer=replace(layer, activations=able, obstacle=why))
+    able: tuple[Activation, ...] = ("static",) if why else find_activations(found, kernels)
+    limited = replace(layer, activations=able, obstacle=why, weight_only=kernels.weight_only)
+    return replace(found, layer=limited)
 
 
 def _without_equalization(recipe: Recipe) -> Recipe:

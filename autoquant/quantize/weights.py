@@ -20,8 +20,9 @@ from autoquant.core.encodings import WeightEncoding
 from autoquant.core.recipe import Activation, PtqOptions, Rounding, WeightBits
 from autoquant.errors import NumericError
 from autoquant.quantize.blank import blank_layer
+from autoquant.quantize.blockwise import BLOCKWISE
+from autoquant.quantize.dynamic import DynamicGrid
 from autoquant.quantize.layers import LayerNode
-from autoquant.quantize.linear import BLOCKWISE
 
 __all__ = ["QuantLayer", "WeightChoice", "build_layer", "encode_weight", "with_real_bias"]
 
@@ -42,6 +43,8 @@ class WeightChoice:
 
     Attributes:
         steps: of learned rounding; 0 if that is left to the block that the layer is in.
+        is_blockwise: weights have a scale for every block along the input.
+        is_by_sample: a grid found anew is that of a sample (of a row), not of the batch.
     """
 
     bits: WeightBits
@@ -51,6 +54,8 @@ class WeightChoice:
     activation: Activation = "static"
     rounding: Rounding = "nearest"
     steps: int = 0
+    is_blockwise: bool = False
+    is_by_sample: bool = False
 
     @classmethod
     def of(
@@ -88,8 +93,9 @@ class WeightChoice:
     @property
     def quantizer(self) -> Any:
         """Brevitas weight quantizer class."""
-        is_blockwise = self.activation == "float"
-        plain = BLOCKWISE[self.scale] if is_blockwise else _QUANTIZERS[self.granularity, self.scale]
+        plain = _QUANTIZERS[self.granularity, self.scale]
+        if self.is_blockwise:
+            plain = BLOCKWISE[self.scale]
         if self.rounding != "nearest":  # the scale of the float weights, wherever they move
             plain = plain.let(scaling_impl_type=ScalingImplType.PARAMETER_FROM_STATS)
         return plain.let(bit_width=self.grid_bits)
@@ -116,8 +122,10 @@ def build_layer(
     """
     if not torch.isfinite(weight).all():
         raise NumericError(f"layer '{name}' has weights that are not finite; repair the checkpoint")
-    is_dynamic = choice.activation == "dynamic"
-    layer = blank_layer(found.node, weight.shape, choice.quantizer, is_dynamic=is_dynamic)
+    grid: DynamicGrid | None = None
+    if choice.activation == "dynamic":
+        grid = "sample" if choice.is_by_sample else "batch"
+    layer = blank_layer(found.node, weight.shape, choice.quantizer, grid)
     with torch.no_grad():
         layer.weight.copy_(weight)
         if found.multiplies:
@@ -152,7 +160,7 @@ def encode_weight(
     bias = _bias(layer)
     if not np.isfinite(bias).all():
         raise NumericError(f"layer '{name}' has a bias that is not finite; repair the checkpoint")
-    if choice.activation == "float":
+    if choice.is_blockwise:
         scale = quantized.scale_.detach().numpy().astype(np.float32).reshape(len(values), -1)
         shaped = np.repeat(scale, values.shape[1] // scale.shape[1], axis=1)
         return WeightEncoding(_on_grid(values, shaped, choice), scale, choice.bits, bias, None)

@@ -13,10 +13,10 @@ import plotly.graph_objects as go
 if TYPE_CHECKING:  # `import autoquant.report` loads no pandas
     import pandas as pd
 
-__all__ = ["AXES", "PALETTE", "Axis", "ColorBy", "explore_figure"]
+__all__ = ["AXES", "PALETTE", "Axis", "ColorBy", "axis_title", "explore_figure"]
 
 Axis = Literal["accuracy", "drop", "report", "latency", "latency_ms", "size"]
-ColorBy = Literal["mode", "calibration", "study"]
+ColorBy = Literal["mode", "calibration", "study", "runtime"]
 
 AXES: dict[Axis, str] = {
     "accuracy": "Accuracy (%)",
@@ -47,6 +47,7 @@ def explore_figure(
     selected: Sequence[tuple[str, int]] = (),
     picked: Sequence[tuple[str, int]] = (),
     unfiltered: "pd.DataFrame | None" = None,
+    reference: str = "float",
 ) -> go.Figure:
     """Trials as points; members of the front large, with intervals; baselines by name.
 
@@ -62,6 +63,7 @@ def explore_figure(
         color_by: what their colour says.
         selected: (study, number) of trials to ring.
         picked: likewise, of trials that stand out, as if they had just been boxed.
+        reference: what latencies are ratios to.
         unfiltered: rows that the axes are made for, where `table` is a part of them; axes that
             follow a filter would end what a reader has zoomed into.
     """
@@ -84,13 +86,20 @@ def explore_figure(
     _name_baselines(figure, shown[shown["is_baseline"]], x, y)
     _ring(figure, shown, x, y, selected)
     _lay_out(figure, ground, x, y)
+    figure.update_xaxes(title=axis_title(x, reference))
+    figure.update_yaxes(title=axis_title(y, reference))
     return figure
+
+
+def axis_title(axis: Axis, reference: str = "float") -> str:
+    """What an axis shows, latencies as ratios to a reference."""
+    return AXES[axis].replace("x float", f"x {reference}")
 
 
 def _lay_out(figure: go.Figure, ground: "pd.DataFrame", x: Axis, y: Axis) -> None:
     """Axes for the rows of `ground`, legend, and what stays while rows come and go."""
-    figure.update_xaxes(title=AXES[x], zeroline=False, automargin=True, range=_span(ground, x))
-    figure.update_yaxes(title=AXES[y], zeroline=False, automargin=True, range=_span(ground, y))
+    figure.update_xaxes(zeroline=False, automargin=True, range=_span(ground, x))
+    figure.update_yaxes(zeroline=False, automargin=True, range=_span(ground, y))
     figure.update_layout(
         height=520,
         margin={"l": 10, "r": 10, "t": 10, "b": 10},

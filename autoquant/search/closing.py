@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 
 from autoquant.core.artifact import Artifact
-from autoquant.core.forecast import ClosingForecast, Cost, forecast_closing
+from autoquant.core.forecast import ClosingForecast, Cost, forecast_closing, forecast_trial
 from autoquant.core.front import find_front
 from autoquant.core.gate import Gate, Glimpse
 from autoquant.core.pareto import Bounds
@@ -27,9 +27,13 @@ _MAX_TIMING_ROUNDS = 3
 _TIMING = "timing"  # the note on the common timing
 _MIXED = (
     "the members of the front were still not timed in one session: latencies of different "
-    "sessions differ by more than their intervals say"
+    "sessions differ by more than their intervals say; resume the study to time them again"
 )
-_NO_TIME = "is no longer dominated, and no time was left to evaluate it (`resume` does)"
+_SECOND_LOOKS = "second looks"
+_NO_TIME = (
+    "the time was over before every trial could be evaluated that had been stopped early and that "
+    "no member of the front dominates any more: resume the study to have that done"
+)
 
 Tell = Callable[[EventKind, str, Sequence[Trial]], None]
 
@@ -69,6 +73,7 @@ class Closing:
         self.trials: list[Trial] = []
         self.front: list[Trial] = []
         self._members: list[Trial] = []
+        self._is_short_of_time = False
 
     def run(self) -> None:
         """Make the front whole; `front` and `trials` are what came of it."""
@@ -104,6 +109,13 @@ class Closing:
 
     def _settle_front(self) -> None:
         """Second looks and common timings; who falls off lets others in, so again."""
+        self._settle_members()
+        text = _NO_TIME if self._is_short_of_time else None
+        self.record.set_note(_SECOND_LOOKS, text)
+        if text is not None:
+            self._emit("note", text)
+
+    def _settle_members(self) -> None:
         needed, rounds = self._forecast().round, 0
         while rounds < _MAX_TIMING_ROUNDS:
             self._look_again(needed)
@@ -125,7 +137,9 @@ class Closing:
 
     def _has_time_for(self, seconds: float) -> bool:
         """Whether so much can be done, and the members reported, before it is to be over."""
-        return self._deadline.left_s > seconds + self._forecast().reports
+        unread = sum(trial.report_accuracy is None for trial in self._members)
+        reports = unread * self._forecast().report if self.evaluator.has_report else 0.0
+        return self._deadline.left_s > seconds + reports
 
     def _is_timed(self) -> bool:
         sessions = {trial.timing_session for trial in self._members}
@@ -144,9 +158,10 @@ class Closing:
             round_s: seconds to leave for timing the front.
         """
         tried: set[str] = set()
+        self._is_short_of_time = False
         while (trial := self._find_hopeful(tried)) is not None:
-            if not self._has_time_for(round_s):
-                self._emit("note", f"trial {trial.number} {_NO_TIME}")
+            if not self._has_time_for(round_s + self._expect(trial)):
+                self._is_short_of_time = True
                 return
             tried.add(trial.digest)
             self._emit("again", f"trial {trial.number} is no longer dominated: evaluating it")
@@ -159,6 +174,13 @@ class Closing:
                 self._emit("note", f"trial {trial.number} stays rejected; it failed: {reason}")
                 continue
             self._reload()
+
+    def _expect(self, trial: Trial) -> float:
+        """Seconds that evaluating a trial in full takes, with its training if it has one."""
+        alike = [item for item in self.trials if item.recipe.is_trained] or [trial]
+        if trial.recipe.is_trained:
+            return max(sum(item.seconds.values()) for item in alike)
+        return forecast_trial([Cost.of(item) for item in self.trials])
 
     def _find_hopeful(self, tried: Collection[str]) -> Trial | None:
         """The most promising of the rejected trials that the gate would let pass now."""

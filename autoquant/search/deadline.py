@@ -28,16 +28,20 @@ class Deadline:
         """Seconds; infinite without a limit."""
         return self._end - time.monotonic()
 
-    def left_for_trials(self, trials: Sequence[Trial], front: int) -> float:
+    def left_for_trials(
+        self, trials: Sequence[Trial], front: int, *, has_report: bool = True
+    ) -> float:
         """Seconds within which whatever is begun now has to end; less than a trial takes: 0.
 
         Args:
             trials: finished ones.
             front: members of the front so far.
+            has_report: the report split is read for each of them.
         """
         if self.timeout_s is None:
             return math.inf
         costs = [Cost.of(trial) for trial in trials]
-        reserved = forecast_closing(costs, front=front).seconds
+        closing = forecast_closing(costs, front=front)
+        reserved = closing.seconds if has_report else closing.unreported
         left = self.left_s - min(reserved, _MOST_RESERVED * self.timeout_s)
         return left if left > forecast_trial(costs) else 0.0

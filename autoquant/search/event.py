@@ -56,6 +56,11 @@ class Evaluates(Protocol):
         """Accuracy on the report split."""
         ...
 
+    @property
+    def has_report(self) -> bool:
+        """Whether there is a report split."""
+        ...
+
 
 @dataclass(frozen=True)
 class Seat:

@@ -83,8 +83,10 @@ def has_time_to_train(
     Args:
         trials: so far.
         timeout_s: seconds of the whole search; None takes those so far for the whole.
-        seconds_left: of the search.
+        seconds_left: of the search. What a first training takes, nobody knows.
     """
+    if seconds_left <= 0:
+        return False
     spent = seconds_by_mode(trials)
     trained = [sum(trial.seconds.values()) for trial in trials if trial.recipe.is_trained]
     expected = max(trained, default=0.0)

@@ -2,13 +2,13 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from autoquant.config import parse_space
-from autoquant.core.layer import Layer
+from autoquant.core.layer import Layer, choice_text
 from autoquant.core.objective import kinds_of
 from autoquant.core.sensitivity import Sensitivity
 from autoquant.core.space import SearchSpace
@@ -57,15 +57,19 @@ def recall_knowledge(kept: object, header: StudyHeader) -> Knowledge:
     """
     content = _read(kept)
     try:
-        layers = tuple(
-            Layer(**{**item, "activations": tuple(item["activations"])})
-            for item in content.get("layers", ())
-        )
+        layers = tuple(map(_to_layer, content.get("layers", ())))
         written = content.get("sensitivity")
         sensitivity = None if written is None else Sensitivity.model_validate(written)
-    except (ValidationError, TypeError, KeyError):  # a later version's
+    except (ValidationError, TypeError, AttributeError):  # a later version's
         layers, sensitivity = (), None
     return Knowledge(layers, sensitivity, kinds_of(header.objectives), header.bounds)
+
+
+def _to_layer(item: Mapping[str, Any]) -> Layer:
+    values: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in item.items()
+    }
+    return Layer(**values)
 
 
 def recall_space(
@@ -91,17 +95,22 @@ def recall_space(
             f"no trial of study '{name}' decides on layers yet: autoquant resume {name}"
         )
     names = [layer.name for layer in layers] or list(quantized[0].recipe.layers)
-    able = {layer.name: layer.activations for layer in layers} or _seen_activations(quantized)
+    able = {layer.name: layer.choices for layer in layers} or _seen_choices(quantized)
     # the baseline of 8 bits takes 7 of them where sums of products saturate; see `baselines`
     eight = next((trial.recipe.options for trial in quantized if trial.name == "w8a8"), None)
     is_exact = not (eight is not None and eight.reduce_range)
-    return config.to_space(names, activations=able, is_exact=is_exact)
+    return config.to_space(names, able=able, is_exact=is_exact)
 
 
-def _seen_activations(trials: Sequence[Trial]) -> dict[str, tuple[Any, ...]]:
-    """How trials took each layer's input."""
-    seen: dict[str, dict[Any, None]] = {}
+def _seen_choices(trials: Sequence[Trial]) -> dict[str, tuple[str, ...]]:
+    """What can be said of the layers from trials alone: they took their input in these ways."""
+    seen: dict[str, dict[str, None]] = {}
     for trial in trials:
-        for layer in trial.recipe.layers:
-            seen.setdefault(layer, {"static": None})[trial.recipe.activation_of(layer)] = None
-    return {layer: tuple(kinds) for layer, kinds in seen.items()}
+        for layer, bits in trial.recipe.layers.items():
+            own = seen.setdefault(layer, dict.fromkeys(("8", "4")))
+            activation = trial.recipe.activation_of(layer)
+            if bits is not None:
+                own[choice_text(bits, activation)] = None
+            if activation == "dynamic":
+                own |= dict.fromkeys(("8:dynamic", "4:dynamic"))
+    return {layer: tuple(choices) for layer, choices in seen.items()}

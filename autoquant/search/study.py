@@ -169,7 +169,9 @@ class Study:
         )
 
     def _left_for_trials(self) -> float:
-        return self._deadline.left_for_trials(self._trials, len(self._front))
+        return self._deadline.left_for_trials(
+            self._trials, len(self._front), has_report=self.evaluator.has_report
+        )
 
     @property
     def _is_exhausted(self) -> bool:
@@ -201,7 +203,10 @@ class Study:
         with self.record.together():
             if not (self._company.look() and self._has_room(budget)):
                 return False
-            self._promote(budget, self._left_for_trials())
+            left_s = self._left_for_trials()
+            if left_s <= 0:  # others may have held the record for long
+                return False
+            self._promote(budget, left_s)
             asked = self._ask()
         if asked is None:
             self._exhausted_after = self._company.queued_again

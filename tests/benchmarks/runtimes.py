@@ -2,8 +2,9 @@
 
     AUTOQUANT_DATA=... python tests/benchmarks/runtimes.py results/published/runtimes [NAME ...]
 
-For each network and runtime: the float model, W8A8, W4A8, and what the runtime's own quantizer
-makes (static and dynamic). Accuracy of the file on the whole search split (the zoo's networks and
+For each network and runtime: the float model, W8A8, W4A8, 8 bits with a grid found anew for the
+input of every layer for which the runtime can do so, and what the runtime's own quantizer makes
+(static and dynamic). Accuracy of the file on the whole search split (the zoo's networks and
 MiniLM have no labels: SQNR to the float model instead), agreement with the Brevitas model, size as
 a share of the float ONNX file, latency at batch 1 on one thread as a ratio to float on the same
 runtime, all files of a runtime timed in turns, and by the float model's own ratio to float on ONNX
@@ -24,7 +25,7 @@ from autoquant.backends.machine import describe_machine, package_versions
 from autoquant.backends.registry import BACKENDS
 from autoquant.build import build_evaluator
 from autoquant.core.metric import signal_to_noise_db
-from autoquant.core.recipe import Recipe
+from autoquant.core.recipe import Recipe, WeightBits
 from autoquant.core.space import own_methods
 from autoquant.core.task import Task
 from autoquant.errors import AutoquantError
@@ -40,6 +41,7 @@ _TASKS = ("cifar10-resnet8", "cifar10-resnet20", "imagenet-sample-efficientnet-l
 _PACKAGES = ("autoquant", "torch", "brevitas", "onnx", "onnxruntime", "openvino", "litert-torch",
              "ai-edge-quantizer", "ai-edge-litert")  # fmt: skip
 _LABELLED = frozenset(_TASKS[:3])
+_EIGHT: WeightBits = 8
 
 
 def main(target: str, *wanted: str) -> None:
@@ -79,6 +81,7 @@ def _measure(name: str, backend: str) -> dict[str, Any]:
     recipes = {
         "w8a8": Recipe.uniform(names, 8, exact_options()),
         "w4a8": Recipe.uniform(names, 4, exact_options()),
+        "dynamic": _dynamic(evaluator),
         **{method: Recipe(method=method) for method in own_methods(backend)},
     }
     size = len(evaluator.builder.float_onnx.content)
@@ -108,6 +111,13 @@ def _measure(name: str, backend: str) -> dict[str, Any]:
         },
         "recipes": rows,
     }
+
+
+def _dynamic(evaluator: Evaluator) -> Recipe:
+    """8 bits, and every layer that can finds its input's grid anew."""
+    widths = {layer.name: _EIGHT for layer in evaluator.layers}
+    able = [layer.name for layer in evaluator.layers if "dynamic" in layer.activations]
+    return Recipe.quantized(widths, exact_options(), dict.fromkeys(able, "dynamic"))
 
 
 def _judge(evaluator: Evaluator, recipe: Recipe, size: int, *, has_labels: bool) -> Any:

@@ -90,7 +90,7 @@ def _draw(evaluator: Evaluator, name: str) -> list[Recipe]:
     layers = evaluator.layers
     space = load_space(find_space(name)).to_space(
         [layer.name for layer in layers],
-        activations={layer.name: layer.activations for layer in layers},
+        able={layer.name: layer.choices for layer in layers},
     )
     if not has_integer_dot_product():  # files of the full range may fail, and cost less
         space = replace(space, options={**space.options, "reduce_range": (True,)})
