@@ -82,6 +82,34 @@ def test_each_way_runs_on_its_kernel_and_agrees(
     assert set(candidate.artifact.precisions.values()) == {f"int{bits}"}
 
 
+class Plain(nn.Module):
+    """Its layer goes by the name that its result has in the graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(64, 32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x)
+
+
+@pytest.mark.parametrize("shape", [(64,), (7, 64)])
+@pytest.mark.parametrize("activation", ABLE)
+def test_a_layer_may_go_by_the_name_of_its_result(shape, activation: str) -> None:
+    data = Data(32, shape)
+    task = make_task(
+        Plain, example_input=torch.zeros(1, *shape), calibration=data, search=data, report=None,
+        metric=lambda outputs, targets: 0.0,
+    )  # fmt: skip
+    evaluator = build_evaluator(task, options=EvaluationOptions(latency=None))
+    recipe = Recipe.quantized({"linear": 4}, None, {"linear": activation})
+    candidate = evaluator.builder.build(recipe)
+    session = evaluator.backend.load(candidate.artifact, 1)
+    batches = evaluator.search.batches
+    found = evaluator.predict(session, batches)
+    assert signal_to_noise_db(candidate.predict(batches), found) > 35
+
+
 def test_packed_dynamic_file_is_bit_identical_to_unpacked(evaluator: Evaluator) -> None:
     from autoquant.core.artifact import Artifact
     from autoquant.export.qdq import write_qdq

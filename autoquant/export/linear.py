@@ -47,7 +47,7 @@ def write_dynamic(
         _node("Cast", [f"{name}.product"], f"{name}.product_float", to=TensorProto.FLOAT),
         _node("Mul", [own[1], f"{name}.weight_scale"], f"{name}.scale"),
         _node("Mul", [f"{name}.product_float", f"{name}.scale"], f"{name}.scaled"),
-        _node("Add", [f"{name}.scaled", f"{name}.bias_float"], output),
+        _add_bias(name, f"{name}.scaled", output),
     ]
     return nodes, tensors
 
@@ -78,10 +78,16 @@ def write_blockwise(name: str, source: str, output: str, weight: WeightEncoding)
         helper.make_node(
             "MatMul", [source, f"{name}.weight_dequantized"], [f"{name}.product"], name=name
         ),
-        _node("Add", [f"{name}.product", f"{name}.bias_float"], output),
+        _add_bias(name, f"{name}.product", output),
     ]
     return nodes, tensors
 
 
 def _node(kind: str, inputs: list[str], output: str, **attributes: Any) -> onnx.NodeProto:
     return helper.make_node(kind, inputs, [output], name=output, **attributes)
+
+
+def _add_bias(layer: str, product: str, output: str) -> onnx.NodeProto:
+    """The last node, called after its output unless the layer goes by that name."""
+    name = output if output != layer else f"{layer}/output"
+    return helper.make_node("Add", [product, f"{layer}.bias_float"], [output], name=name)

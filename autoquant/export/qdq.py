@@ -172,6 +172,7 @@ class _Writer:
         self.absorbed.add(origin)
         outputs, inputs = weight.values.shape
         flat = [f"{name}/flat_input", f"{name}/flat"]
+        last = origin if origin != name else f"{name}/output"
         self._add(f"{name}.flat_shape", np.array([-1, inputs], dtype=np.int64))
         shape = np.array([*self.shapes[origin][:-1], outputs], dtype=np.int64)
         self._add(f"{name}.shape", shape)
@@ -180,7 +181,7 @@ class _Writer:
                 "Reshape", [node.input[0], f"{name}.flat_shape"], flat[:1], name=flat[0]
             ),
             helper.make_node("Gemm", [flat[0], *parameters], flat[1:], name=name, transB=1),
-            helper.make_node("Reshape", [flat[1], f"{name}.shape"], [origin], name=origin),
+            helper.make_node("Reshape", [flat[1], f"{name}.shape"], [origin], name=last),
         ]
 
     def _is_gate(self, node: onnx.NodeProto) -> bool:
