@@ -21,7 +21,11 @@ def choose_axes(reference: str) -> tuple[Axis, Axis, Axis | None, ColorBy]:
     y = b.selectbox("Up", list(AXES), 0, title, key="y")
     size_by = c.selectbox("Size of points", [None, *AXES], 0, title, key="size_by")
     colors: list[ColorBy] = ["mode", "calibration", "study", "runtime"]
-    return x, y, size_by, d.selectbox("Colour", colors, key="color_by")
+    is_mixed = reference != "float"  # then what differs first is the runtime
+    color_by = d.selectbox(
+        "Colour", colors, 3 if is_mixed else 0, key=f"color_by{'_mixed' * is_mixed}"
+    )
+    return x, y, size_by, color_by
 
 
 def choose_filter(table: pd.DataFrame, study: str, reference: str) -> Filter:
