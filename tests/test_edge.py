@@ -122,11 +122,12 @@ def test_threads_and_batch_are_positive_numbers(option: str, value: str, capsys)
 
 
 def test_more_threads_than_cores_are_warned_of(files, capsys, monkeypatch) -> None:
-    monkeypatch.setattr(edge, "bench_files", lambda *given: {"threads": given[2]})
+    done = {"backends": {"model": "onnxruntime"}}
+    monkeypatch.setattr(edge, "bench_files", lambda *given: {**done, "threads": given[2]})
     assert edge.main(["bench", str(files["w8a8"]), "--threads", "64", "--format", "json"]) == 0
     captured = capsys.readouterr()
     assert "warning: 64 threads are to be timed" in captured.err
-    assert json.loads(captured.out) == {"threads": 64}
+    assert json.loads(captured.out) == {**done, "threads": 64}
 
 
 def test_threads_of_a_passport_are_warned_of(files, tmp_path, capsys, monkeypatch) -> None:

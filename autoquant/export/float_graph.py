@@ -61,10 +61,13 @@ class FloatGraph:
         Args:
             names: layer names by ATen node.
         """
+        taken = set(names.values())
         for node in self.model.graph.node:
             origin = self.origins[node.output[0]]
             if node.op_type in _LAYERS and origin in names:
                 node.name = names[origin]
+            elif node.name in taken:  # the bias behind a layer that goes by its result's name
+                node.name = f"{node.name}/output"
 
 
 def export_float(program: ExportedProgram) -> FloatGraph:
