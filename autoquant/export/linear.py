@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 from autoquant.core.encodings import WeightEncoding
 from autoquant.export.packing import packed_tensor
 
-__all__ = ["write_blockwise", "write_dynamic"]
+__all__ = ["name_last", "write_blockwise", "write_dynamic"]
 
 Written = tuple[list[onnx.NodeProto], list[onnx.TensorProto]]
 
@@ -88,6 +88,10 @@ def _node(kind: str, inputs: list[str], output: str, **attributes: Any) -> onnx.
 
 
 def _add_bias(layer: str, product: str, output: str) -> onnx.NodeProto:
-    """The last node, called after its output unless the layer goes by that name."""
-    name = output if output != layer else f"{layer}/output"
+    name = name_last(layer, output)
     return helper.make_node("Add", [product, f"{layer}.bias_float"], [output], name=name)
+
+
+def name_last(layer: str, output: str) -> str:
+    """What a layer's last node is called: after its output, unless the layer goes by that name."""
+    return output if output != layer else f"{layer}/output"

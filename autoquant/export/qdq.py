@@ -11,7 +11,7 @@ from autoquant.core.encodings import ActivationEncoding, Encodings, WeightEncodi
 from autoquant.errors import RecipeError
 from autoquant.export.float_graph import FloatGraph
 from autoquant.export.gate import write_hard_sigmoid
-from autoquant.export.linear import write_blockwise, write_dynamic
+from autoquant.export.linear import name_last, write_blockwise, write_dynamic
 from autoquant.export.packing import WEIGHT_SUFFIX, store_integers
 from autoquant.export.stored import write_table, write_transposed
 
@@ -172,7 +172,6 @@ class _Writer:
         self.absorbed.add(origin)
         outputs, inputs = weight.values.shape
         flat = [f"{name}/flat_input", f"{name}/flat"]
-        last = origin if origin != name else f"{name}/output"
         self._add(f"{name}.flat_shape", np.array([-1, inputs], dtype=np.int64))
         shape = np.array([*self.shapes[origin][:-1], outputs], dtype=np.int64)
         self._add(f"{name}.shape", shape)
@@ -181,7 +180,9 @@ class _Writer:
                 "Reshape", [node.input[0], f"{name}.flat_shape"], flat[:1], name=flat[0]
             ),
             helper.make_node("Gemm", [flat[0], *parameters], flat[1:], name=name, transB=1),
-            helper.make_node("Reshape", [flat[1], f"{name}.shape"], [origin], name=last),
+            helper.make_node(
+                "Reshape", [flat[1], f"{name}.shape"], [origin], name=name_last(name, origin)
+            ),
         ]
 
     def _is_gate(self, node: onnx.NodeProto) -> bool:

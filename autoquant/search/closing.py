@@ -177,9 +177,8 @@ class Closing:
 
     def _expect(self, trial: Trial) -> float:
         """Seconds that evaluating a trial in full takes, with its training if it has one."""
-        alike = [item for item in self.trials if item.recipe.is_trained] or [trial]
         if trial.recipe.is_trained:
-            return max(sum(item.seconds.values()) for item in alike)
+            return max(sum(t.seconds.values()) for t in self.trials if t.recipe.is_trained)
         return forecast_trial([Cost.of(item) for item in self.trials])
 
     def _find_hopeful(self, tried: Collection[str]) -> Trial | None:

@@ -16,6 +16,7 @@ weights use 7 bits.
 """
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -126,10 +127,11 @@ def _judge(evaluator: Evaluator, recipe: Recipe, size: int, *, has_labels: bool)
     session = evaluator.backend.load(artifact, 1)
     batches = evaluator.search.batches
     outputs = evaluator.predict(session, batches)
+    sqnr = signal_to_noise_db(evaluator.float_outputs, outputs)
     row: dict[str, Any] = {
         "size_share": artifact.size_bytes / size,
         "integer": _coverage(evaluator, artifact),
-        "sqnr_to_float_db": signal_to_noise_db(evaluator.float_outputs, outputs),
+        "sqnr_to_float_db": sqnr if math.isfinite(sqnr) else None,  # outputs may be no numbers
     }
     if has_labels:
         figures = evaluator.judge(outputs, evaluator.search, evaluator.float_outputs)
@@ -170,8 +172,10 @@ def _table(rows: dict[str, dict]) -> str:
                 if "agreement" in row
                 else (f"{row['parity_db']:.0f} dB" if "parity_db" in row else "-")
             )
+            quality = row["sqnr_to_float_db"]
+            sqnr = "-" if quality is None else f"{quality:.1f}"
             lines.append(
-                f"| {name} | {backend} | {title} | {drop} | {row['sqnr_to_float_db']:.1f} | "
+                f"| {name} | {backend} | {title} | {drop} | {sqnr} | "
                 f"{agrees} | {row['ratio']:.3f} | {row['ratio'] * factor:.3f} | "
                 f"{row['size_share']:.3f} | {row['integer']:.0%} |"
             )
