@@ -315,6 +315,7 @@ def _sample(task: Task, module: GraphModule, found: Mapping[str, LayerNode]) -> 
         {name: value.numpy() for name, value in noise.items()},
         _record_floats(module, noise),
         {name: read(layer.weight) for name, layer in layers.items()},
+        frozenset(name for name, layer in layers.items() if not layer.multiplies),
         {
             name: read(layer.bias)
             for name, layer in layers.items()

@@ -18,6 +18,7 @@ from autoquant.core.artifact import is_tflite
 from autoquant.errors import ArtifactError
 
 __all__ = [
+    "BIASES",
     "CHANNELS_LAST",
     "FLOAT",
     "INT4",
@@ -54,7 +55,12 @@ _TYPES = {value: name for name, value in vars(schema.TensorType).items() if isin
 CHANNELS_LAST = "/nhwc"  # behind a value's name: how its tensor is laid out
 WEIGHT_SUFFIX = ".weight"  # behind a layer's name: what its weights are called
 # Operators with weights: which input they are.
-LAYERS = {"CONV_2D": 1, "DEPTHWISE_CONV_2D": 1, "TRANSPOSE_CONV": 1, "FULLY_CONNECTED": 1}
+LAYERS = {
+    "CONV_2D": 1, "DEPTHWISE_CONV_2D": 1, "EMBEDDING_LOOKUP": 1, "FULLY_CONNECTED": 1,
+    "TRANSPOSE_CONV": 1,
+}  # fmt: skip
+# Which input their bias is; a table has none.
+BIASES = {"CONV_2D": 2, "DEPTHWISE_CONV_2D": 2, "FULLY_CONNECTED": 2, "TRANSPOSE_CONV": 3}
 # Operators that only move or select values: their output lies on their input's grid.
 MOVERS = frozenset(
     {

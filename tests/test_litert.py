@@ -472,14 +472,63 @@ def words_task(kind: type[nn.Module]) -> Task:
     return make_task(kind, example_input=data.x[:1], calibration=data, search=data, report=None)
 
 
-def test_tables_stay_float_with_a_reason() -> None:
+@pytest.mark.parametrize("granularity", ["per_channel", "per_tensor"])
+@pytest.mark.parametrize("bits", [8, 4])
+def test_rows_of_a_table_are_looked_up_as_integers(bits, granularity) -> None:
+    """A table with a scale for every row, or one for all; the head's own weight stays float."""
     builder = TaskBuilder(words_task(Words), conditions=LITERT)
-    reasons = {layer.kind: layer.obstacle for layer in builder.operators if layer.obstacle}
-    assert reasons["embedding"] == "tables stay float in files for this runtime"
-    candidate = builder.build(Recipe.uniform(names_of(builder), 8))
+    assert names_of(builder) == ["head#2", "mix", "head"]
+    options = PtqOptions(weight_granularity=granularity)
+    widths = {**dict.fromkeys(names_of(builder)), "head#2": bits}
+    candidate = builder.build(Recipe.quantized(widths, options))
+    artifact, batch = candidate.artifact, Ids(8, seed=2).x.numpy()
+    assert artifact.precisions == {"head#2": f"int{bits}", "mix": "float32", "head": "float32"}
+    found = builder.backend.load(artifact, 1).predict(batch)
+    assert np.allclose(candidate.predict([batch]), found, atol=1e-6)
+    model = tflite.parse(artifact.content)
+    assert "DEQUANTIZE" not in {tflite.operator_of(model, o) for o in model.subgraphs[0].operators}
+    float_file = builder.build(Recipe(method="fp32")).artifact
+    assert not np.allclose(builder.backend.load(float_file, 1).predict(batch), found, atol=1e-3)
+
+
+class OddWords(nn.Module):
+    """A table whose rows do not end at a whole byte in 4 bits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.mix = nn.Embedding(40, 15), nn.Linear(15, 5)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.mix(self.words(ids).mean(1))
+
+
+def test_a_table_that_litert_misreads_in_four_bits_stays_float() -> None:
+    builder = TaskBuilder(words_task(OddWords), conditions=LITERT)
+    assert names_of(builder) == ["mix"]
+    reasons = {layer.name: layer.obstacle for layer in builder.operators}
+    assert (
+        reasons["words"]
+        == "LiteRT looks up the wrong 4-bit values in rows of an odd number of them"
+    )
+    candidate = builder.build(Recipe.uniform(["mix"], 8))
     batch = Ids(8, seed=2).x.numpy()
     found = builder.backend.load(candidate.artifact, 1).predict(batch)
-    assert signal_to_noise_db(candidate.predict([batch]), found) > 25
+    assert signal_to_noise_db(candidate.predict([batch]), found) > 30
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_table_and_the_layer_that_shares_its_weights_are_stored_each(bits) -> None:
+    evaluator = build_evaluator(words_task(Words), backend="litert", options=OPTIONS)
+    recipe = Recipe.uniform(names_of(evaluator.builder), bits)
+    measurement, artifact = evaluator.evaluate(recipe)
+    assert {*artifact.precisions.values()} == {f"int{bits}"}
+    assert measurement.float_layers == ()
+    assert measurement.integer_coverage == 1.0
+    assert measurement.parity.sqnr_db > 25
+    proofs, _ = evaluator.explain(artifact, recipe)
+    assert next(proof.kernel for proof in proofs if proof.name == "head#2") == (
+        f"EMBEDDING_LOOKUP int32 x int{bits}"
+    )
 
 
 def test_an_operator_that_litert_torch_does_not_know_is_named() -> None:

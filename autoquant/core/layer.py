@@ -29,7 +29,6 @@ class Kernels:
             of other layers do.
         grids_by_sample: an input on a grid found anew has one for every row of a linear layer
             and every sample of a convolution; else one for the batch.
-        stores_tables: whether tables can be stored in integers.
         is_exact: sums of 8-bit products do not saturate, whatever the processor.
     """
 
@@ -41,7 +40,6 @@ class Kernels:
     weight_only: "tuple[WeightBits, ...]" = (4,)
     has_blocks: bool = True
     grids_by_sample: bool = False
-    stores_tables: bool = True
     is_exact: bool = False
 
 

@@ -118,7 +118,7 @@ def explain_layers(
 def is_of_layer(kernel: str) -> bool:
     """Whether an operator of a runtime multiplies and accumulates, or looks up."""
     pattern = r"Conv|Deconvolution|Gather|Gemm|MatMul|LSTM|GRU|RNN|FullyConnected"
-    pattern += r"|CONV_2D|TRANSPOSE_CONV|FULLY_CONNECTED|BATCH_MATMUL"  # LiteRT's
+    pattern += r"|CONV_2D|TRANSPOSE_CONV|FULLY_CONNECTED|BATCH_MATMUL|EMBEDDING_LOOKUP"  # LiteRT's
     return bool(re.search(pattern, kernel))
 
 

@@ -25,6 +25,7 @@ class Sample:
         other_inputs: another sample, which tells apart what is equal in the first one.
         other_values: what the graph computes for it.
         weights: of each quantizable layer, float32.
+        tables: those layers that look rows up.
         biases: of those that have one.
         sources: by layer, the value that it reads.
         outputs: by layer, the value that it computes.
@@ -37,6 +38,7 @@ class Sample:
     other_inputs: Mapping[str, npt.NDArray[Any]]
     other_values: Mapping[str, npt.NDArray[np.float32]]
     weights: Mapping[str, npt.NDArray[np.float32]]
+    tables: frozenset[str]
     biases: Mapping[str, npt.NDArray[np.float32]]
     sources: Mapping[str, str]
     outputs: Mapping[str, str]

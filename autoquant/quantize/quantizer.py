@@ -49,7 +49,6 @@ _LAYERS, _QUANTIZERS = "autoquant_layers", "autoquant_quantizers"
 # From a maker of learnable models to the learnable that was trained.
 Train = Callable[[Callable[[], tuple[GraphModule, Learnable]]], Learnable]
 _ALL = Kernels()
-_TABLE = "tables stay float in files for this runtime"
 
 
 @dataclass(frozen=True)
@@ -370,8 +369,7 @@ class Quantizer:
 def _limit(found: LayerNode, kernels: Kernels, obstacle: str | None) -> LayerNode:
     """A layer as a runtime allows it."""
     layer = found.layer
-    is_table = layer.kind == "embedding" and not kernels.stores_tables
-    why = layer.obstacle or (_TABLE if is_table else obstacle)
+    why = layer.obstacle or obstacle
     able: tuple[Activation, ...] = ("static",) if why else find_activations(found, kernels)
     limited = replace(layer, activations=able, obstacle=why, weight_only=kernels.weight_only)
     return replace(found, layer=limited)

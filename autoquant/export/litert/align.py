@@ -21,6 +21,7 @@ from autoquant.errors import TraceError
 from autoquant.export.exporter import Sample
 from autoquant.export.litert.convert import explain
 from autoquant.tflite import (
+    BIASES,
     CHANNELS_LAST,
     FLOAT,
     LAYERS,
@@ -100,7 +101,7 @@ def align(content: bytes, sample: Sample) -> LiteRtGraph:
     tensors, found = _recognize(model, sample)
     _check_results(model, sample, found)
     _restore_layers(model, sample, found, tensors)
-    layers = _find_layers(model, sample.weights)
+    layers = _find_layers(model, sample)
     _separate_constants(model, layers)
     places = drop_unread(model)
     tensors = {places[index]: tensor for index, tensor in tensors.items() if index in places}
@@ -155,9 +156,8 @@ def _check_results(model: Any, sample: Sample, found: Mapping[int, tuple[str, ..
 def _give_biases(model: Any) -> None:
     """Layers without a bias get one of zeros: a correction may have to go there."""
     for operator in model.subgraphs[0].operators:
-        name = operator_of(model, operator)
-        if name in LAYERS:
-            place = LAYERS[name] + (2 if name == "TRANSPOSE_CONV" else 1)
+        place = BIASES.get(operator_of(model, operator))
+        if place is not None:
             given = list(operator.inputs)
             if len(given) > place and given[place] >= 0:
                 continue
@@ -179,7 +179,8 @@ def _separate_constants(model: Any, layers: Mapping[str, LayerPlace]) -> None:
     for place in layers.values():
         operator = graph.operators[place.operator]
         given = list(operator.inputs)
-        for position in (LAYERS[operator_of(model, operator)], len(given) - 1):
+        kind = operator_of(model, operator)
+        for position in (LAYERS[kind], *([BIASES[kind]] if kind in BIASES else [])):
             tensor = graph.tensors[given[position]]
             constant = read_array(model, tensor)
             if constant is not None and readers[tensor.buffer] > 1:
@@ -314,18 +315,21 @@ def _restore_layers(
             ]
 
 
-def _find_layers(model: Any, weights: Mapping[str, Array]) -> dict[str, LayerPlace]:
+def _find_layers(model: Any, sample: Sample) -> dict[str, LayerPlace]:
     found: dict[str, LayerPlace] = {}
     taken: set[int] = set()
-    constants = {}
+    constants, tables = {}, set()
     for index, operator in enumerate(model.subgraphs[0].operators):
         name = operator_of(model, operator)
         if name in LAYERS:
             tensor = model.subgraphs[0].tensors[operator.inputs[LAYERS[name]]]
             constants[index] = read_array(model, tensor)
-    for layer, weight in weights.items():
+            tables |= set() if name in BIASES else {index}
+    for layer, weight in sample.weights.items():
         for index, constant in constants.items():
             if constant is None or index in taken or constant.size != weight.size:
+                continue
+            if (index in tables) != (layer in sample.tables):  # they may share their weights
                 continue
             turned = _find_turn(weight, constant)
             if turned is not None:
@@ -358,7 +362,8 @@ def _name(model: Any, values: Mapping[int, str], layers: Mapping[str, LayerPlace
         operator = graph.operators[place.operator]
         kind = operator_of(model, operator)
         names[int(operator.inputs[LAYERS[kind]])] = layer + WEIGHT_SUFFIX
-        names[int(operator.inputs[-1])] = f"{layer}.bias"
+        if kind in BIASES:
+            names[int(operator.inputs[BIASES[kind]])] = f"{layer}.bias"
     for entry in model.signatureDefs[0].inputs:
         names[entry.tensorIndex] = _text(entry)
     seen: set[str] = set()

@@ -27,6 +27,7 @@ _OWN = {
 }
 _CHANGED = "litert-torch changed its weights, so it is not recognized in the file"
 _MERGED = "litert-torch merged it with what follows it, and its own result is nowhere in the file"
+_ODD = "LiteRT looks up the wrong 4-bit values in rows of an odd number of them"
 _SIGNATURE = "serving_default"
 
 
@@ -51,10 +52,18 @@ class LiteRtExporter:
         self._inputs = list(sample.inputs)
         self.float_file = self._graph.content
         self.obstacles: Mapping[str, str] = {
-            layer: _CHANGED if layer not in self._graph.layers else _MERGED
+            layer: reason
             for layer in sample.weights
-            if layer not in self._graph.fused
+            if (reason := self._find_obstacle(layer, sample)) is not None
         }
+
+    def _find_obstacle(self, layer: str, sample: Sample) -> str | None:
+        if layer not in self._graph.layers:
+            return _CHANGED
+        if layer not in self._graph.fused:
+            return _MERGED
+        is_odd = layer in sample.tables and sample.weights[layer].shape[1] % 2 == 1
+        return _ODD if is_odd else None
 
     def write(self, encodings: Encodings) -> bytes:
         """See `write.write_litert`."""

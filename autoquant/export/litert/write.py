@@ -24,6 +24,7 @@ from autoquant.core.encodings import ActivationEncoding, Encodings, WeightEncodi
 from autoquant.errors import RecipeError
 from autoquant.export.litert.align import LayerPlace, LiteRtGraph
 from autoquant.tflite import (
+    BIASES,
     FLOAT,
     LAYERS,
     MOVERS,
@@ -196,13 +197,17 @@ class _Writer:
     def _describe_weights(self, number: int, operator: Any, kind: str) -> Iterator[int]:
         layer = self.places[number]
         encoding, place = self.encodings.weights[layer], self.layers[layer]
-        index, bias = int(operator.inputs[LAYERS[kind]]), int(operator.inputs[-1])
+        index = int(operator.inputs[LAYERS[kind]])
         steps = [QuantTransformation.QUANTIZE_TENSOR]
-        is_dynamic = layer in self.encodings.dynamic
-        if encoding.bias_scale is None and not is_dynamic:
+        # kernels that read integers as they are: rows of a table are scaled when they are found
+        is_read = layer in self.encodings.dynamic or kind not in BIASES
+        if encoding.bias_scale is None and not is_read:
             steps.append(QuantTransformation.ADD_DEQUANTIZE)  # stored so, computed in float
         self._add_consumer(index, number, steps, _weight_parameters(encoding, place))
         yield index
+        if kind not in BIASES:
+            return
+        bias = int(operator.inputs[BIASES[kind]])
         if encoding.bias_scale is None:
             data = encoding.bias.astype(np.float32)
             self.model.buffers[self.tensors[bias].buffer].data = np.frombuffer(
