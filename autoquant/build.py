@@ -294,7 +294,10 @@ class TaskBuilder:
 
 
 def _sample(task: Task, module: GraphModule, found: Mapping[str, LayerNode]) -> Sample:
-    """A calibration sample and noise through the float graph, and the weights of its layers."""
+    """A calibration sample and another one through the float graph, and its layers' weights.
+
+    The other one is as noisy as can be: two images may have more in common.
+    """
     layers = {name: layer for name, layer in found.items() if layer.layer.is_quantizable}
     parameters = {
         **dict(module.named_parameters(remove_duplicate=False)),
@@ -305,10 +308,12 @@ def _sample(task: Task, module: GraphModule, found: Mapping[str, LayerNode]) -> 
         return parameters[str(node.target)].detach().numpy()
 
     places = [node.name for node in module.graph.nodes if node.op == "placeholder"]
-    given = next(input_batches(task.calibration, [0], 1, torch.stack))
-    named = given if isinstance(given, Mapping) else {places[0]: given}
-    inputs = {place: named[place] for place in places}
-    noise = {name: _as_noise(value, seed) for seed, (name, value) in enumerate(inputs.items())}
+    first, last = (
+        given if isinstance(given, Mapping) else {places[0]: given}
+        for given in input_batches(task.calibration, [0, len(task.calibration) - 1], 1, torch.stack)
+    )
+    inputs = {place: first[place] for place in places}
+    noise = {place: _as_noise(last[place], seed) for seed, place in enumerate(places)}
     return Sample(
         {name: value.numpy() for name, value in inputs.items()},
         _record_floats(module, inputs),

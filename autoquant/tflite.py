@@ -87,6 +87,10 @@ def parse(content: bytes) -> Any:
         raise ArtifactError("not a whole .tflite file (truncated or damaged)") from error
     if model is None or not model.subgraphs:
         raise ArtifactError("not a .tflite file")
+    for operator in (item for graph in model.subgraphs for item in graph.operators or ()):
+        # some that keep a state have neither, and the reader says None
+        operator.inputs = [] if operator.inputs is None else operator.inputs
+        operator.outputs = [] if operator.outputs is None else operator.outputs
     return model
 
 

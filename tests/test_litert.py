@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from ai_edge_litert.interpreter import OpResolverType
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from torch import nn
 from typer.testing import CliRunner
 
@@ -452,6 +452,112 @@ def test_layers_behind_a_layer_norm_get_their_weights_back() -> None:
     with torch.no_grad():
         expected = builder.task.model(torch.from_numpy(batch)).numpy()
     assert np.allclose(builder.backend.load(float_file, 1).predict(batch), expected, atol=1e-5)
+
+
+class Tapped(nn.Module):
+    """Hands over what its head reads as well, before and after."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.body, self.head = nn.Linear(8, 16), nn.Linear(16, 16), nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        first = F.relu(self.stem(x))
+        second = F.relu(self.body(first))
+        return self.head(second), first, second
+
+
+@pytest.mark.parametrize("widths", list(itertools.product([8, None], repeat=3)))
+def test_an_output_that_others_read_too_is_handed_over_in_float(widths) -> None:
+    data = Data(32, (8,))
+    task = make_task(Tapped, example_input=data.x[:1], calibration=data, search=data, report=None)
+    builder = TaskBuilder(task, conditions=LITERT)
+    names = names_of(builder)
+    recipe = Recipe.quantized(dict(zip(names, widths, strict=True)), PtqOptions())
+    if not recipe.layers or not any(widths):
+        recipe = Recipe(method="fp32")
+    artifact = builder.build(recipe).artifact
+    quantized = builder.restore_model(recipe)
+    model = task.model if quantized is None else quantized.module
+    with torch.no_grad():
+        promised = [value.numpy() for value in model(data.x[:8])]
+    found = builder.backend.load(artifact, 1).run_all(data.x[:8].numpy())
+    assert list(found) == ["linear_2", "relu", "relu_1"]
+    assert all(
+        signal_to_noise_db(*pair) > 30 for pair in zip(promised, found.values(), strict=True)
+    )
+    interpreter = Interpreter(model_content=artifact.content)
+    details = interpreter.get_signature_runner().get_output_details()
+    assert {entry["dtype"] for entry in details.values()} == {np.float32}
+
+
+def test_outputs_that_others_read_are_integers_where_all_is_to_be() -> None:
+    data = Data(32, (8,))
+    task = make_task(Tapped, example_input=data.x[:1], calibration=data, search=data, report=None)
+    builder = TaskBuilder(task, conditions={**LITERT, "full_integer": True})
+    recipe = Recipe.uniform(names_of(builder), 8)
+    artifact = builder.build(recipe).artifact
+    assert set(artifact.passport["io"]["outputs"]) == {"linear_2", "relu", "relu_1"}
+    quantized = builder.restore_model(recipe)
+    with torch.no_grad():
+        promised = [value.numpy() for value in quantized.module(data.x[:8])]
+    found = builder.backend.load(artifact, 1).run_all(data.x[:8].numpy())
+    assert all(
+        signal_to_noise_db(*pair) > 30 for pair in zip(promised, found.values(), strict=True)
+    )
+
+
+class Doubled(nn.Module):
+    """Operators that read one value twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 4, 1), nn.Conv2d(8, 4, 1)
+        self.fc = nn.Linear(4, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.first(x))
+        x = F.relu(self.last(torch.cat([x, x], 1)))
+        return self.fc((x * x).mean((2, 3)))
+
+
+@pytest.mark.parametrize("widths", [(8, 8, 8), (8, None, 8), (None, 8, 8)])
+def test_a_value_that_is_read_twice_by_one_operator(widths) -> None:
+    builder = builder_of(Doubled)
+    recipe = Recipe.quantized(dict(zip(names_of(builder), widths, strict=True)), PtqOptions())
+    candidate = builder.build(recipe)
+    batch = Data(8, seed=2).x.numpy()
+    found = builder.backend.load(candidate.artifact, 1).predict(batch)
+    assert signal_to_noise_db(candidate.predict([batch]), found) > 30
+
+
+class Loudness(nn.Module):
+    """Takes a logarithm, which noise has none of; its result holds what is no finite number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4, 5)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        level = torch.log(x)
+        x = F.relu(self.first(level)).mean((2, 3))
+        return self.fc(x), level
+
+
+class Positive(Data):
+    def __getitem__(self, index: int):
+        value, target = super().__getitem__(index)
+        return value.abs() + 0.1, target
+
+
+def test_a_model_of_positive_numbers_is_converted() -> None:
+    data = Positive(32)
+    task = make_task(Loudness, calibration=data, search=data, report=None)
+    builder = TaskBuilder(task, conditions=LITERT)
+    candidate = builder.build(Recipe.uniform(names_of(builder), 8))
+    batch = np.abs(Data(8, seed=2).x.numpy()) + 0.1
+    found = builder.backend.load(candidate.artifact, 1).predict(batch)
+    assert signal_to_noise_db(candidate.predict([batch]), found) > 30
 
 
 class Words(nn.Module):

@@ -219,7 +219,8 @@ class LiteRtBackend:
         """Layers with 8- or 4-bit weights that no dequantizer stands in front of.
 
         By the types of tensors that their operators read: with a float input the kernel puts it
-        on a grid by itself, for every run anew, and multiplies integers all the same.
+        on a grid by itself, for every run anew, and multiplies integers all the same. Rows of a
+        table are looked up as integers.
         """
         graph = _Graph(artifact.content)
         wanted = frozenset(layers)
@@ -236,7 +237,7 @@ class LiteRtBackend:
 
         LiteRT hands the whole graph to XNNPACK and tells Python nothing of what happens there, so
         each operator is run alone: what is fused or kept in a cache between two is not seen. A
-        larger batch is so many runs, and changes no share.
+        larger batch takes so many times as long.
         """
         graph = _Graph(artifact.content)
         samples: list[tuple[str, str, float]] = []
@@ -248,7 +249,7 @@ class LiteRtBackend:
             except (ArtifactError, TrialError, RuntimeError, ValueError):
                 times = [0.0]  # it cannot be run on made-up inputs, or not alone
                 kernel += " (not timed)"
-            samples += [(name, kernel, 1000 * seconds) for seconds in times]
+            samples += [(name, kernel, 1000 * batch * seconds) for seconds in times]
         return summarize(samples, runs)
 
     def fingerprint(self) -> dict[str, Any]:

@@ -93,7 +93,8 @@ class Encodings:
         activations: by tensor name; a tensor that is missing stays float.
         carriers: tensors that carry an encoded tensor's values unchanged (slices, reshapes,
             pools that only select), mapped to the tensor whose encoding they share.
-        dynamic: layers whose input finds its grid anew for every batch.
+        dynamic: layers whose input finds its grid anew, for every batch or every sample as the
+            runtime does.
         readers: of a tensor that is also read in float, the operators that read it quantized.
     """
 

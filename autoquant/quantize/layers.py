@@ -140,11 +140,18 @@ def _find_obstacle(node: Node, kind: LayerKind, uses: int) -> str | None:
         return "convolutions over volumes are not supported"
     if _weight_name(node) is None:
         return "its weight is computed while the model runs"
+    if _has_computed_bias(node, kind):
+        return "its bias is computed while the model runs"
     if kind == "embedding":
         return _find_obstacle_of_table(node)
     if uses > 1:
         return "it runs more than once, and one bias cannot fit the input scales of all its uses"
     return None
+
+
+def _has_computed_bias(node: Node, kind: LayerKind) -> bool:
+    bias = node.args[2] if kind != "embedding" and len(node.args) > 2 else None
+    return isinstance(bias, Node) and bias.op != "get_attr"
 
 
 def _find_obstacle_of_table(node: Node) -> str | None:

@@ -21,7 +21,6 @@ _WORST_DROP = 0.1  # of a study without an allowed drop: ten points, as in core.
 _ROWS = 300  # that the models are fitted to, so that a long study stays quick
 _RECENT = 30  # trials by which the model is judged
 _LATENCY_NOISE, _SIZE_NOISE = 0.01, 1e-3
-_DOUBT = 1.0  # standard deviations that a trial under way is taken to be worse than expected
 _SHARINGS = 20  # rounds in which failures are shared out among choices
 _HOPELESS = 0.05  # chance of figures below which a recipe is left alone
 _BENT = 3.0  # corners of the loss beyond which it counts by its logarithm
@@ -219,10 +218,7 @@ class Outlook:
         return np.where([True, "latency" in wanted, "size" in wanted], corner, 1.0)
 
     def _find_front(self, rows: Sequence[Row], pending: Sequence[tuple[int, ...]]) -> Floats:
-        """(f, 3) what is there, trials under way included, each a little worse than expected.
-
-        They may disappoint: counted as good as expected, they would keep out of their region
-        proposals that are better in every other case.
+        """(f, 3) what is there; trials under way as they are expected, as `believe` takes them.
 
         What is larger or slower must beat a trial by more than chance, or it will not stand on
         the front beside it (see `core.front`): so much is taken off the losses of what is there.
@@ -232,9 +228,8 @@ class Outlook:
         points[:, 0] -= _typical([row.compared_sd for row in complete if row.is_usable])
         if pending:
             codes = _stack(pending, len(self.features.names))
-            mean, deviation = self.loss.predict(codes)
-            losses = mean + _DOUBT * deviation
-            points = np.vstack([points, np.column_stack([losses, self._others(codes)])])
+            mean, _ = self.loss.predict(codes)
+            points = np.vstack([points, np.column_stack([mean, self._others(codes)])])
         if "accuracy" not in self.knowledge.objectives:
             points = points[points[:, 0] <= self.corner[0]]
             points[:, 0] = 0.0

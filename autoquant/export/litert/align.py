@@ -99,8 +99,9 @@ def align(content: bytes, sample: Sample) -> LiteRtGraph:
     _give_biases(model)
     _sign(model, sample)
     tensors, found = _recognize(model, sample)
+    if _restore_layers(model, sample, found, tensors):
+        tensors, found = _recognize(model, sample)
     _check_results(model, sample, found)
-    _restore_layers(model, sample, found, tensors)
     layers = _find_layers(model, sample)
     _separate_constants(model, layers)
     places = drop_unread(model)
@@ -219,14 +220,14 @@ def _run(model: Any, inputs: Mapping[str, Array]) -> dict[int, Array]:
     """Every float tensor that the file computes for one sample."""
     try:
         interpreter = _load(serialize(model))
+        kinds = {entry["index"]: entry["dtype"] for entry in interpreter.get_input_details()}
+        for entry in model.signatureDefs[0].inputs:
+            value = inputs[_text(entry)]
+            # the converter makes int32 of int64
+            interpreter.set_tensor(entry.tensorIndex, value.astype(kinds[entry.tensorIndex]))
+        interpreter.invoke()
     except (RuntimeError, ValueError) as error:  # an operator that it has no kernel for
         raise TraceError(f"LiteRT cannot run the converted model: {explain(error)}") from error
-    kinds = {entry["index"]: entry["dtype"] for entry in interpreter.get_input_details()}
-    for entry in model.signatureDefs[0].inputs:
-        value = inputs[_text(entry)]
-        # the converter makes int32 of int64
-        interpreter.set_tensor(entry.tensorIndex, value.astype(kinds[entry.tensorIndex]))
-    interpreter.invoke()
     graph = model.subgraphs[0]
     made = {int(i) for operator in graph.operators for i in operator.outputs}
     made |= {int(i) for i in graph.inputs}
@@ -263,6 +264,11 @@ def _match(tensors: Mapping[int, Array], values: Mapping[str, Array]) -> dict[in
 
 
 def _is_same(one: Array, other: Array) -> bool:
+    """Number for number; infinite where the other is, and no number where the other is none."""
+    is_finite = np.isfinite(other)
+    if not np.array_equal(one[~is_finite], other[~is_finite], equal_nan=True):
+        return False
+    one, other = one[is_finite], other[is_finite]
     scale = float(max(np.abs(other).max(initial=0.0), 1e-12))
     return bool(np.abs(one - other).max(initial=0.0) <= _TOLERANCE * scale)
 
@@ -280,14 +286,14 @@ def _find_layout(tensor: Array, value: Array) -> str:
 
 def _restore_layers(
     model: Any, sample: Sample, values: Mapping[int, tuple[str, ...]], tensors: Mapping[int, Array]
-) -> None:
-    """Give linear layers their own weights back.
+) -> bool:
+    """Give linear layers their own weights back; whether there were any to be given back.
 
     The converter multiplies those of a layer norm into the layers behind it, which then read what
     comes before the norm's scale and shift. Where what a layer reads is still there, since others
     read it too, the layer reads that again: its result is the same.
     """
-    graph = model.subgraphs[0]
+    graph, is_changed = model.subgraphs[0], False
     makers = {int(i): n for n, item in enumerate(graph.operators) for i in item.outputs}
     for number, operator in enumerate(graph.operators):
         if operator_of(model, operator) != "FULLY_CONNECTED":
@@ -313,6 +319,8 @@ def _restore_layers(
                 add_tensor(model, "", sample.weights[layer]),
                 add_tensor(model, "", bias),
             ]
+            is_changed = True
+    return is_changed
 
 
 def _find_layers(model: Any, sample: Sample) -> dict[str, LayerPlace]:

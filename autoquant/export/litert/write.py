@@ -12,12 +12,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from ai_edge_litert import schema_py_generated as schema
 from ai_edge_quantizer.model_modifier import ModelModifier
 from ai_edge_quantizer.qtyping import (
     OpToTensorParams,
     QuantTransformation,
     TensorTransformationParams,
     UniformQuantParams,
+)
+from ai_edge_quantizer.transformations.transformation_utils import (
+    add_new_activation_tensor,
+    add_op_code,
 )
 
 from autoquant.core.encodings import ActivationEncoding, Encodings, WeightEncoding
@@ -82,6 +87,7 @@ class _Writer:
             for number, operator in enumerate(self.operators)
             for index in operator.outputs
         }
+        self.read = {int(index) for operator in self.operators for index in operator.inputs}
         self.parameters: dict[str, TensorTransformationParams] = {}
 
     def write(self) -> Any:
@@ -94,10 +100,32 @@ class _Writer:
         for number, operator in enumerate(self.operators):
             self._describe(number, operator, number in integer)
         self._describe_ends()
+        outputs = self._set_read_outputs_aside()
         changed = ModelModifier(self.model).modify_model(self.parameters, enable_progress_bar=False)
         written = parse(bytes(changed))
+        self._give_outputs(written, outputs)
         drop_unread(written)
         return written
+
+    def _set_read_outputs_aside(self) -> list[int]:
+        """Take the outputs that operators read as well out of the graph; returns all outputs.
+
+        The quantizer would hand the readers' tensor out, whatever its type.
+        """
+        graph = self.model.subgraphs[0]
+        outputs = [int(index) for index in graph.outputs]
+        graph.outputs = [index for index in outputs if index not in self.read]
+        return outputs
+
+    def _give_outputs(self, written: Any, outputs: list[int]) -> None:
+        """Put them back, as what the file is to give."""
+        graph, left = written.subgraphs[0], iter(written.subgraphs[0].outputs)
+        given = {index: index if index in self.read else int(next(left)) for index in outputs}
+        if not self.is_integer_only:
+            given |= {index: _as_float(written, index) for index in outputs if index in self.read}
+        graph.outputs = [given[index] for index in outputs]
+        for entry in written.signatureDefs[0].outputs:
+            entry.tensorIndex = given.get(int(entry.tensorIndex), entry.tensorIndex)
 
     def _find_integer(self) -> set[int]:
         """Operators to run in integers; what only moves values does as what is around it."""
@@ -223,11 +251,14 @@ class _Writer:
         for index in map(int, self.model.subgraphs[0].inputs):
             grid = self._grid_of(index) if self.is_integer_only else None
             self._produce(index, -1, grid)
-        for index in map(int, self.model.subgraphs[0].outputs):
+        for index in {*map(int, self.model.subgraphs[0].outputs)} - self.read:
             self._consume(index, -1, self._grid_of(index) if self.is_integer_only else None)
 
     def _check_integer_only(self, integer: set[int]) -> None:
         for number, operator in enumerate(self.operators):
+            ends = [*operator.inputs, *operator.outputs]
+            if not any(self.tensors[index].type == FLOAT for index in ends if index >= 0):
+                continue  # indices of rows, shapes
             if number not in integer:
                 name = self.places.get(number) or name_of(self.tensors[operator.outputs[0]])
                 kind = operator_of(self.model, operator)
@@ -251,8 +282,7 @@ class _Writer:
     ) -> None:
         entry = self._entry(index)
         assert entry.consumers is not None
-        if all(other.subgraph_op_id != number for other in entry.consumers):
-            entry.consumers.append(OpToTensorParams(number, steps, parameters))
+        entry.consumers.append(OpToTensorParams(number, steps, parameters))
 
     def _produce(self, index: int, number: int, grid: ActivationEncoding | None) -> None:
         step = (
@@ -264,6 +294,24 @@ class _Writer:
     def _entry(self, index: int) -> TensorTransformationParams:
         name = name_of(self.tensors[index])
         return self.parameters.setdefault(name, TensorTransformationParams(name, None, []))
+
+
+def _as_float(model: Any, index: int) -> int:
+    """The tensor itself, or what a dequantizer makes of it."""
+    graph = model.subgraphs[0]
+    tensor = graph.tensors[index]
+    if tensor.type == FLOAT:
+        return index
+    for operator in graph.operators:
+        if index in operator.inputs and operator_of(model, operator) == "DEQUANTIZE":
+            return int(operator.outputs[0])
+    added = schema.OperatorT()
+    added.opcodeIndex = add_op_code(schema.BuiltinOperator.DEQUANTIZE, model.operatorCodes)
+    name = f"{name_of(tensor)}_dequant".encode()
+    made: int = add_new_activation_tensor(name, tensor.shape, FLOAT, graph)
+    added.inputs, added.outputs = [index], [made]
+    graph.operators.append(added)
+    return made
 
 
 def _parameters(grid: ActivationEncoding) -> UniformQuantParams:
