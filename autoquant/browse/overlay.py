@@ -1,6 +1,5 @@
 """Studies of one task laid over each other: one table, one front, one reference of latencies."""
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +10,8 @@ from autoquant.browse.view import StudyView
 from autoquant.core.overlay import (
     Contribution,
     explain_lost_factor,
+    find_other_models,
+    has_several_runtimes,
     lay_over,
     shared_objectives,
     widen,
@@ -49,9 +50,8 @@ def overlay_studies(views: Sequence[StudyView]) -> Overlay:
     if len(kept) == 1:
         return Overlay(kept[0].table, notes=tuple(notes))
     parts = [view.contribution for view in kept]
-    is_mixed = len({part.backend for part in parts}) > 1
-    if not is_mixed:  # their own ratios compare
-        parts = [dataclasses.replace(part, reference=None) for part in parts]
+    is_mixed = has_several_runtimes(parts)
+    notes += find_other_models(parts)
     lost = [part.study for part in parts if is_mixed and part.factor is None]
     notes += [explain_lost_factor(part) for part in parts if part.study in lost]
     objectives = shared_objectives([view.snapshot.header.objectives for view in kept])
@@ -77,6 +77,7 @@ def _leave_out(views: Sequence[StudyView]) -> tuple[list[StudyView], list[str]]:
     for view in others:
         several = next((item for item in (first, view) if item.snapshot.header.targets), None)
         difference = find_difference(first.snapshot.header, view.snapshot.header)
+        wanted = [item.snapshot.header.objectives for item in (*kept, view)]
         if several is not None:
             notes.append(
                 f"'{several.key}' has several targets: open it as one of them sees it (Latency on, "
@@ -86,6 +87,8 @@ def _leave_out(views: Sequence[StudyView]) -> tuple[list[StudyView], list[str]]:
             notes.append(
                 f"'{first.key}' and '{view.key}' {difference}: their figures do not compare"
             )
+        elif not shared_objectives(wanted):
+            notes.append(f"'{view.key}' has no objective that all the others have")
         else:
             kept.append(view)
     return kept, notes

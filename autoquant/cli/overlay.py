@@ -13,6 +13,8 @@ from autoquant.core.overlay import (
     Contribution,
     OverlayMember,
     explain_lost_factor,
+    find_other_models,
+    has_several_runtimes,
     lay_over,
     shared_objectives,
 )
@@ -59,10 +61,14 @@ def show_overlay(
     _check_alike(records)
     own = [record.header.objectives for record in records.values()]
     wanted = list(objectives) or shared_objectives(own)
+    if not wanted:
+        raise StudyError("the studies have no objective in common: name fewer of them")
     parts = [_contribute(name, record, wanted, bounds) for name, record in records.items()]
-    if "latency" in kinds_of(wanted):
+    if "latency" in kinds_of(wanted) and has_several_runtimes(parts):
         _check_factors(parts)
     _warn_of_machines(records, parts)
+    for text in find_other_models(parts):
+        warn(text)
     members = lay_over(parts, wanted)
     if not members:
         raise NegativeAnswer("no trial of any of the studies is within the constraints")

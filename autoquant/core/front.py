@@ -30,6 +30,7 @@ __all__ = [
     "decide",
     "exact_z",
     "extend_front",
+    "find_common_front",
     "find_front",
     "find_plain_front",
     "front_probabilities",
@@ -95,6 +96,33 @@ def extend_front(
     if dominance[-1, :-1].any():
         return find_front(trials, objectives, bounds)
     return _by_first_objective(both, objectives)
+
+
+def find_common_front(
+    trials: Sequence[Trial],
+    apart: Sequence[Trial],
+    groups: Sequence[str],
+    objectives: Sequence[Objective],
+) -> Bools:
+    """Which trials of several groups no other dominates, (n,).
+
+    Args:
+        trials: complete ones, as those of one group compare with each other.
+        apart: the same, as those of different groups do.
+        groups: of each.
+        objectives: what counts.
+    """
+    if not trials:
+        return np.zeros(0, dtype=bool)
+    within, between = _Dominance(trials, objectives), _Dominance(apart, objectives)
+    owner = np.unique(np.array(groups), return_inverse=True)[1]
+
+    def dominates(rows: Index, columns: Index) -> Bools:
+        is_own = owner[rows][:, None] == owner[columns][None, :]
+        return np.where(is_own, within(rows, columns), between(rows, columns))
+
+    chosen = _find_kernel(dominates, _losses(apart, objectives))
+    return np.isin(np.arange(len(trials)), chosen)
 
 
 def find_plain_front(

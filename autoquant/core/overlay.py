@@ -10,7 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from autoquant.core.front import find_front
+import numpy as np
+import numpy.typing as npt
+
+from autoquant.core.front import find_common_front
 from autoquant.core.noise import Z95, log_sd
 from autoquant.core.objective import Objective
 from autoquant.core.trial import Trial
@@ -19,12 +22,15 @@ __all__ = [
     "Contribution",
     "OverlayMember",
     "explain_lost_factor",
+    "find_other_models",
+    "has_several_runtimes",
     "lay_over",
     "shared_objectives",
     "widen",
 ]
 
 _ONNX_RUNTIME = "onnxruntime"
+_OTHER_MODEL = 0.01  # share of the samples on which float models of two runtimes may differ
 
 
 @dataclass(frozen=True)
@@ -101,30 +107,72 @@ def shared_objectives(lists: Sequence[Sequence[Objective]]) -> list[Objective]:
     return [name for name in lists[0] if all(name in other for other in lists)]
 
 
+def has_several_runtimes(parts: Sequence[Contribution]) -> bool:
+    """Whether latencies compare by factors alone; ratios of one runtime compare as they are."""
+    return len({part.backend for part in parts}) > 1
+
+
+def find_other_models(parts: Sequence[Contribution]) -> list[str]:
+    """What tells that studies were not of one float model on one search split, in words.
+
+    Runtimes add up in other orders, which changes the class of few samples.
+    """
+    known = [(part.study, hits) for part in parts if (hits := _hits(part)) is not None]
+    found = []
+    for study, hits in known[1:]:
+        first, others = known[0]
+        if len(hits) != len(others):
+            found.append(
+                f"the float models of '{first}' and '{study}' were judged on {len(others):,} and "
+                f"{len(hits):,} samples: their accuracies do not compare"
+            )
+        elif np.mean(hits != others) > _OTHER_MODEL:
+            found.append(
+                f"the float models of '{first}' and '{study}' differ on "
+                f"{np.mean(hits != others):.0%} of the samples: their weights or data are not the "
+                "same, and their figures do not compare"
+            )
+    return found
+
+
+def _hits(part: Contribution) -> npt.NDArray[np.bool_] | None:
+    evidence = None if part.reference is None else part.reference.evidence
+    return None if evidence is None else evidence.hits
+
+
 def lay_over(parts: Sequence[Contribution], objectives: Sequence[Objective]) -> list[OverlayMember]:
     """Members of several fronts, most accurate first, and which of them no other beats.
 
+    What is not known of a study's factor is the same for all of its members: it decides nothing
+    among them, and counts where they stand against those of another study.
+
     Args:
-        parts: of studies of one task, each with a factor.
+        parts: of studies of one task; each has a factor if they are of several runtimes.
         objectives: what counts.
     """
     owners = [(part, trial) for part in parts for trial in part.members]
-    # numbers tell trials of one study apart; here they have to tell all
-    rescaled = [
-        _rescale(part, trial).model_copy(update={"number": place})
-        for place, (part, trial) in enumerate(owners)
+    rescaled = [_rescale(part, trial) for part, trial in owners]
+    trials = rescaled if has_several_runtimes(parts) else [trial for _, trial in owners]
+    ends = [_widen(part, common) for (part, _), common in zip(owners, rescaled, strict=True)]
+    apart = [
+        trial
+        if interval is None or not has_several_runtimes(parts)
+        else trial.model_copy(update={"latency_ratio_ci": interval})
+        for trial, interval in zip(trials, ends, strict=True)
     ]
-    best = {trial.number for trial in find_front(rescaled, objectives)}
+    best = find_common_front(trials, apart, [part.study for part, _ in owners], objectives)
     members = [
         OverlayMember(
             part.study,
             part.backend,
             trial,
             None if part.factor is None else common.latency_ratio,
-            _widen(part, common),
-            common.number in best,
+            interval,
+            bool(is_best),
         )
-        for (part, trial), common in zip(owners, rescaled, strict=True)
+        for (part, trial), common, interval, is_best in zip(
+            owners, rescaled, ends, best, strict=True
+        )
     ]
     return sorted(members, key=lambda member: -(member.trial.accuracy or 0.0))
 
@@ -155,7 +203,6 @@ def _rescale(part: Contribution, trial: Trial) -> Trial:
         return trial
     factor, _ = part.factor
     ratio, ends = trial.latency_ratio * factor, trial.latency_ratio_ci
-    # what is not known of the factor is the same for all of a study: it decides nothing among them
     ends = None if ends is None else (ends[0] * factor, ends[1] * factor)
     # whoever was timed in one session was so on one runtime: here sessions do not count
     timing = None if trial.timing is None else trial.timing.model_copy(update={"session": None})

@@ -10,8 +10,12 @@ def find_difference(one: StudyHeader, other: StudyHeader) -> str | None:
 
     Their runtimes may differ, and so may their machines.
     """
-    if (one.task, dict(one.task_options)) != (other.task, dict(other.task_options)):
+    if one.task != other.task:
         return f"are of different tasks ({one.task}, {other.task})"
+    ours, theirs = dict(one.task_options), dict(other.task_options)
+    for name in sorted({*ours, *theirs}):
+        if ours.get(name) != theirs.get(name):
+            return f"differ in {name} of the task ({ours.get(name)}, {theirs.get(name)})"
     for name in ("threads", "batch"):
         values = getattr(one, name), getattr(other, name)
         if values[0] != values[1]:

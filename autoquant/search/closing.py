@@ -117,19 +117,18 @@ class Closing:
 
     def _settle_members(self) -> None:
         needed, rounds = self._forecast().round, 0
-        while rounds < _MAX_TIMING_ROUNDS:
+        while True:
             self._look_again(needed)
             if self._is_timed():
                 self.record.set_note(_TIMING, None)
                 return
-            if rounds and not self._has_time_for(needed):
+            if rounds == _MAX_TIMING_ROUNDS or (rounds and not self._has_time_for(needed)):
                 break
             begin = time.monotonic()
             if not self._time_front():
                 return
             needed, rounds = time.monotonic() - begin, rounds + 1
-        if not self._is_timed():
-            self._note_timing(f"after {rounds} round{'s'[: rounds > 1]} {_MIXED}")
+        self._note_timing(f"after {rounds} round{'s'[: rounds > 1]} {_MIXED}")
 
     def _forecast(self) -> ClosingForecast:
         costs = [Cost.of(trial) for trial in self.trials]

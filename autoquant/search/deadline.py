@@ -29,19 +29,22 @@ class Deadline:
         return self._end - time.monotonic()
 
     def left_for_trials(
-        self, trials: Sequence[Trial], front: int, *, has_report: bool = True
+        self, trials: Sequence[Trial], front: Sequence[Trial], *, has_report: bool = True
     ) -> float:
         """Seconds within which whatever is begun now has to end; less than a trial takes: 0.
 
         Args:
             trials: finished ones.
             front: members of the front so far.
-            has_report: the report split is read for each of them.
+            has_report: the report split is read for each of them that it was not read for.
         """
         if self.timeout_s is None:
             return math.inf
         costs = [Cost.of(trial) for trial in trials]
-        closing = forecast_closing(costs, front=front)
-        reserved = closing.seconds if has_report else closing.unreported
+        closing = forecast_closing(costs, front=len(front))
+        reported = sum(trial.report_accuracy is not None for trial in front)
+        reserved = closing.unreported
+        if has_report:
+            reserved += max(0, closing.members - reported) * closing.report
         left = self.left_s - min(reserved, _MOST_RESERVED * self.timeout_s)
         return left if left > forecast_trial(costs) else 0.0

@@ -170,7 +170,7 @@ class Study:
 
     def _left_for_trials(self) -> float:
         return self._deadline.left_for_trials(
-            self._trials, len(self._front), has_report=self.evaluator.has_report
+            self._trials, self._front, has_report=self.evaluator.has_report
         )
 
     @property
