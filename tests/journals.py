@@ -131,6 +131,7 @@ def write_study(
     attributes: dict[str, Any] | None = None,
     targets: Sequence[str] = (),
     backend: str = "onnxruntime",
+    objectives: Sequence[str] = (),
 ) -> Path:
     """A journal with a header, these trials, and some that are still running.
 
@@ -142,6 +143,8 @@ def write_study(
               "batch": 1, "trials": target or len(trials), "timeout_s": None,
               "backend": backend}  # fmt: skip
     header |= {"targets": list(targets)} if targets else {}
+    if objectives:
+        header["definition"] = {**definition(task), "objectives": list(objectives)}
     lines: list[dict[str, Any]] = [
         {"op_code": 0, "study_name": name, "directions": [2, 1, 1]},
         {"op_code": 3, "study_id": 0, "system_attr": {"study:metric_names": OBJECTIVES}},

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from autoquant.browse.library import Library
 from autoquant.browse.overlay import overlay_studies
 from autoquant.browse.table import shape_rows
-from autoquant.core.overlay import Contribution, lay_over
+from autoquant.core.overlay import Contribution, find_other_models, lay_over
 from autoquant.core.trial import Timing, Trial
 from autoquant.report.explore_figure import explore_figure
 from autoquant.report.overlay_figure import overlay_figure
 from tests.command import autoquant
 from tests.journals import measured_trials, write_study
-from tests.trials import make_trial
+from tests.trials import make_trial, right
 
 KINDS = ["accuracy", "latency", "size"]
 FACTOR = 0.5
@@ -44,6 +44,57 @@ def test_latencies_of_another_runtime_are_told_by_onnx_runtimes_float() -> None:
     assert {member.study for member in members if member.is_on_front} == {"b"}
     low, high = next(member.ratio_ci for member in members if member.study == "b")
     assert high / low > 1.02, "the interval holds that of the factor too"
+
+
+@pytest.mark.parametrize(("width", "is_kept"), [(0.01, False), (0.2, True)])
+def test_a_doubtful_factor_turns_no_study_away(width: float, is_kept: bool) -> None:
+    """0.8 x 0.6 is less than 0.5 if the factor is sure; accuracies and sizes are equal."""
+    here, there = make_trial(1, 0.9, ratio=0.5), make_trial(1, 0.9, ratio=0.6)
+    timing = make_trial(0, 0.9, 1.0).timing
+    ends = (0.8 * (1 - width), 0.8 * (1 + width))
+    known = timing.model_copy(update={"over_onnxruntime": 0.8, "over_onnxruntime_ci": ends})
+    reference = make_trial(0, 0.9, 1.0).model_copy(update={"timing": known})
+    parts = [
+        part("a", "onnxruntime", [here]),
+        Contribution("b", "litert", [there], reference),
+    ]
+    members = {member.study: member for member in lay_over(parts, KINDS)}
+    assert members["b"].is_on_front
+    assert members["a"].is_on_front == is_kept
+
+
+def test_a_factor_decides_nothing_among_members_of_one_study() -> None:
+    fast = make_trial(1, right(900), ratio=0.50, size=1000)
+    other = make_trial(2, right(901), ratio=0.55, size=1000)
+    wide = {"over_onnxruntime": 0.8, "over_onnxruntime_ci": (0.5, 1.2)}
+    timing = make_trial(0, 0.9, 1.0).timing.model_copy(update=wide)
+    reference = make_trial(0, 0.9, 1.0).model_copy(update={"timing": timing})
+    parts = [
+        Contribution("b", "litert", [fast, other], reference),
+        part("a", "onnxruntime", [make_trial(3, right(100), ratio=3.0, size=9000)]),
+    ]
+    members = {member.trial.number: member for member in lay_over(parts, KINDS)}
+    assert members[1].is_on_front, "it is faster beyond doubt, whatever the factor"
+
+
+def test_studies_of_one_runtime_compare_as_they_are() -> None:
+    """Each has a factor of its own, which is noise here."""
+    one, other = make_trial(1, 0.9, ratio=0.5), make_trial(1, 0.9, ratio=0.4)
+    parts = [part("a", "litert", [one], 0.5), part("b", "litert", [other], 0.9)]
+    assert [m.study for m in lay_over(parts, KINDS) if m.is_on_front] == ["b"]
+
+
+def test_studies_of_other_weights_or_data_are_told() -> None:
+    def of(study: str, hits: np.ndarray) -> Contribution:
+        return Contribution(study, "onnxruntime", [], make_trial(0, hits))
+
+    first = of("a", right(900))
+    assert find_other_models([first, of("b", right(905))]) == []
+    assert (
+        "'a' and 'b' differ on 5% of the samples"
+        in find_other_models([first, of("b", right(950))])[0]
+    )
+    assert "on 1,000 and 500 samples" in find_other_models([first, of("b", right(450, 500))])[0]
 
 
 def test_trials_of_one_number_are_kept_apart() -> None:
@@ -149,6 +200,12 @@ def results(tmp_path: Path) -> Path:
     write_study(tmp_path / "results", "lite", timed, backend="litert")
     write_study(tmp_path / "results", "untimed", trials, backend="openvino")
     write_study(tmp_path / "results", "other", trials, task="cifar10-resnet20")
+    for name, objectives in (
+        ("fast", ["accuracy", "latency"]),
+        ("small", ["accuracy", "size"]),
+        ("wide", ["latency", "size"]),
+    ):
+        write_study(tmp_path / "results", name, trials, objectives=objectives)
     return tmp_path
 
 
@@ -176,6 +233,7 @@ class TestCommand:
             (["ort", "other"], "'ort' and 'other' are of different tasks"),
             (["ort", "untimed"], "'untimed' does not tell how openvino runs the float model"),
             (["ort", "missing"], "'missing'"),
+            (["fast", "small", "wide"], "the studies have no objective in common"),
             (["ort", "lite", "--why", "3"], "of one study: leave out --why"),
             (["ort", "-o", "x.html"], "of several studies: leave out -o"),
             (["ort", "lite", "-o", "x.pdf"], "a plot is a .html or a .png file"),

@@ -118,18 +118,18 @@ def find_target(shares: np.ndarray) -> int | None:
 
 
 def to_losses(document: dict) -> list[str]:
-    """What `auto` loses with eight workers, and what it had not yet as many trials earlier."""
+    """What a sampler loses with eight workers, and what it had not yet as many trials earlier."""
     shares, before = by_sampler(document, "closed"), by_sampler(document, "closed_before")
-    wide = f"auto/{WORKERS}"
-    if wide not in shares:
-        return []
-    name, own = document["landscape"], shares["auto"]
-    compared = {f"{WORKERS} workers": shares[wide], f"{WORKERS - 1} trials earlier": before["auto"]}
     return [
-        f"| {name} | {what} | {len(own)} | "
-        + " | ".join(tell_loss(own, other, COUNTS.index(count)) for count in COMPARED)
+        f"| {document['landscape']} | {name} | {what} | {len(shares[name])} | "
+        + " | ".join(tell_loss(shares[name], other, COUNTS.index(count)) for count in COMPARED)
         + " |"
-        for what, other in compared.items()
+        for name in ("auto", "auto+s")
+        if f"{name}/{WORKERS}" in shares
+        for what, other in (
+            (f"{WORKERS} workers", shares[f"{name}/{WORKERS}"]),
+            (f"{WORKERS - 1} trials earlier", before[name]),
+        )
     ]
 
 
@@ -151,8 +151,8 @@ def tell_losses(rows: list[str]) -> str:
     return "\n".join([
         "### Eight workers",
         "",
-        f"| landscape | `auto` loses with | seeds | {' | '.join(heads)} |",
-        "|---" * (len(heads) + 3) + "|",
+        f"| landscape | sampler | loses with | seeds | {' | '.join(heads)} |",
+        "|---" * (len(heads) + 4) + "|",
         *rows,
         "",
     ])  # fmt: skip
