@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from autoquant.build import TaskBuilder, build_evaluator
+from autoquant.core.metric import signal_to_noise_db
 from autoquant.core.recipe import PtqOptions, Recipe
 from autoquant.core.space import baselines
 from autoquant.evaluate import EvaluationOptions
@@ -126,6 +128,27 @@ def test_layers_that_run_twice_stay_float() -> None:
     assert "runs more than once" in left["body"]
     model = builder.build(Recipe.uniform(["stem", "fc"], 8)).artifact
     assert {name for name, kind in model.precisions.items() if kind == "int8"} == {"stem", "fc"}
+
+
+class ScaledBias(Residual):
+    """A layer whose bias is worked out in every run."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.body(F.relu(self.norm(self.stem(x)))))
+        return F.linear(self.down(x).mean((2, 3)), self.fc.weight, self.fc.bias * 0.1)
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "litert"])
+def test_a_layer_whose_bias_is_computed_stays_float(backend: str) -> None:
+    builder = TaskBuilder(make_task(ScaledBias), conditions={"backend": backend})
+    names = [layer.name for layer in builder.layers]
+    assert names == ["stem", "body", "down"]
+    left = {layer.name: layer.obstacle for layer in builder.operators if layer.obstacle}
+    assert left == {"fc": "its bias is computed while the model runs"}
+    candidate = builder.build(Recipe.uniform(names, 8))
+    batch = Data(8, seed=2).x.numpy()
+    found = builder.backend.load(candidate.artifact, 1).predict(batch)
+    assert signal_to_noise_db(candidate.predict([batch]), found) > 30
 
 
 def test_single_calibration_image_works() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from torch import nn
 from typer.testing import CliRunner
@@ -605,6 +606,23 @@ def test_rows_of_a_table_are_looked_up_as_integers(bits, granularity) -> None:
     assert "DEQUANTIZE" not in {tflite.operator_of(model, o) for o in model.subgraphs[0].operators}
     float_file = builder.build(Recipe(method="fp32")).artifact
     assert not np.allclose(builder.backend.load(float_file, 1).predict(batch), found, atol=1e-3)
+
+
+def test_rows_in_float_are_told_where_all_is_to_be_integer() -> None:
+    builder = TaskBuilder(words_task(Words), conditions={**LITERT, "full_integer": True})
+    with pytest.raises(RecipeError, match=r"\(EMBEDDING_LOOKUP\) gives float.*out --full-integer$"):
+        builder.build(Recipe.uniform(names_of(builder), 8))
+
+
+def test_operators_without_ends_are_read(builder) -> None:
+    """Files from elsewhere may keep a state, whose operators have no inputs or no outputs."""
+    model = tflite.parse(builder.build(Recipe(method="fp32")).artifact.content)
+    bare = schema.OperatorT()
+    bare.opcodeIndex = model.subgraphs[0].operators[0].opcodeIndex
+    model.subgraphs[0].operators.append(bare)
+    again = tflite.parse(tflite.serialize(model))
+    assert [len(again.subgraphs[0].operators[-1].inputs)] == [0]
+    assert len(again.subgraphs[0].operators[-1].outputs) == 0
 
 
 class OddWords(nn.Module):

@@ -262,9 +262,11 @@ class _Writer:
             if number not in integer:
                 name = self.places.get(number) or name_of(self.tensors[operator.outputs[0]])
                 kind = operator_of(self.model, operator)
+                is_table = kind in LAYERS and kind not in BIASES
                 raise RecipeError(
-                    f"'{name}' ({kind}) stays float, so the file cannot be integer throughout: "
-                    "leave out --full-integer, or quantize it too"
+                    f"'{name}' ({kind}) {'gives' if is_table else 'stays'} float, so the file "
+                    "cannot be integer throughout: leave out --full-integer"
+                    f"{'' if is_table else ', or quantize it too'}"
                 )
 
     def _consume(self, index: int, number: int, grid: ActivationEncoding | None) -> None:
