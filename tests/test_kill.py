@@ -15,8 +15,8 @@ from autoquant.search.storage import Location, load_record
 
 pytestmark = pytest.mark.long
 
-KILLS = 6
-TRIALS = 16
+KILLS = 4
+TRIALS = 12
 
 
 def start(*arguments: str, cwd: Path) -> subprocess.Popen[bytes]:

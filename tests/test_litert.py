@@ -31,9 +31,10 @@ from autoquant.core.split import Split
 from autoquant.core.task import Task
 from autoquant.core.trial import LatencyFigures
 from autoquant.deliver import check_suffix
-from autoquant.errors import ArtifactError, InputError, RecipeError, TraceError
+from autoquant.errors import ArtifactError, InputError, RecipeError, TraceError, TrialError
 from autoquant.evaluate import EvaluationOptions
 from autoquant.export.formats import read_artifact
+from autoquant.export.litert.convert import convert
 from autoquant.export.litert.format import LiteRtFormat
 from autoquant.search.amend import amend_trial
 from autoquant.tasks import load_task
@@ -382,6 +383,43 @@ def test_the_runtimes_own_quantizer_is_a_baseline(builder) -> None:
         artifact = builder.build(Recipe(method=method)).artifact
         found = builder.backend.find_integer_layers(artifact, names_of(builder))
         assert found == set(names_of(builder))
+
+
+class Stepped(nn.Module):
+    """One step of a network that keeps a state, which has no batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+        return self.mix(x) + state.sum(0, keepdim=True)
+
+
+def convert_plainly(model: nn.Module, *inputs: torch.Tensor) -> bytes:
+    return convert(torch.export.export(model.eval(), inputs).module(), inputs)
+
+
+@pytest.mark.long
+def test_files_from_elsewhere_keep_their_own_sizes() -> None:
+    x, state = torch.randn(4, 4), torch.randn(2, 4)
+    backend = load_backend("litert")
+    held = convert_plainly(nn.Linear(4, 3), x)
+    session = backend.load(Artifact(held, {}, {}), 1)
+    assert session.predict(x.numpy()).shape == (4, 3)
+    assert bench_files(("held.tflite", held), batch=4)["latency_ms"] > 0
+    with pytest.raises(ArtifactError, match="holds a batch of 4: time it with --batch 4"):
+        bench_files(("held.tflite", held))
+    model = Stepped()
+    stepped = convert_plainly(model, x[:1], state)
+    assert bench_files(("stepped.tflite", stepped))["latency_ms"] > 0
+    session = backend.load(Artifact(stepped, {}, {}), 1)
+    first, second = (spec.name for spec in session.inputs)
+    found = session.predict({first: x[:1].numpy(), second: state.numpy()})
+    with torch.no_grad():
+        assert np.allclose(found, model(x[:1], state).numpy(), atol=1e-5)
+    with pytest.raises(TrialError, match="has a size of its own"):
+        session.predict({first: x.numpy(), second: state.numpy()})
 
 
 @pytest.mark.long

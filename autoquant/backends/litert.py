@@ -49,7 +49,8 @@ class LiteRtSession:
     """A file that LiteRT has loaded.
 
     Files hold a batch of one, which is what LiteRT's own converter writes: a larger batch is so
-    many runs. Quantized inputs and outputs are taken and given as the floats that they stand for.
+    many runs. One from elsewhere whose inputs begin with another size takes them as they are, all
+    at once. Quantized inputs and outputs are taken and given as the floats that they stand for.
 
     Args:
         content: the file.
@@ -91,16 +92,31 @@ class LiteRtSession:
             return [self._time(row) for _ in range(runs)]
 
     def random_inputs(self, batch: int, seed: int = 0) -> Arrays:
-        """Inputs of the model's shapes, `batch` of each."""
+        """Inputs of the model's shapes, `batch` of each.
+
+        Raises:
+            ArtifactError: the file holds another batch.
+        """
+        sizes = {spec.shape[0] for spec in self.inputs if spec.shape}
+        held = next(iter(sizes)) if len(sizes) == 1 else None
+        if held is not None and held != batch:
+            raise ArtifactError(f"the file holds a batch of {held}: time it with --batch {held}")
         return random_inputs(self.inputs, _KINDS, batch, seed)
 
     def _rows(self, inputs: Any) -> Iterator[Arrays]:
         given = as_named(inputs, self.inputs[0].name)
         if given.keys() != self._inputs.keys():
             raise ValueError(f"inputs {sorted(given)} do not fit {sorted(self._inputs)}")
-        fixed = {int(entry["shape"][0]) for entry in self._inputs.values() if len(entry["shape"])}
-        if fixed - {1}:
-            raise ValueError(f"the file holds a batch of {max(fixed)}: convert it for a batch of 1")
+        shapes = {name: tuple(map(int, entry["shape"])) for name, entry in self._inputs.items()}
+        if any(shape and shape[0] != 1 for shape in shapes.values()):
+            wrong = [name for name, shape in shapes.items() if np.shape(given[name]) != shape]
+            if wrong:
+                raise ValueError(
+                    f"input '{wrong[0]}' has a size of its own, {shapes[wrong[0]]}, which the "
+                    f"given {np.shape(given[wrong[0]])} does not fit"
+                )
+            yield given
+            return
         for index in range(len(next(iter(given.values())))):
             yield {name: value[index : index + 1] for name, value in given.items()}
 
@@ -143,7 +159,8 @@ def _by_name(interpreter: Interpreter, side: str) -> dict[str, dict[str, Any]]:
 def _describe_input(name: str, entry: dict[str, Any]) -> InputSpec:
     shape = tuple(int(size) for size in entry["shape"])
     kind = "float32" if entry["quantization"][0] else np.dtype(entry["dtype"]).name
-    return InputSpec(name, (None, *shape[1:]), kind)
+    is_batch = shape[:1] == (1,)
+    return InputSpec(name, (None, *shape[1:]) if is_batch else shape, kind)
 
 
 def _quantize(value: npt.NDArray[Any], entry: dict[str, Any]) -> npt.NDArray[Any]:
