@@ -25,6 +25,7 @@ __all__ = [
     "INT8",
     "LAYERS",
     "MOVERS",
+    "TABLES",
     "WEIGHT_SUFFIX",
     "activation_inputs",
     "add_tensor",
@@ -61,6 +62,7 @@ LAYERS = {
 }  # fmt: skip
 # Which input their bias is; a table has none.
 BIASES = {"CONV_2D": 2, "DEPTHWISE_CONV_2D": 2, "FULLY_CONNECTED": 2, "TRANSPOSE_CONV": 3}
+TABLES = LAYERS.keys() - BIASES.keys()
 # Operators that only move or select values: their output lies on their input's grid.
 MOVERS = frozenset(
     {

@@ -35,6 +35,7 @@ from autoquant.errors import ArtifactError, InputError, RecipeError, TraceError,
 from autoquant.evaluate import EvaluationOptions
 from autoquant.export.formats import read_artifact
 from autoquant.export.litert.convert import convert
+from autoquant.export.litert.exporter import LiteRtExporter
 from autoquant.export.litert.format import LiteRtFormat
 from autoquant.search.amend import amend_trial
 from autoquant.tasks import load_task
@@ -686,6 +687,17 @@ def test_a_table_that_litert_misreads_in_four_bits_stays_float() -> None:
     batch = Ids(8, seed=2).x.numpy()
     found = builder.backend.load(candidate.artifact, 1).predict(batch)
     assert signal_to_noise_db(candidate.predict([batch]), found) > 30
+
+
+@pytest.mark.parametrize(("bits", "is_right"), [(8, True), (4, False)])
+def test_litert_still_misreads_such_a_table(monkeypatch, bits, is_right) -> None:
+    """When it does no longer, the obstacle can go."""
+    monkeypatch.setattr(LiteRtExporter, "_find_obstacle", lambda *given: None)
+    builder = TaskBuilder(words_task(OddWords), conditions=LITERT)
+    candidate = builder.build(Recipe.quantized({"words": bits, "mix": None}, PtqOptions()))
+    batch = Ids(8, seed=2).x.numpy()
+    found = builder.backend.load(candidate.artifact, 1).predict(batch)
+    assert (signal_to_noise_db(candidate.predict([batch]), found) > 30) == is_right
 
 
 @pytest.mark.parametrize("bits", [8, 4])

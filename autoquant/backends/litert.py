@@ -63,6 +63,9 @@ class LiteRtSession:
             self._interpreter.allocate_tensors()
         self._inputs = _by_name(self._interpreter, "inputs")
         self._outputs = _by_name(self._interpreter, "outputs")
+        self._shapes = {
+            name: tuple(map(int, entry["shape"])) for name, entry in self._inputs.items()
+        }
         self.inputs = [_describe_input(name, entry) for name, entry in self._inputs.items()]
 
     def predict(self, inputs: Any) -> npt.NDArray[np.float32]:
@@ -85,8 +88,7 @@ class LiteRtSession:
 
         For cut-outs, where the first dimension of a tensor need not be that of the batch.
         """
-        shapes = {name: tuple(map(int, entry["shape"])) for name, entry in self._inputs.items()}
-        specs = [replace(spec, shape=shapes[spec.name]) for spec in self.inputs]
+        specs = [replace(spec, shape=self._shapes[spec.name]) for spec in self.inputs]
         row = random_inputs(specs, _KINDS, 1)
         with _translated():
             return [self._time(row) for _ in range(runs)]
@@ -107,14 +109,13 @@ class LiteRtSession:
         given = as_named(inputs, self.inputs[0].name)
         if given.keys() != self._inputs.keys():
             raise ValueError(f"inputs {sorted(given)} do not fit {sorted(self._inputs)}")
-        shapes = {name: tuple(map(int, entry["shape"])) for name, entry in self._inputs.items()}
-        if any(shape and shape[0] != 1 for shape in shapes.values()):
-            wrong = [name for name, shape in shapes.items() if np.shape(given[name]) != shape]
-            if wrong:
-                raise ValueError(
-                    f"input '{wrong[0]}' has a size of its own, {shapes[wrong[0]]}, which the "
-                    f"given {np.shape(given[wrong[0]])} does not fit"
-                )
+        if any(shape and shape[0] != 1 for shape in self._shapes.values()):
+            for name, shape in self._shapes.items():
+                if np.shape(given[name]) != shape:
+                    raise ValueError(
+                        f"input '{name}' has a size of its own, {shape}, which the given "
+                        f"{np.shape(given[name])} does not fit"
+                    )
             yield given
             return
         for index in range(len(next(iter(given.values())))):

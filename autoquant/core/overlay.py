@@ -152,14 +152,15 @@ def lay_over(parts: Sequence[Contribution], objectives: Sequence[Objective]) -> 
     """
     owners = [(part, trial) for part in parts for trial in part.members]
     rescaled = [_rescale(part, trial) for part, trial in owners]
-    trials = rescaled if has_several_runtimes(parts) else [trial for _, trial in owners]
     ends = [_widen(part, common) for (part, _), common in zip(owners, rescaled, strict=True)]
-    apart = [
-        trial
-        if interval is None or not has_several_runtimes(parts)
-        else trial.model_copy(update={"latency_ratio_ci": interval})
-        for trial, interval in zip(trials, ends, strict=True)
-    ]
+    if has_several_runtimes(parts):
+        trials = rescaled
+        apart = [
+            trial.model_copy(update={"latency_ratio_ci": interval})
+            for trial, interval in zip(rescaled, ends, strict=True)
+        ]
+    else:
+        trials = apart = [trial for _, trial in owners]
     best = find_common_front(trials, apart, [part.study for part, _ in owners], objectives)
     members = [
         OverlayMember(

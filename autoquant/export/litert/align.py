@@ -25,6 +25,7 @@ from autoquant.tflite import (
     CHANNELS_LAST,
     FLOAT,
     LAYERS,
+    TABLES,
     WEIGHT_SUFFIX,
     add_tensor,
     drop_unread,
@@ -332,7 +333,7 @@ def _find_layers(model: Any, sample: Sample) -> dict[str, LayerPlace]:
         if name in LAYERS:
             tensor = model.subgraphs[0].tensors[operator.inputs[LAYERS[name]]]
             constants[index] = read_array(model, tensor)
-            tables |= set() if name in BIASES else {index}
+            tables |= {index} if name in TABLES else set()
     for layer, weight in sample.weights.items():
         for index, constant in constants.items():
             if constant is None or index in taken or constant.size != weight.size:

@@ -33,6 +33,7 @@ from autoquant.tflite import (
     FLOAT,
     LAYERS,
     MOVERS,
+    TABLES,
     activation_inputs,
     drop_unread,
     is_constant,
@@ -228,12 +229,12 @@ class _Writer:
         index = int(operator.inputs[LAYERS[kind]])
         steps = [QuantTransformation.QUANTIZE_TENSOR]
         # kernels that read integers as they are: rows of a table are scaled when they are found
-        is_read = layer in self.encodings.dynamic or kind not in BIASES
+        is_read = layer in self.encodings.dynamic or kind in TABLES
         if encoding.bias_scale is None and not is_read:
             steps.append(QuantTransformation.ADD_DEQUANTIZE)  # stored so, computed in float
         self._add_consumer(index, number, steps, _weight_parameters(encoding, place))
         yield index
-        if kind not in BIASES:
+        if kind in TABLES:
             return
         bias = int(operator.inputs[BIASES[kind]])
         if encoding.bias_scale is None:
@@ -262,11 +263,12 @@ class _Writer:
             if number not in integer:
                 name = self.places.get(number) or name_of(self.tensors[operator.outputs[0]])
                 kind = operator_of(self.model, operator)
-                is_table = kind in LAYERS and kind not in BIASES
+                verb, way_out = (
+                    ("gives", "") if kind in TABLES else ("stays", ", or quantize it too")
+                )
                 raise RecipeError(
-                    f"'{name}' ({kind}) {'gives' if is_table else 'stays'} float, so the file "
-                    "cannot be integer throughout: leave out --full-integer"
-                    f"{'' if is_table else ', or quantize it too'}"
+                    f"'{name}' ({kind}) {verb} float, so the file cannot be integer throughout: "
+                    f"leave out --full-integer{way_out}"
                 )
 
     def _consume(self, index: int, number: int, grid: ActivationEncoding | None) -> None:
