@@ -1,16 +1,18 @@
 """The widgets of a search space; what they mean is `autoquant.browse.draft`."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import streamlit as st
 
 from autoquant.browse.draft import Draft, layer_rows, quantizer_choices
 from autoquant.config import SpaceConfig
+from autoquant.core.recipe import Activation
 from autoquant.tasks import task_names
 
 OBJECTIVES = ["accuracy", "latency", "size"]
 _PREFIX = "draft_"
+_ABOVE = "as above"
 
 
 def begin_anew() -> None:
@@ -87,23 +89,30 @@ def ask_layers(config: SpaceConfig) -> list[dict[str, Any]]:
 
 def ask_layer(index: int, row: dict[str, Any]) -> dict[str, Any]:
     """One pattern with what its layers may be."""
-    a, b, c = st.columns([3, 2, 2])
+    a, b, c, d = st.columns([3, 2, 2, 3])
     hidden = "visible" if index == 0 else "collapsed"
     pattern = a.text_input(
         "Layers (pattern)", row.get("pattern", ""), max_chars=200, label_visibility=hidden,
         key=f"{_PREFIX}pattern_{index}", placeholder="layer1.*",
     )  # fmt: skip
-    begin = [bits for bits in (8, 4) if row.get(f"{bits} bits")] or [8]
     bits = b.pills(
-        "Weight bits", [8, 4], selection_mode="multi", default=begin, label_visibility=hidden,
-        key=f"{_PREFIX}bits_{index}",
+        "Weight bits", [8, 4], selection_mode="multi", label_visibility=hidden,
+        default=row.get("bits") if row else [8], key=f"{_PREFIX}bits_{index}",
+        help=f"None chosen: {_ABOVE}, or 8 bits where none says so.",
     )  # fmt: skip
-    choices = ["never", "may", "always"]
+    choices = [None, "never", "may", "always"]
     kind = c.selectbox(
-        "Stay float", choices, choices.index(row.get("float", "never")), label_visibility=hidden,
-        key=f"{_PREFIX}float_{index}",
+        "Stay float", choices, choices.index(row.get("float")), label_visibility=hidden,
+        key=f"{_PREFIX}float_{index}", format_func=lambda word: word or _ABOVE,
+        help=f"{_ABOVE.capitalize()}, or never where none says so.",
     )  # fmt: skip
-    return {"pattern": pattern, "8 bits": 8 in bits, "4 bits": 4 in bits, "float": kind}
+    kinds = d.pills(
+        "Input", get_args(Activation), selection_mode="multi", label_visibility=hidden,
+        default=row.get("activation"), key=f"{_PREFIX}activation_{index}",
+        help="On a calibrated grid, on one found anew for every sample, or in float, where the "
+        f"runtime can. None chosen: {_ABOVE}, or static where none says so.",
+    )  # fmt: skip
+    return {"pattern": pattern, "bits": bits, "float": kind, "activation": kinds}
 
 
 def ask_quantizer(config: SpaceConfig) -> dict[str, list[str]]:

@@ -19,9 +19,8 @@ STATES = {
     "not begun": ("error", "red"),
     "unreadable": ("broken_image", "red"),
 }
-
-
 EVERY_TARGET = "every target"
+_LONGEST_NUMBER = 9  # digits of a trial's
 
 
 @st.cache_resource
@@ -165,7 +164,8 @@ def wait_for(key: str) -> None:
 def chosen_trials() -> list[int]:
     """Numbers of the trials that were chosen, from this visit or from the address."""
     if "trials" not in st.session_state:
-        found = [int(text) for text in st.query_params.get_all("trial") if text.isdigit()]
+        found = [int(text) for text in st.query_params.get_all("trial") 
+                 if text.isdecimal() and len(text) < _LONGEST_NUMBER]  # fmt: skip
         st.session_state.trials = found[:4]
     return list(st.session_state.trials)
 

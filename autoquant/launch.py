@@ -32,7 +32,7 @@ from autoquant.search.executor import Executor
 from autoquant.search.header import StudyHeader
 from autoquant.search.joining import take_part
 from autoquant.search.presence import Announcement
-from autoquant.search.recall import KNOWLEDGE, recall_knowledge
+from autoquant.search.recall import KNOWLEDGE, recall_exactness, recall_knowledge
 from autoquant.search.record import Record
 from autoquant.search.sampler import INFORMED, SAMPLERS
 from autoquant.search.storage import Location, load_record, translate_losses
@@ -261,17 +261,21 @@ def _open_study(
 def _find_space(
     config: SpaceConfig, evaluator: Evaluator, record: Record | None = None
 ) -> SearchSpace:
-    """The recipes allowed; of a study that goes on, by what its layers could be when it began.
+    """The recipes allowed; of a study that goes on, by what could be when it began.
 
-    A later version may know more of a runtime, and Optuna takes no parameter whose choices change.
+    A later version may know more of a runtime, another processor may saturate where the first did
+    not, and Optuna takes no parameter whose choices change.
     """
+    is_exact = evaluator.is_exact
     able = {layer.name: layer.choices for layer in evaluator.layers}
     if record is not None:
         known = recall_knowledge(record.study.user_attrs.get(KNOWLEDGE), record.header)
         for layer in known.layers:
             able[layer.name] = tuple(c for c in able.get(layer.name, ()) if c in layer.choices)
+        begun = recall_exactness(record.trials())
+        is_exact = is_exact if begun is None else begun
     names = [layer.name for layer in evaluator.layers]
-    return config.to_space(names, able=able, is_exact=evaluator.is_exact)
+    return config.to_space(names, able=able, is_exact=is_exact)
 
 
 def check_reach(launch: Launch) -> None:

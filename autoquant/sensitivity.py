@@ -99,8 +99,10 @@ def measure_sensitivity(
         found = found.model_copy(update={"costs": tuple(others)})
         mark = ChoiceCost(layer=layer, choice=choice, error=error)
         _write(path, found.model_copy(update={"costs": (*others, mark)}))
-        found = probe.add(found, layer, choice)
-        _write(path, found)
+        try:
+            found = probe.add(found, layer, choice)
+        finally:  # whatever Python still hears of, Ctrl-C as well, is no crash of the runtime
+            _write(path, found)
     return _in_order(found, list(wanted)), refusal
 
 

@@ -218,9 +218,21 @@ def test_the_pace_leaves_pauses_out(tmp_path: Path) -> None:
 # Drafts
 
 
-def test_a_shipped_space_goes_through_the_form_unchanged() -> None:
-    for path in shipped_spaces().values():
-        config = load_space(path)
+# rules that say only a part, and keep what an earlier one says of the rest
+PARTIAL = {
+    "version": 1,
+    "task": "digits",
+    "layers": {
+        "*": {"weight_bits": [8, 4], "exclude": [True, False], "activation": ["static"]},
+        "conv1": {"weight_bits": [8]},
+        "fc": {"activation": ["dynamic", "float"]},
+        "_conv_stem": {"exclude": [True]},
+    },
+}
+
+
+def test_a_space_goes_through_the_form_unchanged() -> None:
+    for config in [*map(load_space, shipped_spaces().values()), parse_space(PARTIAL, "partial")]:
         chosen = config.quantizer.model_dump()
         quantizer = {
             choice.name: [choice.show(value) for value in chosen[choice.name] or ()]
@@ -235,13 +247,15 @@ def test_a_shipped_space_goes_through_the_form_unchanged() -> None:
         ).to_config()  # fmt: skip
         again = parse_space(yaml.safe_load(to_yaml(built)), "again")
         layers = ["conv1", "fc", "a_depthwise_conv", "_conv_stem"]
+        able = dict.fromkeys(layers, ("8", "4", "8:dynamic", "4:dynamic", "8:float", "4:float"))
         assert again.budget == config.budget
         assert again.quantizer == config.quantizer
-        assert again.to_space(layers).layers == config.to_space(layers).layers
+        found = again.to_space(layers, able=able).layers
+        assert found == config.to_space(layers, able=able).layers
 
 
 def blank(**changes) -> Draft:
-    rows = [{"pattern": "*", "8 bits": True, "4 bits": True, "float": "may"}]
+    rows = [{"pattern": "*", "bits": [8, 4], "float": "may"}]
     told = {"task": "digits", "task_options": None, "objectives": ["accuracy"], "layers": rows,
             "quantizer": {}, "max_drop": None, "max_latency_ms": None, "max_size_mb": None,
             "trials": 9, "timeout": ""}  # fmt: skip
@@ -253,7 +267,10 @@ def blank(**changes) -> Draft:
     [
         ({"objectives": []}, "objectives"),
         ({"layers": []}, "at least one pattern"),
-        ({"layers": [{"pattern": "*", "float": "never"}]}, "no width"),
+        ({"layers": [{"pattern": "*"}]}, "says nothing"),
+        ({"layers": 2 * [{"pattern": "*", "bits": [8]}]}, "two rows"),
+        ({"quantizer": {"calibration_images": ["²"]}}, "no whole number"),
+        ({"quantizer": {"calibration_images": ["1" * 5000]}}, "no whole number"),
         ({"timeout": "soon"}, "no duration"),
         ({"quantizer": {"calibration_images": ["many"]}}, "no whole number"),
         ({"quantizer": {"calibration": ["percentile:9"]}}, "percentile"),
@@ -292,7 +309,7 @@ def test_the_size_of_the_space_and_the_time_are_told(tmp_path: Path) -> None:
     names = ["a", "b"]
     text = describe_budget(config, [], names)
     assert text.startswith(f"{config.to_space(names).size:,} recipes over 2 layers; 9 trials")
-    rows = [{"pattern": "zz", "8 bits": True, "float": "may"}]
+    rows = [{"pattern": "zz", "bits": [8], "float": "may"}]
     other = blank(layers=rows).to_config()
     with pytest.raises(SpaceError, match="matches no layer"):
         describe_budget(other, [], names)

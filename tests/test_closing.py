@@ -1,5 +1,7 @@
 """The end of a search: what fails there for one member never hides the front."""
 
+import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -58,6 +60,35 @@ def test_a_report_that_works_later_takes_the_reason_back(tmp_path: Path) -> None
     members = again.run(Budget(12), "random")
     assert all(trial.report_accuracy is not None for trial in members)
     assert not any("report_error" in trial.to_dict() for trial in again.record.trials())
+
+
+class Dying(Evaluator):
+    """Killed as the members are timed."""
+
+    def time_together(self, artifacts, session):
+        raise KeyboardInterrupt
+
+
+def test_who_is_killed_while_closing_anew_leaves_files_that_can_be_verified(
+    tmp_path: Path,
+) -> None:
+    close(tmp_path, Evaluator, [])
+    evaluator = fake_evaluator()
+    evaluator.__class__ = Dying
+    sealed: list[bytes] = []
+
+    def seal(artifact, measurement, fingerprint=None):
+        sealed.append(artifact.content + json.dumps(measurement["accuracy"]).encode())
+        return dataclasses.replace(artifact, content=sealed[-1])
+
+    evaluator.builder.seal = seal
+    again = fake_study(tmp_path, load_record(Location(tmp_path, "fake")), evaluator=evaluator)
+    with pytest.raises(KeyboardInterrupt):
+        again.run(Budget(40), "random")
+    old = {trial.digest for trial in again.record.trials() if trial.number < 12}
+    replaced = [path for path in again.artifacts.iterdir() if path.stem in old]
+    assert replaced
+    assert all(path.read_bytes() in sealed for path in replaced)
 
 
 class Untimeable(Evaluator):

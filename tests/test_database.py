@@ -260,6 +260,8 @@ def test_what_is_no_url_is_refused_before_anybody_is_asked(url: str, word: str) 
 def test_passwords_are_never_shown() -> None:
     url = "postgresql://aq:se%2Fsa%40me@host/db?password=sesame"
     assert hide_password(url) == "postgresql://aq:***@host/db"
+    assert hide_password("postgresql://aq:pa?ss@host/db") == "postgresql://aq:***@host/db"
+    assert hide_password("postgresql://host:5432/db?user=a@b") == "postgresql://host:5432/db"
     error = RuntimeError("line\nfailed for aq:se%2Fsa%40me and se/sa@me")
     assert "sa" not in explain_failure(url, error).partition("failed")[2]
     assert "***@host" in describe_loss(url, error)

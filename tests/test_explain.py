@@ -170,6 +170,41 @@ def test_rejected_and_failed_neighbours_are_named(valley: Valley, trials: list[T
     assert "failed (#72)" in text
 
 
+@pytest.mark.parametrize("options", [{}, {"calibration": ("minmax",)}])
+def test_a_space_of_one_recipe_is_explained_all_the_same(options: dict) -> None:
+    valley = Valley(layers=3)
+    valley.space = SearchSpace(dict.fromkeys(valley.names, ("8",)), options)
+    (recipe,) = [valley.space.decode({})]
+    figures = make_trial(Valley(layers=3), 0, {f"layer.{n}": "8" for n in valley.names}
+                         | {"calibration": "minmax"})  # fmt: skip
+    trial = figures.model_copy(update={"recipe": recipe, "digest": recipe.digest})
+    found = explain_trial([trial], valley.space, valley.knowledge(), 0)
+    assert [layer.choice for layer in found.layers] == ["8"] * 3
+    assert all(layer.outcomes == () for layer in found.layers)
+
+
+def test_trials_of_a_space_that_only_trains_are_explained() -> None:
+    """Their training is a decision as any other is, and another one is another recipe."""
+    valley = Valley(layers=3)
+    options = {"mode": ("qat",), "qat.epochs": (2, 4)}
+    space = SearchSpace(dict.fromkeys(valley.names, ("8", "4")), options)
+    plain = make_trial(valley, 0, {f"layer.{n}": "8" for n in valley.names}
+                       | {"calibration": "minmax"})  # fmt: skip
+    trials = []
+    for number, bits in enumerate("8484"):
+        drawn = {name: choices[number // 2 % len(choices)] if "epochs" in name else bits
+                 for name, choices in space.parameters.items()}  # fmt: skip
+        recipe = space.decode(drawn)
+        trials.append(plain.model_copy(
+            update={"number": number, "recipe": recipe, "digest": recipe.digest}
+        ))  # fmt: skip
+    found = explain_trial(trials, space, valley.knowledge(), 3)
+    assert found.is_trained
+    (epochs,) = [option for option in found.options if option.option == "qat.epochs"]
+    assert [outcome.choice for outcome in epochs.outcomes] == ["2"]
+    assert all(layer.outcomes for layer in found.layers)
+
+
 def test_without_sensitivities_it_says_what_it_rests_on(found: Explanation) -> None:
     assert found.proxy is None
     assert all(layer.evidence is None for layer in found.layers)
@@ -404,6 +439,23 @@ def test_a_study_that_goes_on_has_the_choices_that_it_began_with(tmp_path: Path)
     del old["weight_only"]
     record.study.set_user_attr(KNOWLEDGE, json.dumps({"layers": [old], "sensitivity": None}))
     assert _find_space(config, evaluator, record).layers == {"conv0": ("8",)}
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_study_keeps_its_space_on_a_processor_that_saturates_otherwise(
+    tmp_path: Path, *, begun: bool
+) -> None:
+    """Its trials would else be of another space, to the sampler and to `--why`."""
+    location = Location(tmp_path, "fake")
+    record, config = fake_record(location), parse_space(dict(DEFINITION), "s")
+    layer = Layer("conv0", "conv", 10, 10, 0)
+    first, second = (SimpleNamespace(layers=[layer], is_exact=e) for e in (begun, not begun))
+    space = _find_space(config, first, record)
+    assert space.parameters != _find_space(config, second, record).parameters, "nothing known yet"
+    study = fake_study(tmp_path, record)
+    study.is_exact = begun
+    study.run(Budget(6), "random")
+    assert _find_space(config, second, record).parameters == space.parameters
 
 
 def test_a_study_of_the_first_version_can_be_explained(tmp_path: Path) -> None:

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoquant.core.hypervolume import find_mode_yields, hypervolume
+from autoquant.core.hypervolume import find_mode_yields, hypervolume, trace_hypervolume
 from autoquant.core.pareto import Bounds
 from tests.loss_trials import float_trial, grid_trials
+from tests.trials import make_trial, right
 
 OBJECTIVES = ["accuracy", "latency", "size"]
 
@@ -65,3 +66,12 @@ def test_a_study_that_measured_no_latency_or_nothing_gains_what_it_has() -> None
     assert find_mode_yields(bare, ["accuracy", "size"], Bounds())[0].gained > 0
     ptq, qat = find_mode_yields([float_trial()], OBJECTIVES, Bounds())
     assert (ptq.trials, qat.trials, qat.gained_per_minute) == (1, 0, None)
+
+
+@pytest.mark.parametrize("bound", [0.0, -0.01])
+def test_where_no_drop_is_allowed_what_is_better_than_that_is_a_gain(bound: float) -> None:
+    reference = make_trial(0, right(900), 1.0, 4000).model_copy(update={"name": "fp32"})
+    lost, better = make_trial(1, right(850)), make_trial(2, right(950))
+    volumes = trace_hypervolume([reference, lost, better], OBJECTIVES, Bounds(bound))
+    assert volumes[1] == 0.0
+    assert volumes[2] > 0.0

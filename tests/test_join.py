@@ -18,6 +18,8 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 from typer.testing import CliRunner
 
+from autoquant.agreement import extend_header
+from autoquant.backends.machine import find_kernel
 from autoquant.cli import app
 from autoquant.core.front import find_front
 from autoquant.core.pareto import Bounds
@@ -27,7 +29,8 @@ from autoquant.errors import StorageError, StudyError
 from autoquant.search.event import Event
 from autoquant.search.joining import take_part
 from autoquant.search.journal import FileLock, find_damage
-from autoquant.search.lease import Lease, Listener, find_drivers
+from autoquant.search.lease import Lease, Listener, find_drivers, find_holder
+from autoquant.search.reader import StudyReader
 from autoquant.search.record import CLAIM, Asked, Record
 from autoquant.search.recovery import recover
 from autoquant.search.sampler import build_sampler
@@ -461,6 +464,24 @@ def test_process_of_this_machine_that_is_gone_is_dead_at_once() -> None:
     assert not Listener().hears({"driver": said}, "t")
 
 
+def test_a_process_of_another_machine_of_the_same_name_is_not_looked_for_here(
+    tmp_path: Path,
+) -> None:
+    """Two containers, or two boxes that were set up from one image."""
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"],
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    said = {"token": "t", "host": socket.gethostname(), "pid": int(gone.stdout),
+            "beat": time.time(), "kernel": "another"}  # fmt: skip
+    assert find_holder({"driver": said}) is not None
+    assert Listener().hears({"driver": said}, "t")
+    assert find_holder({"driver": {**said, "kernel": find_kernel()}}) is None
+    study = fake_record(Location(tmp_path, "fake", f"sqlite:///{tmp_path / 's.db'}")).study
+    lease = Lease(study, dict, "mine")
+    lease.begin()
+    assert study.user_attrs["driver"]["kernel"] == find_kernel()
+    lease.end()
+
+
 def fail_elsewhere(record: Record, count: int) -> None:
     """Another process tries recipes, all of which fail."""
     record.token = "another"
@@ -501,6 +522,9 @@ def test_who_joins_goes_as_far_as_whoever_leads(tmp_path: Path) -> None:
         with take_part(location, launch.header, print, joins=True) as member:
             joined = fake_study(tmp_path, member.record, membership=member)
             assert joined.agree(Budget(20, 7.0)) == Budget(50, 7.0)
+    header = load_record(location).header
+    assert extend_header(header, None, None).trials == 50, "whoever goes on, too"
+    assert StudyReader(location).read().header.trials == 50
 
 
 def test_lock_of_a_process_that_lives_is_not_tidied_away(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import gc
 import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -231,7 +232,25 @@ def test_a_model_that_loads_for_longer_than_the_warm_up_is_warm_all_the_same() -
 
     race = Race([[run]], [lambda: 1e-4], LatencyProtocol(warmup_s=0.01, max_s=0.0))
     race.run_slice()
-    assert race._counts == [40, 40]
+    assert race._counts == [(40, 40), (40, 40)]
+
+
+def test_runs_that_the_others_left_cold_do_not_count() -> None:
+    """With many files in turns, each finds the caches full of the others'."""
+
+    def chilled(steady: float, turn: list[object]) -> Callable[[], float]:
+        def run() -> float:
+            is_cold = turn[0] is not run
+            turn[0] = run
+            return 3 * steady if is_cold else steady
+
+        return run
+
+    turn: list[object] = [None]
+    small, large = chilled(1e-3, turn), chilled(2e-3, turn)
+    result = compare([small], [large], LatencyProtocol(warmup_s=0.0, max_s=0.0))
+    assert result.percentiles_ms[2] == pytest.approx(1.0)
+    assert result.reference_ms == pytest.approx(2.0)
 
 
 def test_asking_whether_a_race_is_over_changes_nothing() -> None:
@@ -250,7 +269,7 @@ def test_a_wall_clock_that_steps_back_ends_the_slice(monkeypatch: pytest.MonkeyP
             return next(readings)
 
     race = Race([[lambda: 1e-3]], [lambda: 2e-3], LatencyProtocol(warmup_s=0.0, slice_s=1.0))
-    race._counts = [4, 4]
+    race._counts = [(4, 4), (4, 4)]
     race._turns = 1
     monkeypatch.setattr("autoquant.backends.latency.time", Clock)
     race.run_slice()

@@ -19,7 +19,7 @@ from autoquant.core.trial import Measurement, Partial, Trial
 from autoquant.errors import Rejection, TaskError, TrainingError
 from autoquant.search.header import StudyHeader
 from autoquant.search.promotion import find_promising, has_time_to_train
-from autoquant.search.storage import Location
+from autoquant.search.storage import Location, load_record
 from autoquant.search.study import Budget
 from tests.fakes import fake_evaluator, fake_record, fake_study
 from tests.networks import Residual, make_task
@@ -89,6 +89,8 @@ def test_trained_trials_take_half_of_the_time_at_most() -> None:
     assert has_time_to_train([*untrained, first], 200, 1000)
     assert not has_time_to_train([*untrained, first], 199, 1000)
     assert not has_time_to_train([*untrained, first], None, 49), "it would not come to an end"
+    assert has_time_to_train([*untrained, first], 100, 1000, before={first.number})
+    assert not has_time_to_train([*untrained, first], 99, 1000, before={first.number})
 
 
 def test_search_trains_who_has_earned_it_and_improves_the_front(tmp_path: Path) -> None:
@@ -113,13 +115,21 @@ def test_search_trains_who_has_earned_it_and_improves_the_front(tmp_path: Path) 
 def test_a_resumed_search_goes_on_with_its_trained_trials(tmp_path: Path) -> None:
     location = Location(tmp_path, "fake")
     fake_study(tmp_path, fake_record(location), mixed_space()).run(Budget(20, 60.0), "random")
-    from autoquant.search.storage import load_record
-
     record = load_record(location)
     study = fake_study(tmp_path, record, mixed_space())
     study.run(Budget(30, 60.0), "random")
     digests = [item.digest for item in record.trials()]
     assert len(digests) == len(set(digests)) == 30
+
+
+def test_each_run_has_its_own_time_to_train(tmp_path: Path) -> None:
+    location = Location(tmp_path, "fake")
+    fake_study(tmp_path, fake_record(location), mixed_space()).run(Budget(24, 20.0), "random")
+    record = load_record(location)
+    before = [trial for trial in record.trials() if trial.recipe.is_trained]
+    assert 1 <= len(before) <= 2, "5 seconds each, of 10"
+    fake_study(tmp_path, record, mixed_space()).run(Budget(48, 20.0), "random")
+    assert len([trial for trial in record.trials() if trial.recipe.is_trained]) > len(before)
 
 
 HOPELESS = Rejection(

@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from optuna.samplers import RandomSampler
 
 from autoquant.core.hypervolume import hypervolume
 from autoquant.core.layer import Layer
+from autoquant.core.objective import Kind
 from autoquant.core.pareto import Bounds
 from autoquant.core.sensitivity import ChoiceCost, Sensitivity, SensitivityBase
 from autoquant.core.space import SearchSpace
@@ -423,6 +425,74 @@ def test_what_is_larger_must_be_better_by_more_than_chance() -> None:
     history = History(features)
     history.update(study, 99)
     assert history.rows[0].compared_sd == pytest.approx(0.002, rel=0.03)
+
+
+def look_at(valley: Valley, bounds: Bounds, objectives: Sequence[Kind], *rows: Row) -> Outlook:
+    """What is known after some trials."""
+    known = Knowledge(valley.layers, objectives=objectives, bounds=bounds)
+    features = Features(valley.space, known)
+    outlook = Outlook(features, known)
+    outlook.update(History(features, {row.number: row for row in rows}))
+    return outlook
+
+
+def encode(valley: Valley, choice: str) -> tuple[int, ...]:
+    chosen = {f"layer.{name}": choice for name in valley.names} | {"calibration": "minmax"}
+    code = Features(valley.space, valley.knowledge()).encode(chosen)
+    assert code is not None
+    return code
+
+
+@pytest.mark.parametrize(
+    ("bounds", "objectives", "choice"),
+    [
+        ({"max_size_mb": 0.08}, ("accuracy", "latency"), "8"),
+        ({"max_latency_ms": 0.7}, ("accuracy",), "float"),
+    ],
+)
+def test_a_bound_holds_whether_or_not_its_figure_is_an_objective(
+    bounds: dict[str, float], objectives: Sequence[Kind], choice: str
+) -> None:
+    """A baseline that breaks it is no member, and what breaks it like that gains nothing."""
+    valley = Valley()
+    wide, narrow = encode(valley, choice), encode(valley, "4")
+    ratio = 1.0 if choice == "float" else 0.5
+    row = Row(0, wide, "complete", "w8a8", 0.0, 0.0, ratio, 1.0, 125_000)
+    other = Row(1, narrow, "rejected", None, 0.01, 0.0, 0.5, 1.0, 62_500)
+    outlook = look_at(valley, Bounds(0.02, **bounds), objectives, row, other)
+    assert len(outlook.front) == 0
+    gains = outlook.score(np.array([wide, narrow]))
+    assert gains[0] == 0.0
+    assert gains[1] > 0.0
+
+
+@pytest.mark.parametrize("over", [0.0005, -0.0005])
+def test_what_loses_a_little_too_much_takes_nothing_away(over: float) -> None:
+    """A bound is a bound: chance excuses nobody, as it does not in the front itself."""
+    valley = Valley(layers=3)
+    row = Row(0, encode(valley, "4"), "complete", None, 0.02 + over, 0.0, 0.5, 1.0, 900, 0.002)
+    outlook = look_at(valley, Bounds(0.02), ["size"], row)
+    assert len(outlook.front) == (over < 0)
+
+
+@pytest.mark.parametrize("bound", [0.0, -0.01])
+def test_where_no_drop_is_allowed_the_bound_is_the_corner(bound: float) -> None:
+    valley = Valley(layers=3)
+    outlook = look_at(valley, Bounds(bound), ("accuracy", "size"))
+    assert outlook.corner[0] == pytest.approx(outlook.bend(np.array([bound]))[0])
+
+
+def test_what_a_second_look_gave_is_what_is_known(tmp_path: Path) -> None:
+    study = fake_study(tmp_path)
+    study.run(Budget(20), "random")
+    record = study.record
+    turned_away = next(t for t in record.trials() if t.state == "rejected")
+    figures = next(t for t in record.trials() if t.state == "complete").measurement()
+    record.add_reprieve(turned_away.digest, figures)
+    read = History(Features(study.space, Knowledge(fake_evaluator().builder.layers)))
+    read.update(record.study, -1)
+    row = read.rows[turned_away.number]
+    assert (row.state, row.drop, row.drop_sd) == ("complete", figures.accuracy_drop, 0.0)
 
 
 def test_history_of_trials_is_that_of_their_study(tmp_path: Path) -> None:

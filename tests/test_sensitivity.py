@@ -82,21 +82,31 @@ def test_interrupted_measurement_goes_on(tmp_path: Path) -> None:
     assert len(seen) - 10 <= 16 - kept + 3
 
 
-def test_choice_on_which_the_process_dies_twice_is_left_out(tmp_path: Path) -> None:
-    for _ in range(3):
-        evaluator = fake_evaluator()
+@pytest.mark.parametrize("is_killed", [True, False])
+def test_choice_on_which_the_process_dies_twice_is_left_out(
+    tmp_path: Path, *, is_killed: bool
+) -> None:
+    """Ctrl-C at a choice is no death: it is measured the next time."""
+    path = tmp_path / "fake-fake.json"
+    for _ in range(2):
+        evaluator, left = fake_evaluator(), []
         build = evaluator.builder.build
 
-        def die(recipe, watch=None, build=build):
+        def die(recipe, watch=None, build=build, left=left):
             if recipe.layers.get("conv0") == 4:
+                left.append(path.read_bytes())
                 raise KeyboardInterrupt
             return build(recipe, watch)
 
         evaluator.builder.build = die
         with contextlib.suppress(KeyboardInterrupt):
-            found, _ = measure_sensitivity(evaluator, "fake", tmp_path)
+            measure_sensitivity(evaluator, "fake", tmp_path)
+        if is_killed:  # a process that is killed writes nothing after that
+            path.write_bytes(left[0])
+    found, _ = measure_sensitivity(fake_evaluator(), "fake", tmp_path)
     assert len(found.costs) == 16
-    assert found.costs[0].error == "the process ended while it was measured, twice"
+    reason = "the process ended while it was measured, twice"
+    assert found.costs[0].error == (reason if is_killed else None)
 
 
 def test_no_file_is_begun_after_the_time_is_up(tmp_path: Path) -> None:

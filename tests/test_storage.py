@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import optuna
 import pytest
 
 from autoquant.backends.fake import fake_artifact
@@ -18,7 +19,13 @@ from autoquant.launch import Launch, run_launch
 from autoquant.search.header import StudyHeader
 from autoquant.search.journal import find_damage
 from autoquant.search.shelf import Shelf
-from autoquant.search.storage import Location, is_running, list_studies, load_record
+from autoquant.search.storage import (
+    Location,
+    is_running,
+    list_studies,
+    load_record,
+    open_storage,
+)
 from autoquant.search.study import Event
 from tests.databases import STORAGES, hold_lease, place_study
 from tests.fakes import DEFINITION, fake_evaluator
@@ -51,6 +58,29 @@ def test_trials_are_kept_and_a_search_goes_on(location: Location) -> None:
     assert len(trials) == len({trial.digest for trial in trials}) == 12
     assert [trial.digest for trial in trials[:8]] == [trial.digest for trial in first]
     assert location.name in list_studies(location.results, location.url)
+
+
+def test_a_search_that_was_killed_as_it_began_begins_again(location: Location) -> None:
+    if location.url is not None:
+        location.create_folder()
+        optuna.create_study(
+            storage=open_storage(location), study_name=location.name,
+            directions=["maximize", "minimize", "minimize"],
+        )  # fmt: skip
+    assert not location.exists()
+    search(location, 6)
+    assert len(load_record(location).trials()) == 6
+
+
+def test_a_study_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    location = Location(tmp_path, "theirs", f"sqlite:///{tmp_path / 'studies.db'}")
+    location.create_folder()
+    storage = open_storage(location)
+    theirs = optuna.create_study(storage=storage, study_name=location.name)
+    for _ in range(2):
+        with pytest.raises(StudyError, match="not written by autoquant"):
+            search(location, 6)
+        theirs.add_trial(optuna.trial.create_trial(value=1.0))
 
 
 def test_what_was_running_is_tried_again(location: Location) -> None:

@@ -3,6 +3,7 @@
 import math
 import os
 import platform
+import socket
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -15,6 +16,7 @@ __all__ = [
     "available_memory",
     "describe_machine",
     "explain_oversubscription",
+    "find_kernel",
     "grant_cores",
     "has_integer_dot_product",
     "package_versions",
@@ -214,3 +216,12 @@ def package_versions(*names: str) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def find_kernel() -> str:
+    """What tells machines apart, and containers whose processes do not see each other."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return socket.gethostname()

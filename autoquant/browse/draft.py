@@ -30,6 +30,7 @@ DRAFT_BYTES = 64 * 1024  # no search space is larger
 _CALIBRATIONS = ("minmax", "mse", "entropy", "percentile:99.99", "percentile:99.9")
 _FLOAT_WORDS = {"never": [False], "may": [False, True], "always": [True]}
 _HIDDEN = ("qat",)
+_LONGEST_NUMBER = 12  # digits
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Choice:
             return text == "true"
         if self.values:
             return text
-        if not text.strip().isdigit():
+        if not text.strip().isdecimal() or len(text) > _LONGEST_NUMBER:
             raise SpaceError(f"{self.name}: '{text}' is no whole number")
         return int(text)
 
@@ -98,7 +99,8 @@ class Draft:
         task: its name.
         task_options: what the task is told, from the space that the draft began with.
         objectives: what counts.
-        layers: rows of the table: `pattern`, `8 bits`, `4 bits`, `float` (never, may, always).
+        layers: rows of the table: `pattern`, `bits` (widths), `float` (never, may, always) and
+            `activation` (how the input comes); what is empty is as an earlier row says.
         quantizer: allowed values as text, by option.
         max_drop: in points; None is no constraint, and likewise the other two.
         max_latency_ms: milliseconds.
@@ -150,13 +152,18 @@ class Draft:
             pattern = str(row.get("pattern") or "").strip()
             if not pattern:
                 continue
-            bits = [width for width in (8, 4) if row.get(f"{width} bits")]
-            rule: dict[str, Any] = {"exclude": _FLOAT_WORDS[str(row.get("float") or "never")]}
-            if bits:
-                rule["weight_bits"] = bits
-            elif rule["exclude"] != [True]:
-                raise SpaceError(f"'{pattern}' has no width: tick 8 bits, 4 bits or both")
-            rules[pattern] = rule
+            word = row.get("float")
+            rule = {
+                "weight_bits": list(row.get("bits") or ()),
+                "exclude": _FLOAT_WORDS[str(word)] if word else [],
+                "activation": list(row.get("activation") or ()),
+            }
+            if pattern in rules:
+                raise SpaceError(f"'{pattern}' stands in two rows: remove one of them")
+            if not any(rule.values()):
+                raise SpaceError(f"'{pattern}' says nothing: choose bits, float or input for it")
+            # what is left out keeps what an earlier pattern says
+            rules[pattern] = {key: values for key, values in rule.items() if values}
         if not rules:
             raise SpaceError("name at least one pattern of layers; * stands for all of them")
         return rules
@@ -181,13 +188,13 @@ def to_yaml(config: SpaceConfig) -> str:
 
 def layer_rows(config: SpaceConfig) -> list[dict[str, Any]]:
     """Rows of the table of layers; the inverse of what `Draft` reads."""
-    words = {(False,): "never", (False, True): "may", (True, False): "may", (True,): "always"}
+    words = {tuple(sorted(values)): word for word, values in _FLOAT_WORDS.items()}
     return [
         {
             "pattern": pattern,
-            "8 bits": 8 in (rule.weight_bits or [8]),
-            "4 bits": 4 in (rule.weight_bits or []),
-            "float": words[tuple(rule.exclude or [False])],
+            "bits": rule.weight_bits,
+            "float": None if rule.exclude is None else words[tuple(sorted({*rule.exclude}))],
+            "activation": rule.activation,
         }
         for pattern, rule in config.layers.items()
     ]

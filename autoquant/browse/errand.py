@@ -106,6 +106,7 @@ def _export(arguments: Mapping[str, Any]) -> str:
     from autoquant.browse.kept import find_location
     from autoquant.core.artifact import Artifact
     from autoquant.deliver import rebuild_trial
+    from autoquant.files import replacing
     from autoquant.search.choice import choose_trial
     from autoquant.search.storage import load_record
     from autoquant.tasks import load_task
@@ -120,7 +121,8 @@ def _export(arguments: Mapping[str, Any]) -> str:
     folder = location.folder / "exports"  # a search sweeps `artifacts`
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{trial.digest}{Artifact(content, {}, {}).suffix}"
-    path.write_bytes(content)
+    with replacing(path) as file:  # whoever asked may go, and this process with him
+        file.write(content)
     return str(path)
 
 

@@ -5,10 +5,11 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from autoquant.backends.machine import find_kernel
 from autoquant.cluster.connection import Connection, Demand, Lost, Raised
 from autoquant.cluster.crew import Crew
 from autoquant.cluster.slot import Role, Slot
-from autoquant.cluster.worker import Greeting, Source, find_kernel, find_versions
+from autoquant.cluster.worker import Greeting, Source, find_versions
 from autoquant.core.fingerprint import Fingerprint
 from autoquant.errors import ClusterError, InputError
 

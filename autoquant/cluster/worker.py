@@ -7,10 +7,9 @@ import socket
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from autoquant.backends.machine import grant_cores, package_versions
+from autoquant.backends.machine import find_kernel, grant_cores, package_versions
 from autoquant.backends.quiet import GuidedPlace, QuietPlace
 from autoquant.cluster.capture import capturing
 from autoquant.core.artifact import Artifact
@@ -173,12 +172,3 @@ class Worker:
 def find_versions() -> dict[str, str]:
     """What must be the same everywhere, or figures would not be."""
     return {"python": platform.python_version(), **package_versions("autoquant", "torch")}
-
-
-def find_kernel() -> str:
-    """What tells machines apart, and containers whose processes do not see each other."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
-        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:
-        return socket.gethostname()

@@ -61,7 +61,8 @@ def find_front(
     candidates = _candidates(trials, bounds)
     if not candidates:
         return []
-    chosen = _find_kernel(_Dominance(candidates, objectives), _losses(candidates, objectives))
+    losses = _comparable_losses(candidates, objectives)
+    chosen = _find_kernel(_Dominance(candidates, objectives), losses)
     return _by_first_objective([candidates[index] for index in chosen], objectives)
 
 
@@ -121,7 +122,7 @@ def find_common_front(
         is_own = owner[rows][:, None] == owner[columns][None, :]
         return np.where(is_own, within(rows, columns), between(rows, columns))
 
-    chosen = _find_kernel(dominates, _losses(apart, objectives))
+    chosen = _find_kernel(dominates, _comparable_losses(apart, objectives))
     return np.isin(np.arange(len(trials)), chosen)
 
 
@@ -201,6 +202,15 @@ def _candidates(trials: Sequence[Trial], bounds: Bounds | None) -> list[Trial]:
     return [trial for trial in trials if trial.state == "complete" and bounds.admits(trial)]
 
 
+def _comparable_losses(trials: Sequence[Trial], objectives: Sequence[Objective]) -> Floats:
+    """Losses with latencies as they were during the search; see `comparable_log_ratios`."""
+    losses = _losses(trials, objectives)
+    for column, name in enumerate(objectives):
+        if kind_of(name) == "latency":
+            losses[:, column] = np.exp(comparable_log_ratios(_see(trials, name)))
+    return losses
+
+
 def _losses(trials: Sequence[Trial], objectives: Sequence[Objective]) -> Floats:
     return np.array([[trial.objective(name) for name in objectives] for trial in trials])
 
@@ -218,7 +228,7 @@ class _Dominance:
             "accuracy": _AccuracyZ, "latency": _LatencyZ, "size": _SizeZ,
         }  # fmt: skip
         self._measures = [makers[kind_of(name)](_see(trials, name)) for name in objectives]
-        self._losses = _losses(trials, objectives).T
+        self._losses = _comparable_losses(trials, objectives).T
         self._accuracy = objectives.index("accuracy") if "accuracy" in objectives else None
 
     def __call__(self, rows: Index, columns: Index) -> Bools:

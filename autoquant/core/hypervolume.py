@@ -14,8 +14,6 @@ __all__ = ["ModeYield", "find_mode_yields", "hypervolume", "seconds_by_mode", "t
 
 Floats = npt.NDArray[np.float64]
 
-_WORST_DROP = 0.1  # of a study without an allowed drop: ten points
-
 
 @dataclass(frozen=True)
 class ModeYield:
@@ -45,8 +43,8 @@ def find_mode_yields(
     """What each mode of a study cost and bought; by point estimates.
 
     The box is spanned by the float model and what is better than it: a latency and a size below
-    float's, and a drop below the allowed one (ten points without one), each as a share of its
-    side. All of the box is 1; accuracy above float reaches beyond it.
+    float's, and a drop below the allowed one (see `Bounds.drop_range`), each as a share of its
+    side. All of the box is 1; accuracy above its best reaches beyond it.
 
     Args:
         trials: of one study, in any order; their numbers are the order of the record.
@@ -72,13 +70,13 @@ def trace_hypervolume(
         objectives: sides of the box.
         bounds: constraints of the study.
     """
-    worst, kinds = bounds.max_drop or _WORST_DROP, kinds_of(objectives)
+    kinds = kinds_of(objectives)
     reference = next((trial for trial in trials if trial.name == "fp32"), None)
     size = None if reference is None else reference.size_bytes
     known, volume = np.empty((0, len(kinds))), 0.0
     volumes = []
     for trial in trials:
-        losses = _losses(trial, kinds, worst, size)
+        losses = _losses(trial, kinds, bounds, size)
         if losses is not None and not (known <= losses).all(axis=1).any():
             known = np.vstack([known, losses])
             known = known[is_nondominated(known)]
@@ -112,12 +110,14 @@ def hypervolume(losses: Floats, reference: Floats) -> float:
     )
 
 
-def _losses(trial: Trial, kinds: Sequence[Kind], worst: float, size: int | None) -> Floats | None:
+def _losses(trial: Trial, kinds: Sequence[Kind], bounds: Bounds, size: int | None) -> Floats | None:
     """(kinds,) shares of the box's sides; None where something was not measured."""
     if trial.state != "complete":
         return None
+    best, worst = bounds.drop_range
+    drop = trial.accuracy_drop
     values: dict[Kind, float | None] = {
-        "accuracy": None if trial.accuracy_drop is None else trial.accuracy_drop / worst,
+        "accuracy": None if drop is None else (drop - best) / (worst - best),
         "latency": trial.mean_latency_ratio,
         "size": trial.size_bytes / size if trial.size_bytes and size else None,
     }

@@ -12,6 +12,10 @@ from autoquant.core.trial import Trial
 __all__ = ["Bounds", "find_knee", "is_nondominated", "pick_fastest", "pick_smallest"]
 
 
+_WORST_DROP = 0.1  # that counts where no drop is bounded: ten points
+_BEYOND = 0.01  # by how much a model may be better than a bound that is no loss
+
+
 @dataclass(frozen=True)
 class Bounds:
     """What a model may cost; None is no bound.
@@ -33,6 +37,16 @@ class Bounds:
             self.max_latency_ms if other.max_latency_ms is None else other.max_latency_ms,
             self.max_size_mb if other.max_size_mb is None else other.max_size_mb,
         )
+
+    @property
+    def drop_range(self) -> tuple[float, float]:
+        """Best and worst drop that count in a hypervolume.
+
+        From no drop to the bound; where the bound is no drop or a gain, from one point better.
+        """
+        if self.max_drop is None:
+            return 0.0, _WORST_DROP
+        return (0.0 if self.max_drop > 0 else self.max_drop - _BEYOND), self.max_drop
 
     def admits(self, trial: Trial) -> bool:
         """Whether a trial stays within every bound; an unmeasured figure does not."""

@@ -5,10 +5,11 @@ from typing import Any
 
 from autoquant.core.trial import Trial
 
-__all__ = ["amend_trial"]
+__all__ = ["REPRIEVE", "amend_trial"]
 
 _OF_RUNTIMES = ("over_onnxruntime", "over_onnxruntime_ci")
-_LATER = ("reprieve", "report", "latency", "departure")
+REPRIEVE = "reprieve"  # attribute of a study: what a second look gave, by digest
+_LATER = (REPRIEVE, "report", "latency", "departure")
 
 
 def amend_trial(trial: Trial, attributes: Mapping[str, Any]) -> Trial:
@@ -25,7 +26,7 @@ def amend_trial(trial: Trial, attributes: Mapping[str, Any]) -> Trial:
     if not changes:
         return trial
     if "latency_ratio" in amendments[_LATER.index("latency")]:
-        reprieved = amendments[_LATER.index("reprieve")]
+        reprieved = amendments[_LATER.index(REPRIEVE)]
         searched = {**trial.model_dump(), **reprieved}
         changes |= _remember_search(changes, searched)
         targets = changes.get("targets") or {}

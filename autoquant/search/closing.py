@@ -270,11 +270,15 @@ class Closing:
         """A trial's file, kept or rebuilt from its recipe, its figures in the passport."""
         rebuilt = self.shelf.get(trial.digest)
         if rebuilt is None:
-            rebuilt = self.evaluator.rebuild(trial.recipe)
+            # the file of an earlier run makes room for one with figures, or `verify` has none
+            rebuilt = self._seal(trial, self.evaluator.rebuild(trial.recipe))
             self.shelf.put(trial.digest, rebuilt)
+        return self._seal(trial, rebuilt)
+
+    def _seal(self, trial: Trial, artifact: Artifact) -> Artifact:
         figures = trial.measurement().model_dump(mode="json")
         fingerprint = self.record.fingerprint_of(trial)
-        return self.evaluator.builder.seal(rebuilt, figures, fingerprint)
+        return self.evaluator.builder.seal(artifact, figures, fingerprint)
 
 
 def measure_after_all(

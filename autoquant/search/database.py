@@ -60,8 +60,11 @@ def _name_driver(url: str) -> str:
 
 
 def hide_password(url: str) -> str:
-    """A URL as it may be shown: a password may hold an @ itself, and a query another."""
-    return re.sub(r"//([^:/@]*):.*@", r"//\1:***@", url.split("?")[0])
+    """A URL as it may be shown: a password may hold an @ or a ? itself, and a query another."""
+    shown = url.split("?")[0]
+    if "@" not in shown and re.search(r"//[^:/@]*:(?!\d*(/|$))", shown):  # no port: a password
+        shown = url
+    return re.sub(r"//([^:/@]*):.*@", r"//\1:***@", shown).split("?")[0]
 
 
 def explain_failure(url: str, error: Exception) -> str:

@@ -64,7 +64,7 @@ def _find(trials: Sequence[Trial], space: SearchSpace, number: int) -> Trial:
             f"trial {number} is {found.state} and has no figures to explain"
             f"{_name_others(trials, space)}"
         )
-    if _untrained(found.recipe) not in space.untrained:
+    if _as_searched(found.recipe, space) not in space.untrained:
         what = found.name or "its recipe"
         raise InputError(
             f"trial {number} ({what}) is not of the study's search space, which is all that its "
@@ -79,7 +79,7 @@ def _name_others(trials: Sequence[Trial], space: SearchSpace) -> str:
     able = [
         str(trial.number)
         for trial in trials
-        if trial.state == "complete" and _untrained(trial.recipe) in known
+        if trial.state == "complete" and _as_searched(trial.recipe, space) in known
     ]
     if not able:
         return "; none can be explained yet: autoquant resume goes on with it"
@@ -87,8 +87,9 @@ def _name_others(trials: Sequence[Trial], space: SearchSpace) -> str:
     return f"; there are {more}{', '.join(able[-_SHOWN:])} (autoquant trials lists all)"
 
 
-def _untrained(recipe: Recipe) -> Recipe:
-    return recipe.trained(None) if recipe.is_trained else recipe
+def _as_searched(recipe: Recipe, space: SearchSpace) -> Recipe:
+    """Of a mixed space, the recipe before its training: that is what samplers choose there."""
+    return recipe.trained(None) if space.is_mixed and recipe.is_trained else recipe
 
 
 @dataclass(frozen=True)
@@ -110,9 +111,10 @@ class _Explainer:
         self.trial = trial
         self.trials = trials
         self.space = space.untrained
+        self.is_mixed = space.is_mixed
         self.knowledge = knowledge
         self.features = Features(self.space, fill_in(knowledge, self.space, trials))
-        self.parameters = self.space.encode(_untrained(trial.recipe))
+        self.parameters = self.space.encode(_as_searched(trial.recipe, space))
         code = self.features.encode(self.parameters)
         assert code is not None  # it is of the space
         self.code = code
@@ -175,7 +177,8 @@ class _Explainer:
         return {name: tuple(items) for name, items in found.items()}
 
     def _find_changes(self) -> Iterator[_Change]:
-        training = self.trial.recipe.options.qat if self.trial.recipe.options else None
+        options = self.trial.recipe.options
+        training = options.qat if options and self.is_mixed else None
         for place, choices in enumerate(self.features.choices):
             for index, choice in enumerate(choices):
                 code = (*self.code[:place], index, *self.code[place + 1 :])

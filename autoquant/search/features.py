@@ -31,7 +31,7 @@ class Features:
         self.knowledge = knowledge
         self.names = list(space.parameters)
         self.choices = [list(choices) for choices in space.parameters.values()]
-        self.counts = np.array([len(choices) for choices in self.choices])
+        self.counts = np.array([len(choices) for choices in self.choices], dtype=np.int64)
         self.starts = np.concatenate([[0], np.cumsum(self.counts)[:-1]]).astype(np.int64)
         self.is_layer = np.array([space.is_layer(name) for name in self.names], dtype=bool)
         self.references = np.array(

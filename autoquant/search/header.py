@@ -9,14 +9,15 @@ from autoquant.core.objective import Objective, spread
 from autoquant.core.pareto import Bounds
 from autoquant.errors import StudyError
 
-__all__ = ["FORMAT", "StudyHeader", "check_header"]
+__all__ = ["FORMAT", "GOAL", "StudyHeader", "check_header"]
 
 FORMAT = 1
+GOAL = "goal"  # attribute of a study: the trials that it was last told to reach
 
 
 @dataclass(frozen=True)
 class StudyHeader:
-    """What a study was started with; written once.
+    """What a study was started with; written once, but for how far it is to go.
 
     Attributes:
         definition: the search space as configuration, budget left out.
@@ -24,7 +25,7 @@ class StudyHeader:
         sampler: name of the strategy.
         threads: threads of timed runs.
         batch: batch size of timed runs.
-        trials: finished trials to reach.
+        trials: finished trials to reach, as it was last told.
         timeout_s: seconds that one run may take, or None.
         backend: name of the runtime that judges the trials; studies from before there was a
             choice have none.
@@ -66,6 +67,10 @@ class StudyHeader:
             definition["constraints"] = {k: v for k, v in given.items() if k != "max_latency_ms"}
         return dataclasses.replace(self, definition=definition, targets=())
 
+    def with_goal(self, attributes: Mapping[str, Any]) -> "StudyHeader":
+        """As it goes on since, by the attributes of the study."""
+        return dataclasses.replace(self, trials=attributes.get(GOAL) or self.trials)
+
     @property
     def bounds(self) -> Bounds:
         """The constraints of the search space; `max_latency_ms` is about the first target."""
@@ -75,7 +80,7 @@ class StudyHeader:
 
 
 def check_header(name: str, attributes: Mapping[str, Any]) -> StudyHeader:
-    """What a study was started with.
+    """What a study was started with, and how far it is to go by now.
 
     Args:
         name: of the study.
@@ -91,4 +96,4 @@ def check_header(name: str, attributes: Mapping[str, Any]) -> StudyHeader:
         raise StudyError(
             f"study '{name}' is of format {known}, newer than {FORMAT}: update autoquant"
         )
-    return StudyHeader(**attributes["header"])
+    return StudyHeader(**attributes["header"]).with_goal(attributes)

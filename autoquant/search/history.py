@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autoquant.core.noise import Z95
 from autoquant.core.trial import Partial, Trial, mean_ratio
+from autoquant.search.amend import REPRIEVE
 from autoquant.search.features import Features
 
 __all__ = ["History", "Row"]
@@ -75,18 +76,24 @@ class History:
             current: number of the trial that is asked for, which is under way too.
         """
         self.pending = []
+        second_looks: Mapping[str, Any] | None = None  # copied when it is asked for
         for frozen in study.get_trials(deepcopy=False):
             if frozen.number in self.rows or frozen.number == current:
                 continue
             if frozen.state.is_finished():
-                self._take(frozen)
+                if second_looks is None:
+                    second_looks = study.user_attrs.get(REPRIEVE, {})
+                self._take(frozen, second_looks)
             elif frozen.state is TrialState.RUNNING:
                 code = self.features.encode(frozen.params)
                 self.pending += [] if code is None else [code]
 
-    def _take(self, frozen: FrozenTrial) -> None:
+    def _take(self, frozen: FrozenTrial, second_looks: Mapping[str, Any]) -> None:
         record = frozen.user_attrs.get("record")
         if record is not None:  # without one it was interrupted, and is tried again
+            again = second_looks.get(record.get("digest"))
+            if again is not None:
+                record = {**record, **again, "partial": None}
             code = self.features.encode(frozen.params)
             self.rows[frozen.number] = _read(frozen.number, code, record)
 

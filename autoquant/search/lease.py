@@ -16,6 +16,7 @@ from typing import Any
 
 import optuna
 
+from autoquant.backends.machine import find_kernel
 from autoquant.errors import StudyError
 
 __all__ = ["KEY", "Lease", "Listener", "find_drivers", "find_holder", "without_leases"]
@@ -78,7 +79,8 @@ class Lease:
         self._describe = describe
         self._name = study.study_name
         self._said: dict[str, Any] = {
-            "token": token or uuid.uuid4().hex, "host": socket.gethostname(), "pid": os.getpid()
+            "token": token or uuid.uuid4().hex, "host": socket.gethostname(),
+            "kernel": find_kernel(), "pid": os.getpid(),
         }  # fmt: skip
         self._key = KEY if is_lead else f"{_JOINED}{self._said['token']}"
         self._is_over = threading.Event()
@@ -165,9 +167,15 @@ def _find_said(attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [said for key in _find_keys(attributes) if (said := attributes.get(key)) is not None]
 
 
+def _is_from_here(said: Mapping[str, Any]) -> bool:
+    """Whether a process said it whose number means something here: names of hosts may be equal."""
+    kernel = said.get("kernel")  # earlier versions said none
+    return said["host"] == socket.gethostname() and kernel in (None, find_kernel())
+
+
 def _is_dead_here(said: Mapping[str, Any]) -> bool:
     """Whether it was a process of this machine, and is gone."""
-    if said["host"] != socket.gethostname() or said["pid"] == os.getpid():
+    if not _is_from_here(said) or said["pid"] == os.getpid():
         return False
     return not _is_alive(said["pid"])
 
@@ -186,7 +194,7 @@ def find_holder(attributes: Mapping[str, Any], key: str = KEY) -> dict[str, Any]
     holder: dict[str, Any] | None = attributes.get(key)
     if holder is None or time.time() - holder["beat"] > _STALE_S:
         return None
-    if holder["host"] == socket.gethostname() and not _is_held_here(key, holder):
+    if _is_from_here(holder) and not _is_held_here(key, holder):
         return None
     return holder
 

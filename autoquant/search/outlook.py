@@ -17,7 +17,6 @@ __all__ = ["Outlook", "correlate_ranks"]
 Codes = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
-_WORST_DROP = 0.1  # of a study without an allowed drop: ten points, as in core.hypervolume
 _ROWS = 300  # that the models are fitted to, so that a long study stays quick
 _RECENT = 30  # trials by which the model is judged
 _LATENCY_NOISE, _SIZE_NOISE = 0.01, 1e-3
@@ -37,14 +36,13 @@ class Outlook:
     def __init__(self, features: Features, knowledge: Knowledge) -> None:
         self.features = features
         self.knowledge = knowledge
-        drop = knowledge.bounds.max_drop
-        self.worst = _WORST_DROP if drop is None else max(drop, 1e-4)
-        self.floor = 0.0 if drop is None or drop > 0 else drop - 1e-4
-        self.worst -= self.floor
+        self.floor, worst = knowledge.bounds.drop_range
+        self.worst = worst - self.floor
         self.loss = LossModel(features, self.worst / 2)
         self.full_size = max(1.0, knowledge.float_bytes(features.space))
         self.front = np.empty((0, 3))
         self.corner = np.ones(3)
+        self.limits = np.full(2, np.inf)
         self.inflation = 1.0
 
     def update(self, history: History) -> None:
@@ -61,6 +59,7 @@ class Outlook:
         )
         self.loss.fit(codes, losses, noise)
         self._judge(chosen)
+        self.limits = self._find_limits(rows)
         self.corner = self._find_corner(rows)
         self.front = self._find_front(rows, history.pending)
         self.fragile = self._find_fragile(rows)
@@ -71,7 +70,8 @@ class Outlook:
         """(n,) expected gain in hypervolume; where none can be gained, nearness to the bounds."""
         mean, deviation = self.loss.predict(codes)
         deviation = deviation * self.inflation
-        known = self._others(codes)
+        costs = self._costs(codes)
+        known = self._mask(costs)
         if "accuracy" in self.knowledge.objectives:
             gains = expected_improvement(mean, deviation, known, self.front, self.corner)
         else:
@@ -80,10 +80,10 @@ class Outlook:
             if self.knowledge.bounds.max_drop is not None:
                 z = (self.corner[0] - mean) / np.maximum(deviation, 1e-12)
                 gains = gains / (1 + np.exp(-1.7 * np.clip(z, -20, 20)))
-        gains = gains * self._survival(codes)
+        gains = gains * self._survival(codes) * self._is_within(costs)
         if gains.max(initial=0.0) > 1e-12:
             return np.asarray(gains)
-        excess = np.column_stack([mean, known]) / self.corner - 1
+        excess = np.column_stack([mean, known, costs]) / np.append(self.corner, self.limits) - 1
         return np.asarray(-np.maximum(excess, 0.0).sum(axis=1) * 1e-3 + gains)
 
     @property
@@ -152,10 +152,16 @@ class Outlook:
 
     def _others(self, codes: Codes) -> Floats:
         """(n, 2) latency ratio and share of the float model's size; zero for no objective."""
+        return self._mask(self._costs(codes))
+
+    def _costs(self, codes: Codes) -> Floats:
+        """(n, 2) the same, objective or not."""
         features = self.cost_features(codes)
-        return self._mask(
-            np.column_stack([self.latency.predict(features), self.size.predict(features)])
-        )
+        return np.column_stack([self.latency.predict(features), self.size.predict(features)])
+
+    def _is_within(self, costs: Floats) -> npt.NDArray[np.bool_]:
+        """(n,) whether bounds of latency and size are kept, which need not be objectives."""
+        return np.asarray((costs <= self.limits).all(axis=1))
 
     def _mask(self, known: Floats) -> Floats:
         wanted = self.knowledge.objectives
@@ -205,17 +211,28 @@ class Outlook:
         """
         eights = self.features.references[None, :]
         latency, size = self._others(eights)[0] if len(eights[0]) else (0.5, 0.25)
-        eight = [row.drop for row in rows if row.name in ("w8a8", "w8a8-reduced") and row.drop]
-        slack = float(np.clip(min(eight, default=0.0) / self.worst, 0.0, 1.0))
+        eight = [
+            row.drop
+            for row in rows
+            if row.name in ("w8a8", "w8a8-reduced") and row.drop is not None
+        ]
+        lost = min(eight, default=self.floor) - self.floor
+        slack = float(np.clip(lost / self.worst, 0.0, 1.0))
         size = 1.002 * size + slack * max(0.0, 1.0 - size)
-        corner = np.array([self.worst, max(1.0, 1.1 * latency), max(size, 1e-3)])
-        bounds, timed = self.knowledge.bounds, [r.reference_ms for r in rows if r.reference_ms]
-        if bounds.max_latency_ms is not None and timed:
-            corner[1] = min(corner[1], bounds.max_latency_ms / float(np.median(timed)))
-        if bounds.max_size_mb is not None:
-            corner[2] = min(corner[2], 1e6 * bounds.max_size_mb / self.full_size)
+        sides = np.minimum([max(1.0, 1.1 * latency), max(size, 1e-3)], self.limits)
+        corner = np.append(self.worst, sides)
         wanted = self.knowledge.objectives
         return np.where([True, "latency" in wanted, "size" in wanted], corner, 1.0)
+
+    def _find_limits(self, rows: Sequence[Row]) -> Floats:
+        """(2,) bounds of the latency ratio and of the share of the float model's size."""
+        bounds, limits = self.knowledge.bounds, np.full(2, np.inf)
+        timed = [row.reference_ms for row in rows if row.reference_ms]
+        if bounds.max_latency_ms is not None and timed:
+            limits[0] = bounds.max_latency_ms / float(np.median(timed))
+        if bounds.max_size_mb is not None:
+            limits[1] = 1e6 * bounds.max_size_mb / self.full_size
+        return limits
 
     def _find_front(self, rows: Sequence[Row], pending: Sequence[tuple[int, ...]]) -> Floats:
         """(f, 3) what is there; trials under way as they are expected, as `believe` takes them.
@@ -223,25 +240,40 @@ class Outlook:
         What is larger or slower must beat a trial by more than chance, or it will not stand on
         the front beside it (see `core.front`): so much is taken off the losses of what is there.
         """
-        complete = [row for row in rows if row.state == "complete" and row.drop is not None]
+        complete = [row for row in rows if row.state == "complete" and self._admits(row)]
         points = self._locate(complete)
         points[:, 0] -= _typical([row.compared_sd for row in complete if row.is_usable])
         if pending:
-            codes = _stack(pending, len(self.features.names))
-            mean, _ = self.loss.predict(codes)
-            points = np.vstack([points, np.column_stack([mean, self._others(codes)])])
+            points = np.vstack([points, self._expect_pending(pending)])
         if "accuracy" not in self.knowledge.objectives:
-            points = points[points[:, 0] <= self.corner[0]]
             points[:, 0] = 0.0
         points = np.maximum(points[(points < self.corner).all(axis=1)], 0.0)
         return points[is_nondominated(points)]
 
+    def _admits(self, row: Row) -> bool:
+        """Whether a trial keeps the bounds; see `Bounds.admits`."""
+        worst = self.knowledge.bounds.max_drop
+        is_right = row.drop is not None and (worst is None or row.drop <= worst)
+        return is_right and bool((self._measured(row) <= self.limits).all())
+
+    def _measured(self, row: Row) -> Floats:
+        """(2,) latency ratio and share of the float model's size."""
+        return np.array([row.latency or 0.0, (row.size or 0) / self.full_size])
+
+    def _expect_pending(self, pending: Sequence[tuple[int, ...]]) -> Floats:
+        """(f, 3) what is expected of trials under way, those left out that break a bound."""
+        codes = _stack(pending, len(self.features.names))
+        mean, _ = self.loss.predict(codes)
+        costs = self._costs(codes)
+        keep = self._is_within(costs)
+        if self.knowledge.bounds.max_drop is not None:
+            keep &= mean <= self.corner[0]
+        return np.column_stack([mean, self._mask(costs)])[keep]
+
     def _locate(self, rows: Sequence[Row]) -> Floats:
         """(n, 3) of trials; latency and size by the models, which know less noise."""
         losses = self.bend(np.array([1.0 if row.drop is None else row.drop for row in rows]))
-        measured = self._mask(np.array([
-            (row.latency or 0.0, (row.size or 0) / self.full_size) for row in rows
-        ]).reshape(-1, 2))  # fmt: skip
+        measured = self._mask(np.array([self._measured(row) for row in rows]).reshape(-1, 2))
         inside = np.array([row.code is not None for row in rows], dtype=bool)
         codes = _stack([row.code for row in rows if row.code], len(self.features.names))
         if inside.any() and codes.shape[1]:
@@ -282,7 +314,8 @@ def _typical(deviations: Sequence[float]) -> float:
 
 
 def _stack(codes: Sequence[tuple[int, ...] | None], width: int) -> Codes:
-    return np.array([code for code in codes if code is not None], dtype=np.int64).reshape(-1, width)
+    kept = [code for code in codes if code is not None]
+    return np.array(kept, dtype=np.int64).reshape(len(kept), width)
 
 
 def correlate_ranks(one: Floats, other: Floats) -> float:

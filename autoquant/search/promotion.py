@@ -4,7 +4,7 @@ Training takes a hundred times as long as anything else, so in a space with both
 proposes recipes without it, and only those are trained whose figures say that it may pay.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from autoquant.core.evidence import Evidence
 from autoquant.core.front import find_front
@@ -76,22 +76,27 @@ def _hope(trial: Trial, reference: Trial) -> Trial:
 
 
 def has_time_to_train(
-    trials: Sequence[Trial], timeout_s: float | None, seconds_left: float
+    trials: Sequence[Trial],
+    timeout_s: float | None,
+    seconds_left: float,
+    before: Collection[int] = frozenset(),
 ) -> bool:
     """Whether one more training keeps to its share of the time: half of it.
 
     Args:
         trials: so far.
-        timeout_s: seconds of the whole search; None takes those so far for the whole.
-        seconds_left: of the search. What a first training takes, nobody knows.
+        timeout_s: seconds of this run; None takes those of all trials so far for the whole.
+        seconds_left: of the run. What a first training takes, nobody knows.
+        before: numbers of the trials of earlier runs, whose time this one's limit does not hold.
     """
     if seconds_left <= 0:
         return False
-    spent = seconds_by_mode(trials)
     trained = [sum(trial.seconds.values()) for trial in trials if trial.recipe.is_trained]
     expected = max(trained, default=0.0)
     if expected > seconds_left:
         return False
     if timeout_s is None:
+        spent = seconds_by_mode(trials)
         return spent["qat"] <= _SHARE * sum(spent.values())
-    return spent["qat"] + expected <= _SHARE * timeout_s
+    own = [trial for trial in trials if trial.number not in before]
+    return seconds_by_mode(own)["qat"] + expected <= _SHARE * timeout_s

@@ -20,7 +20,13 @@ from autoquant.search.prior import Knowledge
 if TYPE_CHECKING:  # a reader knows no Optuna
     import optuna
 
-__all__ = ["KNOWLEDGE", "keep_knowledge", "recall_knowledge", "recall_space"]
+__all__ = [
+    "KNOWLEDGE",
+    "keep_knowledge",
+    "recall_exactness",
+    "recall_knowledge",
+    "recall_space",
+]
 
 KNOWLEDGE = "knowledge"  # the study's attribute
 
@@ -96,10 +102,16 @@ def recall_space(
         )
     names = [layer.name for layer in layers] or list(quantized[0].recipe.layers)
     able = {layer.name: layer.choices for layer in layers} or _seen_choices(quantized)
-    # the baseline of 8 bits takes 7 of them where sums of products saturate; see `baselines`
-    eight = next((trial.recipe.options for trial in quantized if trial.name == "w8a8"), None)
-    is_exact = not (eight is not None and eight.reduce_range)
-    return config.to_space(names, able=able, is_exact=is_exact)
+    return config.to_space(names, able=able, is_exact=recall_exactness(trials) is not False)
+
+
+def recall_exactness(trials: Sequence[Trial]) -> bool | None:
+    """Whether sums of products did not saturate where a study began; None if nothing says so.
+
+    The baseline of 8 bits takes 7 of them where they do; see `baselines`.
+    """
+    eight = next((t.recipe.options for t in trials if t.name == "w8a8"), None)
+    return None if eight is None else not eight.reduce_range
 
 
 def _seen_choices(trials: Sequence[Trial]) -> dict[str, tuple[str, ...]]:

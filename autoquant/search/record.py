@@ -21,16 +21,15 @@ from autoquant.core.recipe import Recipe
 from autoquant.core.space import SearchSpace
 from autoquant.core.trial import LatencyFigures, Measurement, ReportFigures, Trial
 from autoquant.errors import StudyError
-from autoquant.search.amend import amend_trial
-from autoquant.search.header import FORMAT, StudyHeader, check_header
+from autoquant.search.amend import REPRIEVE, amend_trial
+from autoquant.search.header import FORMAT, GOAL, StudyHeader, check_header
 from autoquant.search.journal import BatchedStorage
 from autoquant.search.together import find_together
 
-__all__ = ["CLAIM", "Asked", "Record", "read_trial"]
+__all__ = ["CLAIM", "Asked", "Record", "is_half_begun", "read_trial"]
 
 CLAIM = "driver"  # attribute of a trial: the token of the process that evaluates it
 _CLOSING = "closing"  # attribute of the study: the token of who closes it, or has
-_GOAL = "goal"  # attribute of the study: trials that whoever leads it is to reach
 _DIRECTIONS: dict[Kind, StudyDirection] = {
     "accuracy": StudyDirection.MAXIMIZE,
     "latency": StudyDirection.MINIMIZE,
@@ -80,12 +79,17 @@ class Record:
 
     @classmethod
     def create(cls, storage: BaseStorage, name: str, header: StudyHeader) -> "Record":
-        """Begin a study."""
+        """Begin a study, or go on where a process died at that; what was begun stays as it is.
+
+        Raises:
+            StudyError: there is one of that name that is not ours.
+        """
+        directions = [_DIRECTIONS[kind_of(objective)] for objective in header.objectives]
         study = optuna.create_study(
-            storage=storage,
-            study_name=name,
-            directions=[_DIRECTIONS[kind_of(objective)] for objective in header.objectives],
+            storage=storage, study_name=name, directions=directions, load_if_exists=True
         )
+        if not is_half_begun(study) or study.directions != directions:
+            return cls(study)
         study.set_metric_names(header.objectives)
         study.set_user_attr("format", FORMAT)
         study.set_user_attr("header", _without(dataclasses.asdict(header), "targets"))
@@ -197,13 +201,13 @@ class Record:
     @property
     def goal(self) -> int | None:
         """Finished trials that whoever leads the study is to reach; None if nobody has said so."""
-        goal: int | None = self.study.user_attrs.get(_GOAL)
+        goal: int | None = self.study.user_attrs.get(GOAL)
         return goal
 
     def set_goal(self, trials: int) -> None:
-        """Note how far the study is to go, for those who join it."""
-        if self.token is not None and self.goal != trials:
-            self.study.set_user_attr(_GOAL, trials)
+        """Note how far the study is to go, for those who join it or go on with it."""
+        if self.goal != trials:
+            self.study.set_user_attr(GOAL, trials)
 
     def set_closing(self, *, is_closing: bool) -> None:
         """Note that this process closes the study, or that it goes on."""
@@ -332,7 +336,7 @@ class Record:
             "state": "complete",
             "evidence": None if evidence is None else evidence.model_dump(),
         }
-        self._add("reprieve", {digest: figures})
+        self._add(REPRIEVE, {digest: figures})
 
     def set_note(self, subject: str, text: str | None) -> None:
         """Note something on the front as a whole; None takes it back."""
@@ -398,6 +402,11 @@ def read_trial(frozen: FrozenTrial) -> Trial | None:
             f"the record of trial {frozen.number} is damaged at '{where}'; "
             "it was written by another version or changed by hand"
         ) from None
+
+
+def is_half_begun(study: optuna.Study) -> bool:
+    """Whether a process died between making a study and saying what it is."""
+    return not ({*study.user_attrs} - {"format"} or study.get_trials(deepcopy=False))
 
 
 def _read_header(study: optuna.Study) -> StudyHeader:

@@ -154,7 +154,7 @@ def _read_header(name: str, attributes: Mapping[str, Any]) -> tuple[StudyHeader,
     except (KeyError, TypeError, AssertionError):
         check_header(name, attributes)
         raise
-    return header, True
+    return header.with_goal(attributes), True
 
 
 def _find_underway(entries: Mapping[int, Entry]) -> list[Underway]:

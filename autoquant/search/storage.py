@@ -25,7 +25,7 @@ from autoquant.search.header import StudyHeader
 from autoquant.search.journal import BatchedStorage, FileLock, find_damage, repair
 from autoquant.search.lease import find_drivers
 from autoquant.search.presence import Presence, read_presence
-from autoquant.search.record import Record
+from autoquant.search.record import Record, is_half_begun
 
 __all__ = [
     "Location",
@@ -116,10 +116,13 @@ class Location:
         return self.folder / "drivers"
 
     def exists(self) -> bool:
-        """Whether the study has a record."""
+        """Whether the study has a record, with which it was begun."""
         if self.url is None:
             return self.journal.is_file()
-        return self.name in optuna.get_all_study_names(open_storage(self))
+        storage = open_storage(self)
+        if self.name not in optuna.get_all_study_names(storage):
+            return False
+        return not is_half_begun(optuna.load_study(study_name=self.name, storage=storage))
 
     @property
     def is_others(self) -> bool:

@@ -110,6 +110,7 @@ class Study:
         self._exhausted_after: int | None = None  # trials that had been queued again by then
         self._running: dict[int, Asked] = {}
         self._mine: list[Trial] = []  # that this process has finished
+        self._before: frozenset[int] = frozenset()  # trials that were finished when it began
 
     @property
     def leads(self) -> bool:
@@ -236,6 +237,7 @@ class Study:
         self._company.begin()
         self._standing.load()
         self._mine = []
+        self._before = frozenset(trial.number for trial in self._trials)
         self._register_machine()
         self._use_sampler(sampler)
 
@@ -331,7 +333,7 @@ class Study:
             return
         if any(asked.recipe.is_trained for asked in self._running.values()):
             return  # what it costs is not known yet
-        if not has_time_to_train(self._trials, budget.timeout_s, seconds_left):
+        if not has_time_to_train(self._trials, budget.timeout_s, seconds_left, self._before):
             return
         objectives = self.record.header.objectives
         for trial in find_promising(self._trials, objectives, self.bounds):
