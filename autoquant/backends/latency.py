@@ -18,9 +18,8 @@ Why it is as it is:
   them are the ones that count: a run that judged itself would count when it was fast by chance.
   All runs that count stay in the percentiles.
 - The others push a model out of the caches, so its first runs in a turn are slow: the more
-  files took turns, the more the float model lost, and 29 files at once had ratios of 3 to 4 %
-  less than each of them alone (ResNet-20 on LiteRT). So a turn begins with runs that do not
-  count.
+  files took turns, the more the float model lost, and the better every ratio to it looked
+  (see results/published/measurements). So a turn begins with runs that do not count.
 """
 
 import gc

@@ -1,5 +1,6 @@
 """Running a study from the command line, and showing its front."""
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from autoquant.errors import NegativeAnswer
 from autoquant.launch import Launch, check_reach, run_launch
 from autoquant.report import describe_drift, describe_first_target, describe_saturation
 from autoquant.search.choice import FrontView, advise, view_front
+from autoquant.search.header import StudyHeader
 from autoquant.search.record import Record
 from autoquant.search.storage import Location
 from autoquant.search.trial_log import TrialLogs
@@ -88,7 +90,7 @@ def show_front(
         f"by {', '.join(objectives)} (* recommended)"
     )
     document = {
-        **_document(location, record, objectives, view),
+        **_document(location, record, trials, objectives, view),
         "nearest_miss": None if view.members else _nearest_miss_record(trials, bounds),
     }
     print_trials(view.members, document, kind, title)
@@ -96,14 +98,17 @@ def show_front(
         raise NegativeAnswer(_describe_nearest_miss(trials, bounds))
     if kind == "table":
         reasons = [advice.reason for advice in advise(view.choices, view.reference)]
-        _show_advice(location, record, reasons, with_next=with_next)
+        _show_advice(location, record, trials, reasons, with_next=with_next)
 
 
 def _document(
-    location: Location, record: Record, objectives: list[Objective], view: FrontView
+    location: Location,
+    record: Record,
+    trials: Sequence[Trial],
+    objectives: list[Objective],
+    view: FrontView,
 ) -> dict[str, Any]:
     """What stands beside the members in JSON."""
-    trials = record.trials()
     return {
         "study": location.name,
         "task": record.header.task,
@@ -122,13 +127,18 @@ def _document(
 
 
 def _show_advice(
-    location: Location, record: Record, reasons: Sequence[str], *, with_next: bool
+    location: Location,
+    record: Record,
+    trials: Sequence[Trial],
+    reasons: Sequence[str],
+    *,
+    with_next: bool,
 ) -> None:
     if reasons:
         STDERR.print("\nRecommended")
     for reason in reasons:
         STDERR.print(f"  {reason}", markup=False)
-    for note in _notes(location, record):
+    for note in _notes(location, record, trials):
         STDERR.print(note, markup=False)
     if with_next:
         where = _where(location)
@@ -142,9 +152,8 @@ def _show_advice(
         )
 
 
-def _notes(location: Location, record: Record) -> list[str]:
+def _notes(location: Location, record: Record, trials: Sequence[Trial]) -> list[str]:
     """What else a reader of the front should know."""
-    trials = record.trials()
     counts = {state: sum(trial.state == state for trial in trials) for state in _STATES}
     notes = [
         "",
@@ -167,7 +176,7 @@ def _notes(location: Location, record: Record) -> list[str]:
         total = sum(seconds.values())
         notes.append(
             f"{trained} trials were trained, in {seconds['qat']:.0f} of {total:.0f} s; "
-            f"{_describe_yields(record)}"
+            f"{_describe_yields(record.header, trials)}"
         )
     saturation = describe_saturation(trials)
     if saturation is not None:
@@ -176,12 +185,11 @@ def _notes(location: Location, record: Record) -> list[str]:
     return notes if drift is None else [*notes, drift]
 
 
-def _describe_yields(record: Record) -> str:
+def _describe_yields(header: StudyHeader, trials: Sequence[Trial]) -> str:
     """What a minute of either mode bought, as `autoquant report` explains it."""
-    header = record.header
     ptq, qat = (
         "-" if item.gained_per_minute is None else f"{item.gained_per_minute:.2g}"
-        for item in find_mode_yields(record.trials(), header.objectives, header.bounds)
+        for item in find_mode_yields(trials, header.objectives, header.bounds)
     )
     return f"hypervolume gained per minute: {ptq} without training, {qat} with it"
 
@@ -198,7 +206,8 @@ def _explain_missing_reports(trials: Sequence[Trial]) -> list[str]:
 
 
 def _where(location: Location) -> str:
-    results = "" if location.results == Path("results") else f" --results {location.results}"
+    place = shlex.quote(str(location.results))
+    results = "" if location.results == Path("results") else f" --results {place}"
     return results + ("" if location.url is None else " --storage URL")
 
 

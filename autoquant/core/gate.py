@@ -25,7 +25,7 @@ from autoquant.core.objective import Objective, kind_of
 from autoquant.core.pareto import Bounds
 from autoquant.core.trial import BriefLatency, Trial
 
-__all__ = ["Gate", "Glimpse", "Hits"]
+__all__ = ["Gate", "Glimpse", "Hits", "enough_certainty"]
 
 Hits = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
@@ -133,7 +133,7 @@ class Gate:
     def find_reason(self, glimpse: Glimpse) -> str | None:
         """Why a candidate is hopeless, in words; None while it is not."""
         reason, certainty = self.judge(glimpse)
-        return reason if certainty >= _confidence(glimpse) else None
+        return reason if certainty >= enough_certainty(glimpse) else None
 
     def judge(self, glimpse: Glimpse) -> tuple[str, float]:
         """What most likely keeps a candidate out, in words, and how likely that is, 0..1."""
@@ -154,13 +154,13 @@ class Gate:
             return f"its size of {size_mb:.3f} MB exceeds the allowed {bounds.max_size_mb:g}"
         if bounds.max_drop is not None:
             loss = _draw_gain(glimpse, glimpse.float_hits, generator)[2] / -glimpse.total
-            if np.mean(loss > bounds.max_drop) >= _confidence(glimpse):
+            if np.mean(loss > bounds.max_drop) >= enough_certainty(glimpse):
                 return f"its accuracy drop exceeds the allowed {bounds.max_drop:g}"
         if bounds.max_latency_ms is not None and glimpse.latency_ms is not None:
             noise = glimpse.latency_ms_sd * generator.standard_normal(_ENDINGS)
-            if np.mean(glimpse.latency_ms * np.exp(noise) > bounds.max_latency_ms) >= _confidence(
-                glimpse
-            ):
+            if np.mean(
+                glimpse.latency_ms * np.exp(noise) > bounds.max_latency_ms
+            ) >= enough_certainty(glimpse):
                 return f"its latency exceeds the allowed {bounds.max_latency_ms:g} ms"
         return None
 
@@ -189,7 +189,7 @@ class Gate:
         return float(decide(z, gains, accuracy).mean())
 
 
-def _confidence(glimpse: Glimpse) -> float:
+def enough_certainty(glimpse: Glimpse) -> float:
     """How sure one has to be after so many of the images."""
     return 1.0 - _ERROR * len(glimpse.hits) / glimpse.total
 

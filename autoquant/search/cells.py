@@ -55,10 +55,9 @@ class CellStudy(Study):
 
     def _report_known(self) -> None:
         """Cells that the search had measured and that are no members of its front."""
-        trials = self.record.trials()
-        if all(trial.report_accuracy is None for trial in trials):
-            return  # the task has no report split: nothing is rebuilt for it
-        for trial in trials:
+        if not self.evaluator.has_report:
+            return
+        for trial in self.record.trials():
             is_due = trial.report_accuracy is None and trial.report_error is None
             if trial.state == "complete" and trial.digest in self._wanted and is_due:
                 self._emit("report", f"reading the report split for trial {trial.number}")

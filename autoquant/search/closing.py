@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from autoquant.core.artifact import Artifact
 from autoquant.core.forecast import ClosingForecast, Cost, forecast_closing, forecast_trial
 from autoquant.core.front import find_front
-from autoquant.core.gate import Gate, Glimpse
+from autoquant.core.gate import Gate, Glimpse, enough_certainty
 from autoquant.core.pareto import Bounds
 from autoquant.core.trial import Trial
 from autoquant.errors import Rejection
@@ -187,12 +187,12 @@ class Closing:
             return None
         gate = self._gate()
         hopeful = [
-            (gate.judge(glimpse)[1], trial.number, trial)
+            (certainty, trial.number, trial)
             for trial in self.trials
             if trial.state == "rejected"
             and trial.digest not in tried
             and (glimpse := Glimpse.of(trial, reference)) is not None
-            and gate.find_reason(glimpse) is None
+            and (certainty := gate.judge(glimpse)[1]) < enough_certainty(glimpse)
         ]
         return min(hopeful)[2] if hopeful else None
 
@@ -252,6 +252,8 @@ class Closing:
     # What is kept of its members
 
     def _report(self, trial: Trial) -> None:
+        if not self.evaluator.has_report:
+            return
         self._emit("report", f"reading the report split for trial {trial.number}")
         reason = read_report(self.record, self.evaluator, trial, self._rebuild)
         if reason is not None:
