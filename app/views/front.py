@@ -9,6 +9,7 @@ from shared import choose_trials, choose_view, chosen_trials, library, plain
 from autoquant.browse.library import StudyView
 from autoquant.browse.overlay import Overlay, overlay_studies
 from autoquant.browse.table import FORMATS, shape_rows
+from autoquant.report import describe_luck
 from autoquant.report.explore_figure import explore_figure
 
 NUMBERS = {name: st.column_config.NumberColumn(format=form) for name, form in FORMATS.items()}
@@ -85,7 +86,8 @@ with plot:
     show_choice(overlay)
 with side:
     show_recommendations(view)
-    for note in view.snapshot.notes.values():
+    luck = describe_luck(view.front.members)
+    for note in [*([] if luck is None else [luck]), *view.snapshot.notes.values()]:
         st.caption(f":material/info: {plain(note)}")
 if library().card(name).state == "running":
     follow()

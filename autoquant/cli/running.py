@@ -16,7 +16,12 @@ from autoquant.core.recommend import find_nearest_miss
 from autoquant.core.trial import Trial
 from autoquant.errors import NegativeAnswer
 from autoquant.launch import Launch, check_reach, run_launch
-from autoquant.report import describe_drift, describe_first_target, describe_saturation
+from autoquant.report import (
+    describe_drift,
+    describe_first_target,
+    describe_luck,
+    describe_saturation,
+)
 from autoquant.search.choice import FrontView, advise, view_front
 from autoquant.search.header import StudyHeader
 from autoquant.search.record import Record
@@ -97,8 +102,7 @@ def show_front(
     if not view.members:
         raise NegativeAnswer(_describe_nearest_miss(trials, bounds))
     if kind == "table":
-        reasons = [advice.reason for advice in advise(view.choices, view.reference)]
-        _show_advice(location, record, trials, reasons, with_next=with_next)
+        _show_advice(location, record, trials, view, with_next=with_next)
 
 
 def _document(
@@ -120,6 +124,7 @@ def _document(
             for advice in advise([choice], view.reference)
         ],
         "notes": [*_explain_missing_reports(trials), *record.notes.values()],
+        "luck": describe_luck(view.members),
         "saturation": describe_saturation(trials),
         "drift": describe_drift(trials),
         "seconds_by_mode": seconds_by_mode(trials),
@@ -130,15 +135,16 @@ def _show_advice(
     location: Location,
     record: Record,
     trials: Sequence[Trial],
-    reasons: Sequence[str],
+    view: FrontView,
     *,
     with_next: bool,
 ) -> None:
+    reasons = [advice.reason for advice in advise(view.choices, view.reference)]
     if reasons:
         STDERR.print("\nRecommended")
     for reason in reasons:
         STDERR.print(f"  {reason}", markup=False)
-    for note in _notes(location, record, trials):
+    for note in _notes(location, record, trials, view.members):
         STDERR.print(note, markup=False)
     if with_next:
         where = _where(location)
@@ -152,7 +158,9 @@ def _show_advice(
         )
 
 
-def _notes(location: Location, record: Record, trials: Sequence[Trial]) -> list[str]:
+def _notes(
+    location: Location, record: Record, trials: Sequence[Trial], members: Sequence[Trial]
+) -> list[str]:
     """What else a reader of the front should know."""
     counts = {state: sum(trial.state == state for trial in trials) for state in _STATES}
     notes = [
@@ -161,8 +169,8 @@ def _notes(location: Location, record: Record, trials: Sequence[Trial]) -> list[
         *_explain_missing_reports(trials),
         *record.notes.values(),
     ]
-    about = describe_first_target(record.header.targets)
-    notes += [] if about is None else [about]
+    said = (describe_luck(members), describe_first_target(record.header.targets))
+    notes += [text for text in said if text is not None]
     if counts["rejected"]:
         notes.append(
             f"{counts['rejected']} of {len(trials)} trials were stopped early: they could not "

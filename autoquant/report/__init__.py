@@ -13,6 +13,7 @@ from autoquant.report.row import (
 from autoquant.report.words import (
     describe_drift,
     describe_first_target,
+    describe_luck,
     describe_recommendation,
     describe_saturation,
     describe_shares,
@@ -24,6 +25,7 @@ __all__ = [
     "COLUMNS",
     "describe_drift",
     "describe_first_target",
+    "describe_luck",
     "describe_ratios",
     "describe_recipe",
     "describe_recommendation",

@@ -12,6 +12,7 @@ from autoquant.core.trial import Trial
 __all__ = [
     "describe_drift",
     "describe_first_target",
+    "describe_luck",
     "describe_recommendation",
     "describe_saturation",
     "describe_shares",
@@ -23,6 +24,7 @@ _LACKS = (
     "this model's 8-bit accuracy depends on an instruction that this processor lacks (sums of "
     "products saturate)"
 )
+_FEWEST, _LEAST_LUCK = 3, 0.001  # members, and a tenth of a point, for luck to be spoken of
 _AS_FACTOR = 1.1  # below, a factor of two digits would read as 1
 
 
@@ -85,6 +87,27 @@ def describe_drift(trials: Sequence[Trial]) -> str | None:
     middle = sorted(times)[len(times) // 2]
     low, high = min(times) / middle - 1, max(times) / middle - 1
     return f"float reference {middle:.3g} ms, {low:+.1%} to {high:+.1%} over the study"
+
+
+def describe_luck(members: Sequence[Trial]) -> str | None:
+    """By how much what chose the members flatters them; None where it does not, or nothing tells.
+
+    The best of many on some images is partly the luckiest there. Images that chose nothing know
+    no luck. Smith and Winkler 2006, "The optimizer's curse", doi:10.1287/mnsc.1050.0451.
+    """
+    losses = [
+        trial.report_accuracy_drop - trial.accuracy_drop
+        for trial in members
+        if trial.report_accuracy_drop is not None and trial.accuracy_drop is not None
+    ]
+    mean = sum(losses) / max(1, len(losses))
+    if len(losses) < _FEWEST or mean < _LEAST_LUCK:
+        return None
+    return (
+        f"on the report split, which chose nothing, the members lose {mean * 100:.2f} points more "
+        f"than on the search split (mean of {len(losses)}): the search has chosen them where they "
+        "are lucky, so go by their report figures"
+    )
 
 
 def describe_saturation(trials: Sequence[Trial]) -> str | None:
