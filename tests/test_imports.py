@@ -73,3 +73,15 @@ except autoquant.errors.TaskError as error:
     assert 'not int' in str(error)
 """
     loaded_by(statement)
+
+
+def test_openvino_tells_nobody_that_it_is_imported() -> None:
+    """By itself it forks a process that sends an event to Google Analytics."""
+    code = (
+        "import sys, autoquant.backends.openvino\n"
+        "stub = 'openvino.tools.ovc.telemetry_stub'\n"
+        "sent = [name for name in sys.modules if name.startswith('openvino_telemetry')]\n"
+        "print(stub in sys.modules, sent)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split("\n")[0] == "True []"

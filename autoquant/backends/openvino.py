@@ -1,6 +1,7 @@
 """OpenVINO's CPU plugin. The only room that knows openvino."""
 
 import re
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import openvino as ov
 
 from autoquant.backends.inputs import Arrays, InputSpec, as_named, random_inputs
 from autoquant.backends.machine import describe_machine, package_versions
@@ -19,6 +19,18 @@ from autoquant.core.artifact import Artifact
 from autoquant.core.layer import INTEGER_KINDS, Kernels, LayerKind
 from autoquant.core.proof import NodeTime
 from autoquant.errors import ArtifactError, TrialError
+
+# To import OpenVINO sends an event to Google Analytics, by a process that is forked while this one
+# goes on, and asks nobody. Where its package for that cannot be imported, it goes without.
+_TELEMETRY = "openvino_telemetry"
+_known = sys.modules.get(_TELEMETRY)
+sys.modules[_TELEMETRY] = None  # type: ignore[assignment]
+try:
+    import openvino as ov
+finally:
+    del sys.modules[_TELEMETRY]
+    if _known is not None:
+        sys.modules[_TELEMETRY] = _known
 
 __all__ = ["OpenVinoBackend", "OpenVinoSession"]
 
