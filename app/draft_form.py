@@ -69,7 +69,7 @@ def ask_constraints(config: SpaceConfig) -> tuple[float | None, float | None, fl
 
 
 def ask_layers(config: SpaceConfig) -> list[dict[str, Any]]:
-    """Rows of patterns; the last that matches a layer decides on it."""
+    """Rows of patterns; of those that match a layer, the last that says something decides."""
     rows_key = f"{_PREFIX}rows"
     known = layer_rows(config)
     count = st.session_state.setdefault(rows_key, len(known))
@@ -100,10 +100,10 @@ def ask_layer(index: int, row: dict[str, Any]) -> dict[str, Any]:
         default=row.get("bits") if row else [8], key=f"{_PREFIX}bits_{index}",
         help=f"None chosen: {_ABOVE}, or 8 bits where none says so.",
     )  # fmt: skip
-    choices = [None, "never", "may", "always"]
+    choices = [_ABOVE, "never", "may", "always"]
     kind = c.selectbox(
-        "Stay float", choices, choices.index(row.get("float")), label_visibility=hidden,
-        key=f"{_PREFIX}float_{index}", format_func=lambda word: word or _ABOVE,
+        "Stay float", choices, choices.index(row.get("float") or _ABOVE),
+        label_visibility=hidden, key=f"{_PREFIX}float_{index}",
         help=f"{_ABOVE.capitalize()}, or never where none says so.",
     )  # fmt: skip
     kinds = d.pills(
@@ -112,7 +112,12 @@ def ask_layer(index: int, row: dict[str, Any]) -> dict[str, Any]:
         help="On a calibrated grid, on one found anew for every sample, or in float, where the "
         f"runtime can. None chosen: {_ABOVE}, or static where none says so.",
     )  # fmt: skip
-    return {"pattern": pattern, "bits": bits, "float": kind, "activation": kinds}
+    return {
+        "pattern": pattern,
+        "bits": bits,
+        "float": None if kind == _ABOVE else kind,
+        "activation": kinds,
+    }
 
 
 def ask_quantizer(config: SpaceConfig) -> dict[str, list[str]]:

@@ -165,7 +165,7 @@ def chosen_trials() -> list[int]:
     """Numbers of the trials that were chosen, from this visit or from the address."""
     if "trials" not in st.session_state:
         found = [int(text) for text in st.query_params.get_all("trial") 
-                 if text.isdecimal() and len(text) < _LONGEST_NUMBER]  # fmt: skip
+                 if text.isdecimal() and len(text) <= _LONGEST_NUMBER]  # fmt: skip
         st.session_state.trials = found[:4]
     return list(st.session_state.trials)
 

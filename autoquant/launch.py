@@ -53,6 +53,11 @@ _WORTH_MEASURING = 20  # trials
 _FILES_A_TRIAL = 0.5
 _SENSITIVITY_SHARE = 0.25  # of the time, at most
 
+_SATURATES_OTHERWISE = (
+    "sums of products saturate otherwise on this processor than where the study began: its 8-bit "
+    "weights keep as many of their bits as they had there"
+)
+
 AnyStudy = TypeVar("AnyStudy", bound=Study)
 
 
@@ -206,8 +211,10 @@ def run_cells(
     """
     names = [layer.name for layer in evaluator.layers]
     recipes = [cell.to_recipe(names) for cell in cells]
-    known = {trial.digest for trial in load_record(launch.location, warn=None).trials()}
-    named = baselines(names, is_exact=evaluator.is_exact, backend=launch.header.backend)
+    record = load_record(launch.location, warn=None)
+    known = {trial.digest for trial in record.trials()}
+    is_exact = _find_exactness(evaluator, record)
+    named = baselines(names, is_exact=is_exact, backend=launch.header.backend)
     missing = {recipe.digest for recipe in (*named.values(), *recipes)} - known
     budget = Budget(len(known) + len(missing))
     with _open_study(CellStudy, launch, evaluator, budget, console, warn) as study:
@@ -235,6 +242,9 @@ def _open_study(
         take_part(location, header, warn, joins=launch.joins) as member,
     ):
         space = _find_space(config, evaluator, member.record)
+        is_exact = _find_exactness(evaluator, member.record)
+        if is_exact != evaluator.is_exact:
+            warn(_SATURATES_OTHERWISE)
         with (
             # with workers, this process evaluates nothing that could crash it
             watch_crashes(member.crash) if launch.crew is None else nullcontext(),
@@ -251,7 +261,7 @@ def _open_study(
                 keep=launch.keep,
                 bounds=config.constraints.to_bounds(),
                 reject_early=launch.reject_early,
-                is_exact=evaluator.is_exact,
+                is_exact=is_exact,
                 on_event=_hearing(member.announcement, show),
                 executor=executor,
                 membership=member,
@@ -266,16 +276,19 @@ def _find_space(
     A later version may know more of a runtime, another processor may saturate where the first did
     not, and Optuna takes no parameter whose choices change.
     """
-    is_exact = evaluator.is_exact
     able = {layer.name: layer.choices for layer in evaluator.layers}
     if record is not None:
         known = recall_knowledge(record.study.user_attrs.get(KNOWLEDGE), record.header)
         for layer in known.layers:
             able[layer.name] = tuple(c for c in able.get(layer.name, ()) if c in layer.choices)
-        begun = recall_exactness(record.trials())
-        is_exact = is_exact if begun is None else begun
     names = [layer.name for layer in evaluator.layers]
-    return config.to_space(names, able=able, is_exact=is_exact)
+    return config.to_space(names, able=able, is_exact=_find_exactness(evaluator, record))
+
+
+def _find_exactness(evaluator: Evaluator, record: Record | None) -> bool:
+    """Whether sums of products do not saturate here; of a study that goes on, where it began."""
+    begun = None if record is None else recall_exactness(record.trials())
+    return evaluator.is_exact if begun is None else begun
 
 
 def check_reach(launch: Launch) -> None:

@@ -101,8 +101,10 @@ def measure_sensitivity(
         _write(path, found.model_copy(update={"costs": (*others, mark)}))
         try:
             found = probe.add(found, layer, choice)
-        finally:  # whatever Python still hears of, Ctrl-C as well, is no crash of the runtime
+        except KeyboardInterrupt:  # that is no crash of the runtime
             _write(path, found)
+            raise
+        _write(path, found)
     return _in_order(found, list(wanted)), refusal
 
 

@@ -20,7 +20,7 @@ from autoquant.browse.overlay import overlay_studies
 from autoquant.browse.pace import find_costs, find_failures, find_growth, find_left, find_pace
 from autoquant.browse.process import find_process, read_log, start_search, stop_search
 from autoquant.browse.table import Filter, build_table, find_ranges, shape_rows
-from autoquant.config import load_space, parse_space, shipped_spaces
+from autoquant.config import LayerConfig, load_space, parse_space, shipped_spaces
 from autoquant.core.analysis import Cell
 from autoquant.core.hypervolume import find_mode_yields
 from autoquant.errors import InputError, SpaceError, StorageError, StudyError
@@ -299,9 +299,10 @@ def test_files_of_visitors_are_data_or_refused(content: bytes, word: str) -> Non
         read_draft(content)
 
 
-def test_the_last_pattern_that_matches_owns_a_layer() -> None:
-    found = draft.match_patterns(["*", "conv*", "fc"], ["conv1", "fc", "head"])
-    assert found == {"*": ["head"], "conv*": ["conv1"], "fc": ["fc"]}
+def test_a_pattern_decides_on_a_layer_if_it_is_the_last_to_say_something() -> None:
+    both, one = LayerConfig(weight_bits=[8, 4], exclude=[True]), LayerConfig(weight_bits=[8])
+    found = draft.match_patterns({"*": both, "conv*": both, "fc": one}, ["conv1", "fc", "head"])
+    assert found == {"*": ["fc", "head"], "conv*": ["conv1"], "fc": ["fc"]}
 
 
 def test_the_size_of_the_space_and_the_time_are_told(tmp_path: Path) -> None:

@@ -91,6 +91,26 @@ def test_who_is_killed_while_closing_anew_leaves_files_that_can_be_verified(
     assert all(path.read_bytes() in sealed for path in replaced)
 
 
+def test_a_front_that_was_timed_by_another_protocol_is_timed_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close(tmp_path, Evaluator, [])
+    timed: list[int] = []
+
+    def again() -> int:
+        evaluator = fake_evaluator()
+        together = evaluator.time_together
+        evaluator.time_together = lambda files, name: timed.append(1) or together(files, name)
+        fake_study(tmp_path, load_record(Location(tmp_path, "fake")), evaluator=evaluator).run(
+            Budget(12), "random"
+        )
+        return len(timed)
+
+    assert again() == 0, "nothing has changed"
+    monkeypatch.setattr("autoquant.evaluate.PROTOCOL_VERSION", 99)
+    assert again() > 0
+
+
 class Untimeable(Evaluator):
     """The backend dies as soon as members run beside each other."""
 

@@ -261,6 +261,8 @@ def test_passwords_are_never_shown() -> None:
     url = "postgresql://aq:se%2Fsa%40me@host/db?password=sesame"
     assert hide_password(url) == "postgresql://aq:***@host/db"
     assert hide_password("postgresql://aq:pa?ss@host/db") == "postgresql://aq:***@host/db"
+    for password in ("1234?x", "12/3?x", "a?b?c"):
+        assert hide_password(f"postgresql://aq:{password}@h/db") == "postgresql://aq:***@h/db"
     assert hide_password("postgresql://host:5432/db?user=a@b") == "postgresql://host:5432/db"
     error = RuntimeError("line\nfailed for aq:se%2Fsa%40me and se/sa@me")
     assert "sa" not in explain_failure(url, error).partition("failed")[2]

@@ -122,14 +122,22 @@ def test_a_resumed_search_goes_on_with_its_trained_trials(tmp_path: Path) -> Non
     assert len(digests) == len(set(digests)) == 30
 
 
-def test_each_run_has_its_own_time_to_train(tmp_path: Path) -> None:
+def test_each_run_has_its_own_time_to_train(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[frozenset[int]] = []
+
+    def note(trials, timeout_s, seconds_left, before=frozenset()) -> bool:
+        asked.append(before)
+        return False
+
+    monkeypatch.setattr("autoquant.search.study.has_time_to_train", note)
     location = Location(tmp_path, "fake")
-    fake_study(tmp_path, fake_record(location), mixed_space()).run(Budget(24, 20.0), "random")
-    record = load_record(location)
-    before = [trial for trial in record.trials() if trial.recipe.is_trained]
-    assert 1 <= len(before) <= 2, "5 seconds each, of 10"
-    fake_study(tmp_path, record, mixed_space()).run(Budget(48, 20.0), "random")
-    assert len([trial for trial in record.trials() if trial.recipe.is_trained]) > len(before)
+    fake_study(tmp_path, fake_record(location), mixed_space()).run(Budget(24), "random")
+    assert {*asked} == {frozenset()}
+    asked.clear()
+    fake_study(tmp_path, load_record(location), mixed_space()).run(Budget(30), "random")
+    assert {*asked} == {frozenset(range(24))}
 
 
 HOPELESS = Rejection(

@@ -480,6 +480,8 @@ def test_where_no_drop_is_allowed_the_bound_is_the_corner(bound: float) -> None:
     valley = Valley(layers=3)
     outlook = look_at(valley, Bounds(bound), ("accuracy", "size"))
     assert outlook.corner[0] == pytest.approx(outlook.bend(np.array([bound]))[0])
+    expected, _ = outlook.loss.predict(np.array([encode(valley, "8")]))
+    assert expected == pytest.approx(outlook.bend(np.zeros(1))), "8 bits are to lose nothing"
 
 
 def test_what_a_second_look_gave_is_what_is_known(tmp_path: Path) -> None:

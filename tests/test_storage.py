@@ -11,8 +11,12 @@ from pathlib import Path
 
 import optuna
 import pytest
+from typer.testing import CliRunner
 
+from autoquant.agreement import build_header
 from autoquant.backends.fake import fake_artifact
+from autoquant.cli import app
+from autoquant.config import load_space, shipped_spaces
 from autoquant.errors import StorageError, StudyError
 from autoquant.evaluate import Evaluator
 from autoquant.launch import Launch, run_launch
@@ -21,6 +25,7 @@ from autoquant.search.journal import find_damage
 from autoquant.search.shelf import Shelf
 from autoquant.search.storage import (
     Location,
+    create_record,
     is_running,
     list_studies,
     load_record,
@@ -70,6 +75,25 @@ def test_a_search_that_was_killed_as_it_began_begins_again(location: Location) -
     assert not location.exists()
     search(location, 6)
     assert len(load_record(location).trials()) == 6
+
+
+def test_a_search_again_goes_as_far_as_it_was_told_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_space(shipped_spaces()["digits"])
+    header = build_header(
+        config, sampler="auto", seed=0, threads=1, batch=1, trials=None, timeout=None
+    )
+    location = Location(tmp_path, "digits")
+    location.create_folder()
+    create_record(location, header).set_goal(200)
+    begun: list[Launch] = []
+    monkeypatch.setattr("autoquant.cli.searches.run_study", lambda launch, _: begun.append(launch))
+    for more, trials in ((), 200), (("--trials", "60"), 60):
+        words = ["search", "digits", "--results", str(tmp_path), *more]
+        result = CliRunner().invoke(app, words, catch_exceptions=False)
+        assert result.exit_code == 0
+        assert begun.pop().header.trials == trials
 
 
 def test_a_study_of_somebody_else_is_left_alone(tmp_path: Path) -> None:

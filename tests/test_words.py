@@ -6,7 +6,12 @@ from autoquant.cli.running import _describe_failures, _describe_nearest_miss
 from autoquant.core.pareto import Bounds
 from autoquant.core.recipe import Recipe
 from autoquant.core.trial import Partial, Trial
-from autoquant.report import describe_drift, describe_luck, describe_saturation, describe_trade
+from autoquant.report import (
+    describe_drift,
+    describe_report_gap,
+    describe_saturation,
+    describe_trade,
+)
 from tests.trials import make_trial, right
 
 
@@ -48,15 +53,15 @@ def test_drift_is_seen_in_rejected_trials_too() -> None:
 
 
 @pytest.mark.parametrize(("more", "word"), [(0.0035, "0.35 points more"), (0.0005, None)])
-def test_members_that_are_lucky_are_called_so(more: float, word: str | None) -> None:
+def test_what_members_lose_more_on_the_report_split_is_said(more: float, word: str | None) -> None:
     members = [
         trial.model_copy(update={"report_accuracy_drop": (trial.accuracy_drop or 0.0) + more})
         for trial in (make_trial(number, right(890 + number)) for number in range(3))
     ]
-    found = describe_luck(members)
+    found = describe_report_gap(members)
     assert found is None if word is None else word in (found or "")
-    assert describe_luck(members[:2]) is None, "too few to tell"
-    assert describe_luck([make_trial(9, right(900))] * 3) is None, "never reported"
+    assert describe_report_gap(members[:2]) is None, "too few to tell"
+    assert describe_report_gap([make_trial(9, right(900))] * 3) is None, "never reported"
 
 
 def named(name: str, hits: int) -> Trial:

@@ -9,7 +9,7 @@ from shared import choose_trials, choose_view, chosen_trials, library, plain
 from autoquant.browse.library import StudyView
 from autoquant.browse.overlay import Overlay, overlay_studies
 from autoquant.browse.table import FORMATS, shape_rows
-from autoquant.report import describe_luck
+from autoquant.report import describe_report_gap
 from autoquant.report.explore_figure import explore_figure
 
 NUMBERS = {name: st.column_config.NumberColumn(format=form) for name, form in FORMATS.items()}
@@ -86,8 +86,8 @@ with plot:
     show_choice(overlay)
 with side:
     show_recommendations(view)
-    luck = describe_luck(view.front.members)
-    for note in [*([] if luck is None else [luck]), *view.snapshot.notes.values()]:
+    gap = describe_report_gap(view.front.members)
+    for note in [*([] if gap is None else [gap]), *view.snapshot.notes.values()]:
         st.caption(f":material/info: {plain(note)}")
 if library().card(name).state == "running":
     follow()

@@ -30,7 +30,7 @@ def check() -> SpaceConfig:
         config = draft.to_config()
         layers = find_layers(config, views, matched)
         if layers:
-            matches = match_patterns(list(config.layers), layers)
+            matches = match_patterns(config.layers, layers)
             table = [
                 {"pattern": p, "layers": len(m), "which": ", ".join(m)} for p, m in matches.items()
             ]

@@ -121,7 +121,7 @@ class Comparison:
         latency_ms: the candidate, median over quiet rounds.
         reference_ms: likewise.
         ratio: candidate over reference.
-        percentiles_ms: 50th, 90th and 99th of all runs of the candidate, none left out.
+        percentiles_ms: 50th, 90th and 99th of all runs of the candidate that count, quiet or not.
         samples: timed runs of the candidate.
         stable: whether the ratio's interval reached its target width.
     """

@@ -9,8 +9,15 @@ from typing import Any, Literal, get_args, get_origin
 import yaml
 
 from autoquant.browse.library import StudyView
-from autoquant.config import QuantizerConfig, SpaceConfig, load_space, parse_space, shipped_spaces
-from autoquant.core.recipe import PtqOptions
+from autoquant.config import (
+    LayerConfig,
+    QuantizerConfig,
+    SpaceConfig,
+    load_space,
+    parse_space,
+    shipped_spaces,
+)
+from autoquant.core.recipe import Activation, PtqOptions, WeightBits
 from autoquant.errors import SpaceError
 
 __all__ = [
@@ -154,9 +161,9 @@ class Draft:
                 continue
             word = row.get("float")
             rule = {
-                "weight_bits": list(row.get("bits") or ()),
+                "weight_bits": _in_order(row.get("bits"), WeightBits),
                 "exclude": _FLOAT_WORDS[str(word)] if word else [],
-                "activation": list(row.get("activation") or ()),
+                "activation": _in_order(row.get("activation"), Activation),
             }
             if pattern in rules:
                 raise SpaceError(f"'{pattern}' stands in two rows: remove one of them")
@@ -178,6 +185,11 @@ class Draft:
         if self.qat and "qat" in chosen.get("mode", ()):
             chosen["qat"] = dict(self.qat)
         return chosen
+
+
+def _in_order(chosen: Sequence[Any] | None, known: Any) -> list[Any]:
+    """In the order of the schema: one of clicks would make another search space."""
+    return [value for value in get_args(known) if value in (chosen or ())]
 
 
 def to_yaml(config: SpaceConfig) -> str:
@@ -235,13 +247,15 @@ def starting_points(studies: Sequence[StudyView]) -> dict[str, SpaceConfig]:
     return found
 
 
-def match_patterns(patterns: Sequence[str], layers: Sequence[str]) -> dict[str, list[str]]:
-    """The layers that each pattern decides on: of several that match, the last."""
-    owner = {
-        layer: next((p for p in reversed(patterns) if fnmatchcase(layer, p)), None)
-        for layer in layers
-    }
-    return {p: [layer for layer in layers if owner[layer] == p] for p in patterns}
+def match_patterns(rules: Mapping[str, LayerConfig], layers: Sequence[str]) -> dict[str, list[str]]:
+    """The layers that each pattern decides on: it is the last of all that say the same of them."""
+    found: dict[str, list[str]] = {pattern: [] for pattern in rules}
+    for layer in layers:
+        matching = [(p, rule) for p, rule in rules.items() if fnmatchcase(layer, p)]
+        last = {key: p for p, rule in matching for key in rule.model_dump(exclude_none=True)}
+        for pattern in {*last.values()}:
+            found[pattern].append(layer)
+    return found
 
 
 def known_layers(task: str, studies: Sequence[StudyView]) -> list[str]:

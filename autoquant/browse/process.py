@@ -96,7 +96,7 @@ def resume_search(
 
     Args:
         location: of the study.
-        trials: how far; as it was begun if None.
+        trials: how far; as it was last told if None.
         tasks_from: file that registers tasks.
         crew: its workers.
 

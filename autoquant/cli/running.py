@@ -19,7 +19,7 @@ from autoquant.launch import Launch, check_reach, run_launch
 from autoquant.report import (
     describe_drift,
     describe_first_target,
-    describe_luck,
+    describe_report_gap,
     describe_saturation,
 )
 from autoquant.search.choice import FrontView, advise, view_front
@@ -124,7 +124,7 @@ def _document(
             for advice in advise([choice], view.reference)
         ],
         "notes": [*_explain_missing_reports(trials), *record.notes.values()],
-        "luck": describe_luck(view.members),
+        "report_gap": describe_report_gap(view.members),
         "saturation": describe_saturation(trials),
         "drift": describe_drift(trials),
         "seconds_by_mode": seconds_by_mode(trials),
@@ -169,7 +169,7 @@ def _notes(
         *_explain_missing_reports(trials),
         *record.notes.values(),
     ]
-    said = (describe_luck(members), describe_first_target(record.header.targets))
+    said = (describe_report_gap(members), describe_first_target(record.header.targets))
     notes += [text for text in said if text is not None]
     if counts["rejected"]:
         notes.append(

@@ -150,7 +150,9 @@ def search(
     location = Location(results, study or path.stem, storage)
     if location.exists():
         ways = {"resume": f"autoquant resume {location.name}", "rename": "--study NAME"}
-        check_same(load_record(location), header, location.name, **ways)
+        record = load_record(location)
+        check_same(record, header, location.name, **ways)
+        header = extend_header(header, trials or record.header.trials, None)
         STDERR.print(f"study '{location.name}' exists with this space: going on with it")
     elif join:
         raise StudyError(f"there is no study '{location.name}' to join: begin it without --join")

@@ -74,7 +74,7 @@ class Timing(_Record):
 
     Attributes:
         reference_ms: the float model, timed in turns with this one.
-        p50_ms: median of all runs, and likewise the 90th and 99th percentile.
+        p50_ms: median of all runs that count, and likewise the 90th and 99th percentile.
         samples: timed runs.
         stable: whether the ratio's interval became as narrow as wanted.
         session: trials that were timed together, in turns, share this name.

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from autoquant.agreement import build_header, check_same, find_study
+from autoquant.agreement import build_header, check_same, extend_header, find_study
 from autoquant.backends.registry import DEFAULT_BACKEND, BackendName
 from autoquant.core.artifact import Artifact
 from autoquant.core.recipe import Recipe
@@ -119,23 +119,27 @@ def search(
             targets=targets,
         )
     location = Location(Path(results), study or name_space(space, name), storage)
+    console = open_console(progress=progress)
+    goal = trials or _check_existing(location, header, console)
+    header = extend_header(header, goal, None)
     launch = Launch(location, header, keep, not full, crew, joins=join)
     with speaking_python():
         check_reach(launch)
-    console = open_console(progress=progress)
-    _check_existing(location, header, console)
     found = NotebookStudy(location, task if isinstance(task, Task) else None)
     check_complete(space, [layer.name for layer in found.evaluator(header, console).layers])
     return found.run(launch, console)
 
 
-def _check_existing(location: Location, header: StudyHeader, console: Console | None) -> None:
+def _check_existing(location: Location, header: StudyHeader, console: Console | None) -> int | None:
+    """The trials that an existing study is to reach; None if there is none."""
     if not location.exists():
-        return
+        return None
     ways = {"resume": f'load_study("{location.folder}").resume()', "rename": 'study="NAME"'}
-    check_same(load_record(location, warn=warn), header, location.name, **ways)
+    record = load_record(location, warn=warn)
+    check_same(record, header, location.name, **ways)
     if console is not None:
         console.print(f"study '{location.name}' exists with this space: going on with it")
+    return record.header.trials
 
 
 def quantize(

@@ -49,8 +49,9 @@ _RANGES = (
 )
 _MODES = (
     "The box is spanned by the float model and what is better: latency and size as a share of "
-    "float's, the drop as a share of the allowed one (ten points where none is set). All of it "
-    "is 1. Each trial is credited with what it added when it came, by point estimates."
+    "float's, the drop as a share of the allowed one (ten points where none is set; where it is "
+    "no drop or a gain, from one point better). All of it is 1. Each trial is credited with what "
+    "it added when it came, by point estimates."
 )
 
 

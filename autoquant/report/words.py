@@ -12,8 +12,8 @@ from autoquant.core.trial import Trial
 __all__ = [
     "describe_drift",
     "describe_first_target",
-    "describe_luck",
     "describe_recommendation",
+    "describe_report_gap",
     "describe_saturation",
     "describe_shares",
     "describe_trade",
@@ -24,7 +24,7 @@ _LACKS = (
     "this model's 8-bit accuracy depends on an instruction that this processor lacks (sums of "
     "products saturate)"
 )
-_FEWEST, _LEAST_LUCK = 3, 0.001  # members, and a tenth of a point, for luck to be spoken of
+_FEWEST, _LEAST_GAP = 3, 0.001  # members, and a tenth of a point, for a gap to be spoken of
 _AS_FACTOR = 1.1  # below, a factor of two digits would read as 1
 
 
@@ -89,24 +89,26 @@ def describe_drift(trials: Sequence[Trial]) -> str | None:
     return f"float reference {middle:.3g} ms, {low:+.1%} to {high:+.1%} over the study"
 
 
-def describe_luck(members: Sequence[Trial]) -> str | None:
-    """By how much what chose the members flatters them; None where it does not, or nothing tells.
+def describe_report_gap(members: Sequence[Trial]) -> str | None:
+    """By how much more the members lose on the report split; None where it is no more.
 
-    The best of many on some images is partly the luckiest there. Images that chose nothing know
-    no luck. Smith and Winkler 2006, "The optimizer's curse", doi:10.1287/mnsc.1050.0451.
+    The best of many on some images is partly the luckiest there: Smith and Winkler 2006, "The
+    optimizer's curse", doi:10.1287/mnsc.1050.0451. Or the other images are harder.
     """
     losses = [
         trial.report_accuracy_drop - trial.accuracy_drop
         for trial in members
-        if trial.report_accuracy_drop is not None and trial.accuracy_drop is not None
+        if trial.name != "fp32"
+        and trial.report_accuracy_drop is not None
+        and trial.accuracy_drop is not None
     ]
     mean = sum(losses) / max(1, len(losses))
-    if len(losses) < _FEWEST or mean < _LEAST_LUCK:
+    if len(losses) < _FEWEST or mean < _LEAST_GAP:
         return None
     return (
         f"on the report split, which chose nothing, the members lose {mean * 100:.2f} points more "
-        f"than on the search split (mean of {len(losses)}): the search has chosen them where they "
-        "are lucky, so go by their report figures"
+        f"than on the search split (mean of {len(losses)}), by luck in being chosen or by harder "
+        "images: go by their report figures"
     )
 
 

@@ -146,9 +146,14 @@ class Closing:
         return is_together and not self._has_moved()
 
     def _has_moved(self) -> bool:
-        """Whether one of the targets is another machine than it was."""
+        """Whether one of the targets is another machine than it was, or times otherwise."""
         find = self.evaluator.fingerprint_on
-        return self.record.describe_moves(self._members, find) is not None
+        if self.record.describe_moves(self._members, find) is not None:
+            return True
+        targets = self.record.header.targets
+        protocol = find(targets[0] if targets else None).get("latency_protocol")
+        told = [self.record.fingerprint_of(trial) or {} for trial in self._members]
+        return any(item.get("latency_protocol", protocol) != protocol for item in told)
 
     def _look_again(self, round_s: float) -> None:
         """Evaluate in full who was turned away by members that are none any more.
@@ -273,8 +278,9 @@ class Closing:
         rebuilt = self.shelf.get(trial.digest)
         if rebuilt is None:
             # the file of an earlier run makes room for one with figures, or `verify` has none
-            rebuilt = self._seal(trial, self.evaluator.rebuild(trial.recipe))
-            self.shelf.put(trial.digest, rebuilt)
+            sealed = self._seal(trial, self.evaluator.rebuild(trial.recipe))
+            self.shelf.put(trial.digest, sealed)
+            return sealed
         return self._seal(trial, rebuilt)
 
     def _seal(self, trial: Trial, artifact: Artifact) -> Artifact:

@@ -61,8 +61,9 @@ def _name_driver(url: str) -> str:
 
 def hide_password(url: str) -> str:
     """A URL as it may be shown: a password may hold an @ or a ? itself, and a query another."""
-    shown = url.split("?")[0]
-    if "@" not in shown and re.search(r"//[^:/@]*:(?!\d*(/|$))", shown):  # no port: a password
+    shown, _, rest = url.partition("?")
+    is_port = re.search(r"//[^:/@]*:\d*/", shown) and "=" in rest.split("@")[0]
+    if "@" not in shown and "@" in rest and not is_port:
         shown = url
     return re.sub(r"//([^:/@]*):.*@", r"//\1:***@", shown).split("?")[0]
 

@@ -38,7 +38,7 @@ class Outlook:
         self.knowledge = knowledge
         self.floor, worst = knowledge.bounds.drop_range
         self.worst = worst - self.floor
-        self.loss = LossModel(features, self.worst / 2)
+        self.loss = LossModel(features, self.worst / 2, -self.floor)
         self.full_size = max(1.0, knowledge.float_bytes(features.space))
         self.front = np.empty((0, 3))
         self.corner = np.ones(3)
@@ -251,7 +251,10 @@ class Outlook:
         return points[is_nondominated(points)]
 
     def _admits(self, row: Row) -> bool:
-        """Whether a trial keeps the bounds; see `Bounds.admits`."""
+        """Whether a trial keeps the bounds, as far as it was measured.
+
+        A bound of the latency is about the first target, and is taken here for one of their mean.
+        """
         worst = self.knowledge.bounds.max_drop
         is_right = row.drop is not None and (worst is None or row.drop <= worst)
         return is_right and bool((self._measured(row) <= self.limits).all())

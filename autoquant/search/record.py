@@ -82,17 +82,22 @@ class Record:
         """Begin a study, or go on where a process died at that; what was begun stays as it is.
 
         Raises:
-            StudyError: there is one of that name that is not ours.
+            StudyError: there is one of that name that is not ours, or begun with other objectives.
         """
         directions = [_DIRECTIONS[kind_of(objective)] for objective in header.objectives]
         study = optuna.create_study(
             storage=storage, study_name=name, directions=directions, load_if_exists=True
         )
-        if not is_half_begun(study) or study.directions != directions:
-            return cls(study)
-        study.set_metric_names(header.objectives)
-        study.set_user_attr("format", FORMAT)
-        study.set_user_attr("header", _without(dataclasses.asdict(header), "targets"))
+        with find_together(study)(is_durable=True):  # another machine may begin it now
+            if is_half_begun(study):
+                if study.directions != directions:
+                    raise StudyError(
+                        f"study '{name}' was not written by autoquant, or ended as it began with "
+                        "other objectives: choose another name"
+                    )
+                study.set_metric_names(header.objectives)
+                study.set_user_attr("format", FORMAT)
+                study.set_user_attr("header", _without(dataclasses.asdict(header), "targets"))
         return cls(study)
 
     @classmethod

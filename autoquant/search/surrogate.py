@@ -88,11 +88,13 @@ class LossModel:
     Args:
         features: of the space.
         unit: a loss that matters, in whose units deviations are given.
+        origin: the loss of what loses nothing.
     """
 
-    def __init__(self, features: Features, unit: float) -> None:
+    def __init__(self, features: Features, unit: float, origin: float = 0.0) -> None:
         self.features = features
         self.unit = unit
+        self.origin = origin
         self.means, self.deviations = self._expect()
         self.factor = 2.0 if np.isnan(features.drops).all() else 1.0
         self.codes: Codes = np.empty((0, len(features.names)), dtype=np.int64)
@@ -143,7 +145,7 @@ class LossModel:
     def predict(self, codes: Codes) -> tuple[Floats, Floats]:
         """Expected loss and its standard deviation, without the noise of a measurement, (n,)."""
         layers, options = self.features.expand(codes)
-        mean = layers @ self.means
+        mean = self.origin + layers @ self.means
         own = self._prior_variance(layers, options)
         if not len(self.codes):
             return mean, np.sqrt(own)
@@ -188,7 +190,7 @@ class LossModel:
 
     @property
     def _residuals(self) -> Floats:
-        return np.asarray(self.losses - self.layers @ self.means)
+        return np.asarray(self.losses - self.origin - self.layers @ self.means)
 
     def _likelihood(self, scales: _Scales) -> float:
         """Logarithm of the likelihood of the losses, but for a constant."""
