@@ -65,6 +65,7 @@ def test_search_prints_one_json_document_alone(digits: Path) -> None:
         "recommendations",
         "nearest_miss",
         "notes",
+        "report_gap",
         "saturation",
         "drift",
         "seconds_by_mode",
