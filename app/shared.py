@@ -164,9 +164,9 @@ def wait_for(key: str) -> None:
 def chosen_trials() -> list[int]:
     """Numbers of the trials that were chosen, from this visit or from the address."""
     if "trials" not in st.session_state:
-        found = [int(text) for text in st.query_params.get_all("trial") 
-                 if text.isdecimal() and len(text) <= _LONGEST_NUMBER]  # fmt: skip
-        st.session_state.trials = found[:4]
+        texts = st.query_params.get_all("trial")
+        numbers = [int(t) for t in texts if t.isdecimal() and len(t) <= _LONGEST_NUMBER]
+        st.session_state.trials = numbers[:4]
     return list(st.session_state.trials)
 
 

@@ -211,9 +211,9 @@ def run_cells(
     """
     names = [layer.name for layer in evaluator.layers]
     recipes = [cell.to_recipe(names) for cell in cells]
-    record = load_record(launch.location, warn=None)
-    known = {trial.digest for trial in record.trials()}
-    is_exact = _find_exactness(evaluator, record)
+    trials = load_record(launch.location, warn=None).trials()
+    known = {trial.digest for trial in trials}
+    is_exact = _find_exactness(evaluator, trials)
     named = baselines(names, is_exact=is_exact, backend=launch.header.backend)
     missing = {recipe.digest for recipe in (*named.values(), *recipes)} - known
     budget = Budget(len(known) + len(missing))
@@ -241,15 +241,16 @@ def _open_study(
         translate_losses(location),
         take_part(location, header, warn, joins=launch.joins) as member,
     ):
-        space = _find_space(config, evaluator, member.record)
-        is_exact = _find_exactness(evaluator, member.record)
+        trials = member.record.trials()
+        is_exact = _find_exactness(evaluator, trials)
+        space = _find_space(config, evaluator, member.record, is_exact=is_exact)
         if is_exact != evaluator.is_exact:
             warn(_SATURATES_OTHERWISE)
         with (
             # with workers, this process evaluates nothing that could crash it
             watch_crashes(member.crash) if launch.crew is None else nullcontext(),
             _open_crew(launch, evaluator, source, member.announcement) as (evaluates, executor),
-            _progress(budget, console, member.record.trials(), may_train=space.is_mixed) as show,
+            _progress(budget, console, trials, may_train=space.is_mixed) as show,
         ):
             if launch.joins and console is not None:
                 console.print(member.describe(), markup=False)
@@ -269,7 +270,11 @@ def _open_study(
 
 
 def _find_space(
-    config: SpaceConfig, evaluator: Evaluator, record: Record | None = None
+    config: SpaceConfig,
+    evaluator: Evaluator,
+    record: Record | None = None,
+    *,
+    is_exact: bool | None = None,
 ) -> SearchSpace:
     """The recipes allowed; of a study that goes on, by what could be when it began.
 
@@ -282,12 +287,13 @@ def _find_space(
         for layer in known.layers:
             able[layer.name] = tuple(c for c in able.get(layer.name, ()) if c in layer.choices)
     names = [layer.name for layer in evaluator.layers]
-    return config.to_space(names, able=able, is_exact=_find_exactness(evaluator, record))
+    exact = evaluator.is_exact if is_exact is None else is_exact
+    return config.to_space(names, able=able, is_exact=exact)
 
 
-def _find_exactness(evaluator: Evaluator, record: Record | None) -> bool:
+def _find_exactness(evaluator: Evaluator, trials: Sequence[Trial]) -> bool:
     """Whether sums of products do not saturate here; of a study that goes on, where it began."""
-    begun = None if record is None else recall_exactness(record.trials())
+    begun = recall_exactness(trials)
     return evaluator.is_exact if begun is None else begun
 
 

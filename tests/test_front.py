@@ -201,28 +201,27 @@ def test_probabilities_tell_the_certain_from_the_undecided() -> None:
     assert front_probabilities([*twins, beaten], ALL) == found, "the draws are seeded"
 
 
-def test_timing_the_front_anew_on_a_slower_day_lets_nobody_else_in() -> None:
-    """All members took 10 % longer; trials that were not timed again must not profit."""
+def members_of_a_slower_day() -> list[Trial]:
+    """Timed anew, together, when all of them took 10 % longer."""
     day = {"session": "front", "width": 0.002}
-    members = [
+    return [
         make_trial(0, right(900), 0.55, 1000, search_ratio=0.50, **day),
         make_trial(1, right(850), 0.44, 500, search_ratio=0.40, **day),
         make_trial(2, right(800), 0.33, 400, search_ratio=0.30, **day),
         make_trial(3, right(700), 0.22, 300, search_ratio=0.20, **day),
     ]
+
+
+def test_timing_the_front_anew_on_a_slower_day_lets_nobody_else_in() -> None:
+    """All members took 10 % longer; trials that were not timed again must not profit."""
+    members = members_of_a_slower_day()
     beaten = make_trial(4, right(880), 0.52, 1000)
     assert sorted(numbers(find_front([*members, beaten], ALL))) == [0, 1, 2, 3]
 
 
 def test_a_member_does_not_make_room_for_who_was_slower_on_a_quicker_day() -> None:
     """By the ratios of the search 0 was faster, if not surely; by those of two days it is not."""
-    day = {"session": "front", "width": 0.002}
-    members = [
-        make_trial(0, right(900), 0.55, 1000, search_ratio=0.50, **day),
-        make_trial(1, right(850), 0.44, 500, search_ratio=0.40, **day),
-        make_trial(2, right(800), 0.33, 400, search_ratio=0.30, **day),
-        make_trial(3, right(700), 0.22, 300, search_ratio=0.20, **day),
-    ]
+    members = members_of_a_slower_day()
     newcomer = make_trial(4, right(902), 0.505, 1000, width=0.05)
     assert sorted(numbers(find_front([*members, newcomer], ALL))) == [0, 1, 2, 3, 4]
 
