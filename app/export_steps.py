@@ -37,7 +37,7 @@ def show_verification(location: Location, trial: Trial) -> None:
                  disabled=path is None) and path is not None:  # fmt: skip
         st.session_state.verified = verify_file(location, trial, path)
     done = st.session_state.get("verified")
-    if not done or done["digest"] != trial.digest:
+    if not done or done["of"] != identify_file(path):
         return
     if "problem" in done:
         st.error(plain(done["problem"]), icon=":material/error:")
@@ -49,16 +49,25 @@ def show_verification(location: Location, trial: Trial) -> None:
     st.dataframe(describe_checks(done["checks"]), hide_index=True, key="checks", height="content")
 
 
+def identify_file(path: Path | None) -> tuple[str, int]:
+    """What is verified: other studies may have another file of the same recipe."""
+    try:
+        return str(path), 0 if path is None else path.stat().st_mtime_ns
+    except FileNotFoundError:  # a search that runs has swept it away
+        return str(path), 0
+
+
 def verify_file(location: Location, trial: Trial, path: Path) -> dict:
     """The errand, with a bar that follows it."""
     bar = st.progress(0.0, "starting")
     arguments = verify_arguments(location, trial, path, setting().tasks_from)
+    of = identify_file(path)
     try:
         found = follow_errand(
             "verify", arguments, lambda text: bar.progress(verify_share(text), text)
         )
-        return {"digest": trial.digest, **found}
+        return {"of": of, **found}
     except InputError as error:
-        return {"digest": trial.digest, "problem": str(error)}
+        return {"of": of, "problem": str(error)}
     finally:
         bar.empty()

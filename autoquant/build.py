@@ -1,6 +1,7 @@
 """Composition: the one place where quantizers, exporters, runtimes and tasks meet."""
 
 import hashlib
+import math
 import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -36,6 +37,7 @@ from autoquant.export.exporter import Exporter, Sample, load_exporter
 from autoquant.export.float_graph import export_float
 from autoquant.export.formats import format_of
 from autoquant.export.passport import seal
+from autoquant.fidelity import check_fidelity
 from autoquant.layer_noise import measure_noise
 from autoquant.quantize.layers import LayerNode, find_layers
 from autoquant.quantize.placement import fused_output
@@ -48,6 +50,7 @@ __all__ = ["TaskBuilder", "build_evaluator"]
 
 _PASSPORT_FORMAT = 1
 _BATCH = 64
+_COMPARED = 4  # samples on which the float file is compared with the model
 _PACKAGES = ("autoquant", "torch", "brevitas", "numpy")
 
 
@@ -96,7 +99,9 @@ class TaskBuilder:
         kernels: what there are integer kernels for; what the backend has if left out.
 
     Raises:
-        TraceError: the model cannot be captured or translated.
+        TraceError: the model cannot be captured or translated, or is translated wrongly.
+        ArtifactError: ONNX Runtime cannot load the float model, which everything begins with.
+        TrialError: it cannot run it.
         TaskError: nothing in it can be quantized, or its weights or data are not fit for it.
     """
 
@@ -117,6 +122,7 @@ class TaskBuilder:
         self._graph = graph = export_float(trace(task.model, task.example_input))
         found = find_layers(graph.module)
         graph.name_layers({layer.node.name: name for name, layer in found.items()})
+        self._check_float_file()
         backend = self.conditions.get("backend", DEFAULT_BACKEND)
         self.exporter: Exporter = load_exporter(
             backend,
@@ -138,6 +144,12 @@ class TaskBuilder:
                 f"task '{task.name}': the model has no layer that can be quantized (a "
                 "convolution, or a linear layer over two dimensions, that runs once)"
             )
+
+    def _check_float_file(self) -> None:
+        data = self.task.calibration
+        indices = range(0, len(data), math.ceil(len(data) / _COMPARED))
+        (batch,) = input_batches(data, indices, _COMPARED, torch.stack)
+        check_fidelity(self.task.model, self.float_onnx, load_backend(DEFAULT_BACKEND), batch)
 
     @property
     def layers(self) -> list[Layer]:
@@ -260,19 +272,19 @@ class TaskBuilder:
             **({"task_options": dict(self.task.options)} if self.task.options else {}),
             "recipe": recipe.to_dict(),
             "digest": recipe.digest,
-            "seed": self.seed,
             "graph_sha256": digest,
             **self.provenance(recipe),
             **self._tools,
         }
 
     def provenance(self, recipe: Recipe) -> dict[str, Any]:
-        """What a recipe's file is made of, as its passport has it: weights, data, conditions."""
+        """What a recipe's file is made of, as its passport has it: weights, data, seed, ..."""
         data, conditions = self._data_digests, self.conditions
         if recipe.is_trained:
             data = {**data, "train": self._trainer.data_digest}
             conditions = {**conditions, "augment": self.task.augment_name}
         return {
+            "seed": self.seed,
             "weights_sha256": self._weights_digest,
             "data_sha256": data,
             "conditions": conditions,

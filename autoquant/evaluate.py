@@ -36,7 +36,7 @@ from autoquant.core.metric import (
     find_hits,
     measure_accuracy,
 )
-from autoquant.core.proof import LayerProof, explain_layers, other_operators
+from autoquant.core.proof import LayerProof, NodeTime, explain_layers, other_operators
 from autoquant.core.recipe import Recipe
 from autoquant.core.rehearsal import REHEARSED_SAMPLES, Rehearsal
 from autoquant.core.split import Split
@@ -362,7 +362,7 @@ class Evaluator:
             One proof a layer, and the share of the time of every other operator.
         """
         with self.place.turn():
-            nodes = self.backend.profile_nodes(artifact, self.options.threads, self.options.batch)
+            nodes = self.profile(artifact)
         integer = self.find_integer_layers(artifact)
         proofs = explain_layers(
             self.operators,
@@ -373,6 +373,13 @@ class Evaluator:
             self.backend.kernels.kinds,
         )
         return proofs, other_operators(self.operators, nodes)
+
+    def profile(self, artifact: Artifact) -> list[NodeTime]:
+        """Time of every node on the inputs of the timed runs; takes place within turns."""
+        options = self.options
+        return self.backend.profile_nodes(
+            artifact, options.threads, options.batch, inputs=self._timed_inputs
+        )
 
     @cached_property
     def _float(self) -> Artifact:

@@ -22,19 +22,19 @@ from autoquant.config import SpaceConfig, parse_space
 from autoquant.core.analysis import Cell
 from autoquant.core.space import SearchSpace, baselines
 from autoquant.core.trial import Trial
-from autoquant.errors import InputError, TrialError
+from autoquant.errors import InputError
 from autoquant.evaluate import Evaluator
 from autoquant.progress import SearchProgress
 from autoquant.search.cells import CellStudy
 from autoquant.search.crash import watch_crashes
-from autoquant.search.event import Evaluates
+from autoquant.search.event import Evaluates, describe_error
 from autoquant.search.executor import Executor
 from autoquant.search.header import StudyHeader
 from autoquant.search.joining import take_part
 from autoquant.search.presence import Announcement
 from autoquant.search.recall import KNOWLEDGE, recall_exactness, recall_knowledge
 from autoquant.search.record import Record
-from autoquant.search.sampler import INFORMED, SAMPLERS
+from autoquant.search.sampler import INFORMED, SAMPLERS, SamplerName
 from autoquant.search.storage import Location, load_record, translate_losses
 from autoquant.search.study import Budget, Event, Keep, Study
 from autoquant.search.trial_log import TrialLogs
@@ -52,6 +52,7 @@ __all__ = [
 _WORTH_MEASURING = 20  # trials
 _FILES_A_TRIAL = 0.5
 _SENSITIVITY_SHARE = 0.25  # of the time, at most
+_SHORTEST_S = 5.0  # in which it is worth beginning with them
 
 _SATURATES_OTHERWISE = (
     "sums of products saturate otherwise on this processor than where the study began: its 8-bit "
@@ -129,7 +130,7 @@ def run_launch(
     with opened as study:
         budget = study.agree(budget)
         if sampler in INFORMED:  # nothing runs elsewhere yet that Ctrl-C would wait for
-            budget = _inform(study, evaluator, budget, console)
+            budget = _inform(study, sampler, evaluator, budget, console)
         with _draining(study):
             study.run(budget, sampler)
     return study.record
@@ -154,19 +155,27 @@ def _draining(study: Study) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _inform(study: Study, evaluator: Evaluator, budget: Budget, console: Console | None) -> Budget:
+def _inform(
+    study: Study,
+    sampler: SamplerName,
+    evaluator: Evaluator,
+    budget: Budget,
+    console: Console | None,
+) -> Budget:
     """Measure sensitivities for the sampler, or read what is kept of them; what time is left."""
     from autoquant.sensitivity import keep_folder, measure_sensitivity, read_sensitivity
 
-    if budget.trials < _WORTH_MEASURING:
+    learns = sampler == "auto"  # the others know nothing else
+    if learns and budget.trials < _WORTH_MEASURING:
         return budget
     task, reduced = study.record.header.task, study.space.reduces_range
     files = sum(len(choices) - 1 for choices in study.space.layers.values())
-    if files > _FILES_A_TRIAL * budget.trials or not study.leads:
+    timeout_s = math.inf if budget.timeout_s is None else _SENSITIVITY_SHARE * budget.timeout_s
+    is_dear = learns and (files > _FILES_A_TRIAL * budget.trials or timeout_s < _SHORTEST_S)
+    if is_dear or not study.leads:
         study.sensitivity = read_sensitivity(evaluator, task, keep_folder(), reduce_range=reduced)
         return budget
     start = time.monotonic()
-    timeout_s = math.inf if budget.timeout_s is None else _SENSITIVITY_SHARE * budget.timeout_s
     try:
         study.sensitivity, refusal = measure_sensitivity(
             evaluator,
@@ -176,8 +185,8 @@ def _inform(study: Study, evaluator: Evaluator, budget: Budget, console: Console
             reduce_range=reduced,
             timeout_s=timeout_s,
         )
-    except TrialError as error:
-        refusal = f"the sampler has no sensitivities: {error}"
+    except Exception as error:  # as of a trial; a search goes on without
+        refusal = f"the sampler has no sensitivities: {describe_error(error)}"
     seconds = time.monotonic() - start
     note = f"sensitivities of the layers took {seconds:.0f} s before the first trial"
     if seconds >= 1:  # less is what reading them takes

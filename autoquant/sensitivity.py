@@ -25,9 +25,9 @@ from autoquant.core.proof import NodeTime, match_layers
 from autoquant.core.recipe import Recipe
 from autoquant.core.sensitivity import ChoiceCost, Proxy, Sensitivity, SensitivityBase
 from autoquant.core.space import FLOAT, SearchSpace
-from autoquant.errors import TrialError
 from autoquant.evaluate import Evaluator
 from autoquant.files import replacing
+from autoquant.search.event import describe_error
 from autoquant.tasks.data import cache_folder
 
 __all__ = ["default_choices", "keep_folder", "measure_sensitivity", "read_sensitivity"]
@@ -148,6 +148,8 @@ class _Probe:
             "versions": dict(fingerprint["versions"]),
             "machine": fingerprint["machine"],
             "samples": self.samples,
+            "threads": self.evaluator.options.threads,
+            "batch": self.evaluator.options.batch,
         }
         loaded: dict[str, Any] = json.loads(json.dumps(key))  # as it is read back
         return loaded
@@ -208,8 +210,8 @@ class _Probe:
         start = time.perf_counter()
         try:
             cost = self._measure(layer, choice)
-        except TrialError as error:
-            cost = ChoiceCost(layer=layer, choice=choice, error=str(error))
+        except Exception as error:  # a backend may raise anything: this choice has no figures
+            cost = ChoiceCost(layer=layer, choice=choice, error=describe_error(error))
         seconds = round(found.seconds + time.perf_counter() - start, 2)
         return found.model_copy(update={"costs": (*found.costs, cost), "seconds": seconds})
 
@@ -249,9 +251,8 @@ class _Probe:
         return (_divergence if self.proxy == "kl" else _noise_share)(self.reference, outputs)
 
     def _profile(self, artifact: Artifact) -> list[NodeTime]:
-        options = self.evaluator.options
         with self.evaluator.place.turn():
-            return self.evaluator.backend.profile_nodes(artifact, options.threads, options.batch)
+            return self.evaluator.profile(artifact)
 
     def _compare(self, layer: str, nodes: Sequence[NodeTime]) -> float:
         """Change of the layer's own time and that of what is no layer.

@@ -9,6 +9,7 @@ import pytest
 
 from autoquant.backends.base import Backend
 from autoquant.backends.fake import FakeBackend, FakeBuilder
+from autoquant.backends.inputs import InputSpec, random_inputs
 from autoquant.backends.registry import BACKENDS, backend_of, load_backend
 from autoquant.build import TaskBuilder, build_evaluator
 from autoquant.compare import compare_layers
@@ -271,3 +272,13 @@ def test_backends_know_their_own_name(name: str) -> None:
 def test_conditions_of_older_files_mean_onnx_runtime() -> None:
     assert backend_of({"threads": 1}) == "onnxruntime"
     assert backend_of({"backend": "openvino"}) == "openvino"
+
+
+def test_only_the_batch_of_a_file_may_be_open_to_be_timed() -> None:
+    """What a picture of one pixel takes says nothing of a picture."""
+    specs = [InputSpec("x", (None, 3, 8, 8), "float"), InputSpec("n", (), "float")]
+    made = random_inputs(specs, {"float": np.float32}, 5)
+    assert made["x"].shape == (5, 3, 8, 8)
+    assert made["n"].shape == ()
+    with pytest.raises(ArtifactError, match=r"input 'x' has the shape \(\?, 3, \?, \?\).* fix all"):
+        random_inputs([InputSpec("x", (None, 3, None, None), "float")], {"float": np.float32}, 1)

@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -353,6 +355,34 @@ def test_a_search_is_begun_found_and_interrupted(tmp_path: Path, monkeypatch) ->
     assert read_log(location, 1) == ["interrupted; kept"]
     with pytest.raises(StudyError, match="Ctrl-C"):
         stop_search(location)
+
+
+def test_two_windows_begin_a_search_once(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(process, "_ENTRY", _SLEEPER)
+    location = Location(tmp_path, "s")
+    began = process.subprocess.Popen
+    both = threading.Barrier(2)
+
+    def begin(*arguments, **options):
+        time.sleep(0.2)  # between the look and the note of which process it is
+        return began(*arguments, **options)
+
+    monkeypatch.setattr(process.subprocess, "Popen", begin)
+
+    def click(_: int) -> object:
+        both.wait()
+        try:
+            return start_search(location, "version: 1\n")
+        except StudyError as error:
+            return error
+
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(click, range(2)))
+    wait_for(lambda: read_log(location, 1))
+    stop_search(location)
+    wait_for(lambda: find_process(location) is None)
+    assert sum(isinstance(item, int) for item in found) == 1
+    assert sum("already" in str(item) for item in found) == 1
 
 
 def test_a_number_that_belongs_to_another_process_now_is_left_alone(tmp_path: Path) -> None:

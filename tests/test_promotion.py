@@ -17,6 +17,7 @@ from autoquant.core.task import Task
 from autoquant.core.training import TrainingProgress, TrainingWatch
 from autoquant.core.trial import Measurement, Partial, Trial
 from autoquant.errors import Rejection, TaskError, TrainingError
+from autoquant.search.deadline import Deadline
 from autoquant.search.header import StudyHeader
 from autoquant.search.promotion import find_promising, has_time_to_train
 from autoquant.search.storage import Location, load_record
@@ -77,6 +78,51 @@ def test_a_constraint_that_is_nearly_met_is_near_enough() -> None:
     assert [item.number for item in found] == [1]
 
 
+def test_without_accuracy_as_objective_a_bound_is_what_training_has_to_meet() -> None:
+    trials = [float_trial(), trial(1, 890, 500), trial(2, 500, 400)]
+    found = find_promising(trials, ["size"], Bounds(0.02))
+    assert [item.number for item in found] == [1]
+    assert find_promising(trials, ["size"], Bounds()) == []
+
+
+def test_what_training_may_bring_within_the_bound_is_not_turned_away_before(
+    tmp_path: Path,
+) -> None:
+    """The gate lets pass what loses four times what is allowed: three quarters may come back."""
+    study = fake_study(tmp_path, space=mixed_space())
+    study.bounds = Bounds(0.02)
+    untrained = Recipe.uniform([f"conv{index}" for index in range(8)], 4)
+    assert study._gate(untrained).bounds.max_drop == pytest.approx(0.08)
+    assert study._gate(untrained.trained(QatOptions(epochs=2))).bounds.max_drop == 0.02
+    study.space = study.space.untrained
+    assert study._gate(untrained).bounds.max_drop == 0.02
+
+
+def test_a_small_space_is_trained_when_there_is_nothing_else_to_do(tmp_path: Path) -> None:
+    events = []
+    names = [f"conv{index}" for index in range(8)]
+    options = {"mode": ("ptq", "qat"), "qat.epochs": (2,)}
+    space = SearchSpace(expand_layers({"*": LayerRule((4,))}, names), options)
+    study = fake_study(tmp_path, space=space, on_event=events.append)
+    study.run(Budget(40), "random")
+    trials = study.record.trials()
+    assert sum(item.recipe.is_trained for item in trials) == 1
+    assert [event.message for event in events if event.kind == "exhausted"] == [
+        "every recipe has been evaluated without training, and every one trained whose training "
+        "may pay, as far as there was time"
+    ]
+
+
+def test_a_search_that_only_trains_begins_none_that_it_cannot_end() -> None:
+    recipe = Recipe.uniform(LAYERS, 4).trained(QatOptions())
+    trained = trial(1, 940, 500, 100.0).model_copy(update={"recipe": recipe})
+    told = [float_trial(), trained]
+    assert Deadline(1000.0).left_for_trials(told, [], has_report=False) > 100
+    assert Deadline(90.0).left_for_trials(told, [], has_report=False) == 0
+    mixed = [*told, trial(2, 940, 500, 1.0)]
+    assert Deadline(90.0).left_for_trials(mixed, [], has_report=False) > 0
+
+
 def test_trained_trials_take_half_of_the_time_at_most() -> None:
     untrained = [trial(1, 900, 500, 30.0), trial(2, 900, 500, 30.0)]
     first = trial(3, 940, 500, 50.0)
@@ -127,7 +173,7 @@ def test_each_run_has_its_own_time_to_train(
 ) -> None:
     asked: list[frozenset[int]] = []
 
-    def note(trials, timeout_s, seconds_left, before=frozenset()) -> bool:
+    def note(trials, timeout_s, seconds_left, before=frozenset(), *, is_all=False) -> bool:
         asked.append(before)
         return False
 

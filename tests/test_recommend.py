@@ -1,7 +1,8 @@
 import pytest
 
 from autoquant.core.pareto import Bounds
-from autoquant.core.recommend import find_nearest_miss, recommend
+from autoquant.core.recommend import find_nearest_misses, recommend
+from autoquant.core.trial import Partial
 from autoquant.report import describe_drift, describe_recommendation
 from tests.trials import make_trial
 
@@ -47,10 +48,27 @@ def test_reasons_are_one_sentence_with_the_next_faster() -> None:
     assert "; fastest within" in words
 
 
+def numbers(trials) -> list[int]:
+    return [trial.number for trial in trials]
+
+
 def test_the_nearest_miss_exceeds_by_least() -> None:
-    assert find_nearest_miss(FRONT[1:], Bounds(max_drop=0.001)).number == 1
-    assert find_nearest_miss(FRONT, Bounds(max_size_mb=0.0001)).number == 3
-    assert find_nearest_miss([], Bounds()) is None
+    assert numbers(find_nearest_misses(FRONT[1:], Bounds(max_drop=0.001))) == [1, 3, 2]
+    assert numbers(find_nearest_misses(FRONT, Bounds(max_size_mb=0.0001))) == [3, 2, 1, 0]
+    assert find_nearest_misses([], Bounds()) == []
+
+
+def test_what_was_stopped_early_may_be_the_nearest_miss() -> None:
+    """Bounds that nothing meets stop all but the baselines."""
+    partial = Partial(reason="its size", samples=250, of_samples=1000, accuracy=0.89,
+                      accuracy_drop=0.01)  # fmt: skip
+    unseen = {"state": "rejected", "partial": partial, "accuracy_drop": None, "accuracy": None,
+              "latency_ms": None, "timing": None}  # fmt: skip
+    stopped = make_trial(4, 0.89, size=120).model_copy(update=unseen)
+    found = find_nearest_misses([*FRONT, stopped], Bounds(max_size_mb=0.0001, max_drop=0.02))
+    assert numbers(found)[0] == 4
+    found = find_nearest_misses([*FRONT, stopped], Bounds(max_size_mb=0.0001, max_drop=0.001))
+    assert numbers(found)[0] != 4, "what was seen of its accuracy counts"
 
 
 def test_nothing_to_recommend_is_an_empty_list() -> None:

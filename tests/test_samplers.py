@@ -26,6 +26,7 @@ from autoquant.search.prior import Knowledge
 from autoquant.search.sampler import build_sampler
 from autoquant.search.study import Budget, Event
 from autoquant.search.surrogate import LossModel
+from autoquant.search.walk import GreedySampler
 from tests.fakes import fake_evaluator, fake_record, fake_space, fake_study
 
 
@@ -331,6 +332,20 @@ def test_proposals_take_much_less_than_proportionally_longer_in_a_long_study() -
     assert seconds_a_proposal(5000) < 20 * seconds_a_proposal(100)
 
 
+def test_what_was_not_measured_is_as_sensitive_as_the_rest() -> None:
+    """A measurement that ran out of time leaves the last layers out."""
+    valley = Valley()
+    whole = make_sensitivity(valley)
+    part = whole.model_copy(update={"costs": whole.costs[: len(whole.costs) // 2]})
+    walk = GreedySampler(valley.space, valley.knowledge(sensitivity=part), frozenset,
+                         RandomSampler())  # fmt: skip
+    narrow = walk.losses[walk.features.is_narrow]
+    unknown = np.isnan(walk.features.drops[walk.features.is_narrow])
+    assert 0 < unknown.sum() < len(narrow)
+    assert narrow[unknown] == pytest.approx(narrow[~unknown].mean())
+    assert (walk.losses[~walk.features.is_narrow & np.isnan(walk.features.drops)] == 0).all()
+
+
 def test_greedy_lowers_the_least_sensitive_for_its_bytes_first() -> None:
     valley = Valley()
     told = valley.knowledge(sensitivity=make_sensitivity(valley))
@@ -464,6 +479,29 @@ def test_a_bound_holds_whether_or_not_its_figure_is_an_objective(
     gains = outlook.score(np.array([wide, narrow]))
     assert gains[0] == 0.0
     assert gains[1] > 0.0
+
+
+def test_baselines_need_not_be_of_the_space_to_tell_sizes_and_ratios() -> None:
+    valley = Valley()
+    exact = Row(0, None, "complete", "fp32", 0.0, 0.0, 1.0, 1.0, 500_000)
+    eight = Row(1, None, "complete", "w8a8", 0.0, 0.0, 0.2, 1.0, 125_000)
+    outlook = look_at(valley, Bounds(0.02), ("accuracy", "latency", "size"), exact, eight)
+    latency, size = outlook._costs(np.array([encode(valley, "8")]))[0]
+    assert latency == pytest.approx(0.2, abs=0.02)
+    assert size == pytest.approx(0.25, abs=0.02)
+
+
+@pytest.mark.parametrize(("ratio", "gains"), [(0.7, False), (1.3, True)])
+def test_where_narrow_weights_are_slower_than_float_they_are_sought_all_the_same(
+    ratio: float, gains: bool
+) -> None:
+    """As on LiteRT: the smallest files are worth their time to those who want small ones."""
+    valley = Valley()
+    slow = Row(0, encode(valley, "4"), "complete", "w4a8", 0.05, 0.0, ratio, 1.0, 62_500)
+    eight = Row(1, encode(valley, "8"), "complete", "w8a8", 0.0, 0.0, 0.5, 1.0, 125_000)
+    outlook = look_at(valley, Bounds(0.02), ("accuracy", "latency", "size"), slow, eight)
+    assert (outlook.corner[1] > 1.0) == gains
+    assert outlook.corner[1] >= ratio
 
 
 @pytest.mark.parametrize("over", [0.0005, -0.0005])

@@ -8,6 +8,7 @@ import pytest
 
 from autoquant.core.sensitivity import ChoiceCost, Sensitivity, SensitivityBase
 from autoquant.errors import TrialError
+from autoquant.evaluate import EvaluationOptions
 from autoquant.report.sensitivity import describe_base, sensitivity_figure, tabulate_sensitivity
 from autoquant.sensitivity import measure_sensitivity
 from tests.fakes import fake_evaluator
@@ -50,6 +51,16 @@ def test_measurement_of_other_weights_is_refused(tmp_path: Path) -> None:
     assert refusal == "what was kept is of other weights"
     assert len(found.costs) == 16
     assert measure(tmp_path)[1] is None
+
+
+@pytest.mark.parametrize("changed", ["threads", "batch"])
+def test_measurement_under_other_conditions_is_refused(tmp_path: Path, changed: str) -> None:
+    measure(tmp_path)
+    evaluator = fake_evaluator()
+    given = {"latency": evaluator.options.latency, changed: 2}
+    evaluator.options = EvaluationOptions(**given)
+    _, refusal = measure_sensitivity(evaluator, "fake", tmp_path)
+    assert refusal == f"what was kept is of other {changed}"
 
 
 def test_damaged_measurement_is_refused(tmp_path: Path) -> None:
@@ -115,21 +126,30 @@ def test_no_file_is_begun_after_the_time_is_up(tmp_path: Path) -> None:
     assert found.base.accuracy > 0.9
 
 
-def test_choice_that_fails_is_recorded_with_its_reason(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (TrialError("a scale is not finite"), "a scale is not finite"),
+        (MemoryError("4 GB"), "MemoryError: 4 GB"),
+    ],
+)
+def test_choice_that_fails_is_recorded_with_its_reason(
+    tmp_path: Path, error: Exception, reason: str
+) -> None:
     evaluator = fake_evaluator()
     build = evaluator.builder.build
 
     def refuse(recipe, watch=None):
         if recipe.layers.get("conv1") == 4:
-            raise TrialError("a scale is not finite")
+            raise error
         return build(recipe, watch)
 
     evaluator.builder.build = refuse
     found, _ = measure_sensitivity(evaluator, "fake", tmp_path)
     failed = [cost for cost in found.costs if cost.error]
-    assert [(cost.layer, cost.error) for cost in failed] == [("conv1", "a scale is not finite")]
+    assert [(cost.layer, cost.error) for cost in failed] == [("conv1", reason)]
     assert found.expected_drop("conv1", "4") is None
-    assert tabulate_sensitivity(found)[2][-1] == "a scale is not finite"
+    assert tabulate_sensitivity(found)[2][-1] == reason
 
 
 def make_sensitivity(*pairs: tuple[float, float]) -> Sensitivity:

@@ -5,15 +5,21 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from autoquant.agreement import build_header
+from autoquant.cli import app
+from autoquant.cli.running import run_study
+from autoquant.config import find_space, load_space
 from autoquant.core.front import find_front
 from autoquant.core.recipe import Recipe
 from autoquant.core.space import SearchSpace
 from autoquant.errors import NegativeAnswer, ParityError, StudyError
 from autoquant.evaluate import Evaluator
+from autoquant.launch import Launch
 from autoquant.search.recovery import recover
 from autoquant.search.sampler import build_sampler
-from autoquant.search.storage import Location, load_record
+from autoquant.search.storage import Location, create_record, load_record
 from autoquant.search.study import Budget, Event
 from tests.fakes import QUICK_SAMPLERS, fake_evaluator, fake_record, fake_space, fake_study
 
@@ -242,6 +248,8 @@ def test_search_in_which_everything_fails_is_given_up_with_the_reasons(tmp_path,
     trials = study.record.trials()
     assert sum(trial.state == "failed" for trial in trials) == 20
     assert any(trial.report_accuracy is not None for trial in trials), "it is closed all the same"
+    failed = [trial for trial in trials if trial.state == "failed"]
+    assert all(trial.seconds["failed"] >= 0 for trial in failed), "it took its time"
 
 
 @pytest.mark.parametrize("sampler", QUICK_SAMPLERS)
@@ -326,3 +334,43 @@ def test_mixtures_of_the_start_are_uneven(tmp_path: Path) -> None:
         if trial.name is None
     ]
     assert max(shares) - min(shares) > 0.4
+
+
+def test_a_search_that_is_given_up_shows_what_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = fake_study(tmp_path)
+    study.run(Budget(8), "random")
+    location = Location(tmp_path, "fake")
+
+    def give_up(*arguments: object) -> None:
+        raise NegativeAnswer("all of 20 proposed recipes failed")
+
+    for name in ("load_task", "load_evaluator"):
+        monkeypatch.setattr(f"autoquant.cli.running.{name}", lambda *arguments: None)
+    monkeypatch.setattr("autoquant.cli.running.run_launch", give_up)
+    with pytest.raises(NegativeAnswer, match="all of 20 proposed recipes failed"):
+        run_study(Launch(location, study.record.header), "json")
+    document = json.loads(capsys.readouterr().out)
+    assert document["trials"]
+    assert document["study"] == "fake"
+
+
+@pytest.mark.parametrize(("given", "expected"), [([], "tpe"), (["--sampler", "nsga2"], "nsga2")])
+def test_a_search_again_goes_on_with_its_sampler(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: list[str], expected: str
+) -> None:
+    config = load_space(find_space("digits"))
+    header = build_header(
+        config, sampler="tpe", seed=0, threads=1, batch=1, trials=20, timeout=None
+    )
+    location = Location(tmp_path, "digits")
+    location.create_folder()
+    create_record(location, header)
+    launches: list[Launch] = []
+    monkeypatch.setattr(
+        "autoquant.cli.searches.run_study", lambda launch, kind: launches.append(launch)
+    )
+    found = CliRunner().invoke(app, ["search", "digits", "--results", str(tmp_path), *given])
+    assert found.exit_code == 0, found.output
+    assert launches[0].header.sampler == expected

@@ -14,8 +14,8 @@ from autoquant.report.strip_figure import strip_figure
 
 
 @st.cache_data(show_spinner=False, max_entries=32)
-def read_proof(study: str, digest: str, path: str) -> list[dict]:
-    """What became of each layer of a file on this machine; asked for once."""
+def read_proof(study: str, digest: str, path: str, changed: int) -> list[dict]:
+    """What became of each layer of a file on this machine; asked for once until it changes."""
     trial = next(t for t in library().view(study).snapshot.trials if t.digest == digest)
     arguments = verify_arguments(library().location(study), trial, path, setting().tasks_from)
     return follow_errand("verify", arguments)["layers"]
@@ -32,16 +32,18 @@ def show_layers(study: str, trials: list[Trial]) -> None:
         )
     kept = [trial for trial in trials if files[trial.number] is not None]
     is_asked = st.button("Measure layers on this machine", key="measure", disabled=not kept)
+    asked = (study, *(trial.number for trial in kept))
     if is_asked:
-        st.session_state.proven = [trial.number for trial in kept]
-    if st.session_state.get("proven") != [trial.number for trial in kept] or not kept:
+        st.session_state.proven = asked
+    if st.session_state.get("proven") != asked or not kept:
         return
     proofs = {}
     with st.spinner("Running each file and comparing it with its model, layer by layer"):
         for trial in kept:
             try:
-                path = str(files[trial.number])
-                proofs[trial.number] = read_proof(study, trial.digest, path)
+                path = files[trial.number]
+                changed = path.stat().st_mtime_ns if path.exists() else 0
+                proofs[trial.number] = read_proof(study, trial.digest, str(path), changed)
             except InputError as error:
                 st.warning(plain(f"trial {trial.number}: {error}"), icon=":material/warning:")
     if proofs:

@@ -77,9 +77,14 @@ class Backend(Protocol):
         ...
 
     def profile_nodes(
-        self, artifact: Artifact, threads: int = 1, batch: int = 1, runs: int = 30
+        self,
+        artifact: Artifact,
+        threads: int = 1,
+        batch: int = 1,
+        runs: int = 30,
+        inputs: Any = None,
     ) -> list[NodeTime]:
-        """Time of every node that the runtime executes, in order, on random inputs.
+        """Time of every node that the runtime executes, in order.
 
         The profiler itself costs time: shares are what to read, not sums.
 
@@ -88,6 +93,7 @@ class Backend(Protocol):
             threads: threads within one operator.
             batch: batch size.
             runs: how many are timed.
+            inputs: one batch; random ones if left out, which not every model can take.
 
         Raises:
             ArtifactError: not a file that this runtime reads.
@@ -107,10 +113,10 @@ class FileSession(Session, Protocol):
         ...
 
     def random_inputs(self, batch: int, seed: int = 0) -> Arrays:
-        """Inputs of the model's shapes; free dimensions take the batch size.
+        """Inputs of the model's shapes; a first size that is free is the batch size.
 
         Raises:
-            ArtifactError: an input that is neither float nor integer.
+            ArtifactError: an input that is neither float nor integer, or of no certain shape.
         """
         ...
 

@@ -86,7 +86,12 @@ class FakeBackend:
         return frozenset(name for name in layers if artifact.precisions[name] != "float32")
 
     def profile_nodes(
-        self, artifact: Artifact, threads: int = 1, batch: int = 1, runs: int = 30
+        self,
+        artifact: Artifact,
+        threads: int = 1,
+        batch: int = 1,
+        runs: int = 30,
+        inputs: Any = None,
     ) -> list[NodeTime]:
         """The cost model, layer by layer."""
         return [

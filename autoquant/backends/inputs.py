@@ -29,7 +29,18 @@ class InputSpec:
     type_name: str
 
     def shape_for(self, batch: int) -> tuple[int, ...]:
-        """The shape when free sizes take the batch size."""
+        """The shape for a batch.
+
+        Raises:
+            ArtifactError: more than the first size is free, and nobody knows what for.
+        """
+        if None in self.shape[1:]:
+            sizes = ", ".join("?" if size is None else str(size) for size in self.shape)
+            raise ArtifactError(
+                f"input '{self.name}' has the shape ({sizes}), and what it is run on decides how "
+                "long that takes: fix all sizes but the first, for one with `python -m "
+                "onnxruntime.tools.make_dynamic_shape_fixed`"
+            )
         return tuple(batch if size is None else size for size in self.shape)
 
 
@@ -43,7 +54,7 @@ def as_named(inputs: Any, first: str) -> Arrays:
 def random_inputs(
     specs: Sequence[InputSpec], kinds: Mapping[str, npt.DTypeLike], batch: int, seed: int = 0
 ) -> Arrays:
-    """Inputs of the model's shapes; free dimensions take the batch size.
+    """Inputs of the model's shapes; a first size that is free is the batch size.
 
     Args:
         specs: the inputs.
@@ -52,7 +63,7 @@ def random_inputs(
         seed: of the normal draws; integer inputs are ones, a valid index into most tables.
 
     Raises:
-        ArtifactError: an input of a type that is not among the kinds.
+        ArtifactError: an input of a type that is not among the kinds, or of no certain shape.
     """
     generator = np.random.default_rng(seed)
     return {spec.name: _random(spec, kinds, batch, generator) for spec in specs}

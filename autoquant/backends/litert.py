@@ -249,13 +249,18 @@ class LiteRtBackend:
         )
 
     def profile_nodes(
-        self, artifact: Artifact, threads: int = 1, batch: int = 1, runs: int = 30
+        self,
+        artifact: Artifact,
+        threads: int = 1,
+        batch: int = 1,
+        runs: int = 30,
+        inputs: Any = None,
     ) -> list[NodeTime]:
         """Time of every operator, each in a file of its own, on random inputs.
 
         LiteRT hands the whole graph to XNNPACK and tells Python nothing of what happens there, so
-        each operator is run alone: what is fused or kept in a cache between two is not seen. A
-        larger batch takes so many times as long.
+        each operator is run alone, whatever inputs are given: what is fused or kept in a cache
+        between two is not seen. A larger batch takes so many times as long.
         """
         graph = _Graph(artifact.content)
         samples: list[tuple[str, str, float]] = []

@@ -63,7 +63,7 @@ class OrtSession:
         return time.perf_counter() - start
 
     def random_inputs(self, batch: int, seed: int = 0) -> Arrays:
-        """Inputs of the model's shapes; free dimensions take the batch size."""
+        """Inputs of the model's shapes; a first size that is free is the batch size."""
         return random_inputs(self.inputs, _KINDS, batch, seed)
 
     def _run(self, feed: Arrays) -> list[Any]:
@@ -130,13 +130,18 @@ class OrtBackend:
         return {"machine": describe_machine(), "versions": package_versions("onnxruntime")}
 
     def profile_nodes(
-        self, artifact: Artifact, threads: int = 1, batch: int = 1, runs: int = 30
+        self,
+        artifact: Artifact,
+        threads: int = 1,
+        batch: int = 1,
+        runs: int = 30,
+        inputs: Any = None,
     ) -> list[NodeTime]:
         """Time of every node that the runtime executes; see `FileBackend.profile_nodes`."""
         with tempfile.TemporaryDirectory() as folder:
             prefix = str(Path(folder) / "profile")
             session = open_session(artifact.content, threads, profile_prefix=prefix)
-            inputs = session.random_inputs(batch)
+            inputs = session.random_inputs(batch) if inputs is None else inputs
             for _ in range(WARM_RUNS + runs):
                 session.time_once(inputs)
             path = Path(session.session.end_profiling())

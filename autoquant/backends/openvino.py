@@ -102,7 +102,7 @@ class OpenVinoSession:
             return time.perf_counter() - start
 
     def random_inputs(self, batch: int, seed: int = 0) -> Arrays:
-        """Inputs of the model's shapes; free dimensions take the batch size."""
+        """Inputs of the model's shapes; a first size that is free is the batch size."""
         return random_inputs(self.inputs, _KINDS, batch, seed)
 
     def profile_once(self, inputs: Any) -> list[tuple[str, str, float]]:
@@ -118,9 +118,9 @@ class OpenVinoSession:
 
     def read_graph(self) -> list[dict[str, str]]:
         """What each node of the optimized graph is, computes in and comes from, for batch 1."""
+        shapes = {spec.name: spec.shape_for(1) for spec in self.inputs}
         with _translated():
-            compiled = self._compile({spec.name: spec.shape_for(1) for spec in self.inputs})
-            nodes = compiled.get_runtime_model().get_ops()
+            nodes = self._compile(shapes).get_runtime_model().get_ops()
             return [{fact: str(node.rt_info[fact].value) for fact in _FACTS} for node in nodes]
 
     def _prepare(self, inputs: Any) -> ov.InferRequest:
@@ -209,11 +209,16 @@ class OpenVinoBackend:
         )
 
     def profile_nodes(
-        self, artifact: Artifact, threads: int = 1, batch: int = 1, runs: int = 30
+        self,
+        artifact: Artifact,
+        threads: int = 1,
+        batch: int = 1,
+        runs: int = 30,
+        inputs: Any = None,
     ) -> list[NodeTime]:
         """Time of every node that the runtime executes; see `FileBackend.profile_nodes`."""
         session = self._open(artifact, threads, PERF_COUNT=True)
-        inputs = session.random_inputs(batch)
+        inputs = session.random_inputs(batch) if inputs is None else inputs
         rounds = [session.profile_once(inputs) for _ in range(WARM_RUNS + runs)]
         return summarize((sample for samples in rounds for sample in samples), runs)
 

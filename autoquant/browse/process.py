@@ -12,6 +12,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ __all__ = [
 ]
 
 _SPACE, _LOG, _PROCESS = "space.yaml", "search.log", "process.json"
+_STARTING = threading.Lock()  # pages in two windows are threads of one process
 _LOG_BYTES = 64 * 1024  # from the end; a log may be long
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f]")
 # A shell's background job ignores Ctrl-C, and hands that on to all that it starts.
@@ -76,14 +78,15 @@ def start_search(
     """
     crew = crew or CrewDraft()
     crew.check(is_reached=True)
-    if location.exists() or location.is_others or find_process(location) is not None:
-        raise StudyError(f"there is a study '{location.name}' already; choose another name")
-    location.create_folder()
-    path = _file(location, _SPACE)
-    path.write_text(space, encoding="utf-8")
-    _file(location, _LOG).unlink(missing_ok=True)
-    command = ["search", str(path), "--study", location.name, *options]
-    return _run(location, command, tasks_from, crew)
+    with _STARTING:
+        if location.exists() or location.is_others or find_process(location) is not None:
+            raise StudyError(f"there is a study '{location.name}' already; choose another name")
+        location.create_folder()
+        path = _file(location, _SPACE)
+        path.write_text(space, encoding="utf-8")
+        _file(location, _LOG).unlink(missing_ok=True)
+        command = ["search", str(path), "--study", location.name, *options]
+        return _run(location, command, tasks_from, crew)
 
 
 def resume_search(
@@ -107,13 +110,14 @@ def resume_search(
     """
     crew = crew or CrewDraft()
     crew.check(is_reached=True)
-    if find_process(location) is not None:
-        raise StudyError(f"study '{location.name}' is running")
-    if not location.exists():
-        raise StorageError(f"there is no study '{location.name}' any more")
-    more = [] if trials is None else ["--trials", str(trials)]
-    location.create_folder()  # of a study in a database it may lie on another machine
-    return _run(location, ["resume", location.name, *more], tasks_from, crew)
+    with _STARTING:
+        if find_process(location) is not None:
+            raise StudyError(f"study '{location.name}' is running")
+        if not location.exists():
+            raise StorageError(f"there is no study '{location.name}' any more")
+        more = [] if trials is None else ["--trials", str(trials)]
+        location.create_folder()  # of a study in a database it may lie on another machine
+        return _run(location, ["resume", location.name, *more], tasks_from, crew)
 
 
 def known_crew(location: Location) -> CrewDraft:

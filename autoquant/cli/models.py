@@ -111,9 +111,9 @@ def quantize(
         chosen = wanted or find_named_recipe(recipe, evaluator)
     with TrainingShow(STDERR, f"quantizing by {recipe} and measuring") as watch:
         artifact, measurement = measure_recipe(evaluator, chosen, watch)
+    artifact.save(output)  # before anything else can fail: it may have been trained for hours
     with STDERR.status("looking at what the runtime executes"):
         proofs, others = evaluator.explain(artifact, chosen)
-    artifact.save(output)
     trial = Trial(
         **measurement.model_dump(), number=0, state="complete", digest=chosen.digest,
         recipe=chosen, name=None if wanted else recipe, seed=seed,

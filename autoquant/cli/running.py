@@ -3,6 +3,7 @@
 import shlex
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from autoquant.core.artifact import suffix_of
 from autoquant.core.hypervolume import find_mode_yields, seconds_by_mode
 from autoquant.core.objective import Objective
 from autoquant.core.pareto import Bounds
-from autoquant.core.recommend import find_nearest_miss
+from autoquant.core.recommend import find_nearest_misses
 from autoquant.core.trial import Trial
 from autoquant.errors import NegativeAnswer
 from autoquant.launch import Launch, check_reach, run_launch
@@ -25,12 +26,13 @@ from autoquant.report import (
 from autoquant.search.choice import FrontView, advise, view_front
 from autoquant.search.header import StudyHeader
 from autoquant.search.record import Record
-from autoquant.search.storage import Location
+from autoquant.search.storage import Location, load_record
 from autoquant.search.trial_log import TrialLogs
 from autoquant.tasks import load_task, load_task_file
 
 __all__ = ["print_log", "run_study", "show_front"]
 
+_MISSES = 3  # named where no trial is within the bounds
 _STATES = ("complete", "rejected", "failed")
 
 
@@ -46,7 +48,12 @@ def run_study(launch: Launch, kind: str) -> None:
     with STDERR.status(f"loading task {header.task} (a first use may take half a minute)"):
         task = load_task(header.task, header.task_options)
         evaluator = load_evaluator(header, task, location)
-    record = run_launch(launch, evaluator, STDERR, warn)
+    try:
+        record = run_launch(launch, evaluator, STDERR, warn)
+    except NegativeAnswer:  # given up; what there is was closed all the same
+        with suppress(NegativeAnswer):  # no baseline is within the bounds either
+            show_front(location, load_record(location), header.objectives, Bounds(), kind)
+        raise
     show_front(location, record, header.objectives, Bounds(), kind, with_next=True)
 
 
@@ -220,18 +227,23 @@ def _where(location: Location) -> str:
 
 
 def _describe_nearest_miss(trials: Sequence[Trial], bounds: Bounds) -> str:
-    nearest = find_nearest_miss(trials, bounds)
-    if nearest is None:
+    misses = [_describe_miss(trial) for trial in find_nearest_misses(trials, bounds)[:_MISSES]]
+    if not misses:
         return _describe_failures(trials)
-    latency = "" if nearest.latency_ms is None else f", {nearest.latency_ms:.3g} ms"
-    return (
-        f"no trial is within the constraint; the nearest miss is trial {nearest.number} "
-        f"(drop {nearest.accuracy_drop:.4f}{latency}, {(nearest.size_bytes or 0) / 1e6:.3f} MB)"
-    )
+    others = f", then {' and '.join(misses[1:])}" if misses[1:] else ""
+    return f"no trial is within the constraint; the nearest miss is {misses[0]}{others}"
+
+
+def _describe_miss(trial: Trial) -> str:
+    figures = trial.partial or trial
+    latency = "" if figures.latency_ms is None else f", {figures.latency_ms:.3g} ms"
+    size = "" if trial.size_bytes is None else f", {trial.size_bytes / 1e6:.3f} MB"
+    stopped = "" if trial.partial is None else "; stopped early"
+    return f"trial {trial.number} (drop {figures.accuracy_drop:.4f}{latency}{size}{stopped})"
 
 
 def _nearest_miss_record(trials: Sequence[Trial], bounds: Bounds) -> dict[str, Any] | None:
-    nearest = find_nearest_miss(trials, bounds)
+    nearest = next(iter(find_nearest_misses(trials, bounds)), None)
     return None if nearest is None else nearest.to_dict()
 
 

@@ -1,5 +1,6 @@
 """Commands on studies: search, resume, studies, trials, front, export."""
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -55,7 +56,7 @@ from autoquant.report import describe_trade
 from autoquant.search.choice import choose_trial, find_reference, parse_objectives
 from autoquant.search.presence import Presence
 from autoquant.search.record import Record
-from autoquant.search.sampler import SamplerName
+from autoquant.search.sampler import DEFAULT_SAMPLER, SamplerName
 from autoquant.search.storage import (
     Location,
     find_presences,
@@ -88,6 +89,15 @@ FullOption = Annotated[
 ]
 
 
+SamplerOption = Annotated[
+    SamplerName | None,
+    typer.Option(
+        "--sampler",
+        help="Search strategy; auto if left out, or that of the study that it goes on with.",
+    ),
+]
+
+
 def search(
     space: Annotated[str, typer.Argument(help="Search space: a YAML file, or a shipped name.")],
     study: Annotated[
@@ -95,7 +105,7 @@ def search(
     ] = None,
     trials: TrialsOption = None,
     timeout: TimeoutOption = None,
-    sampler: Annotated[SamplerName, typer.Option("--sampler", help="Search strategy.")] = "auto",
+    sampler: SamplerOption = None,
     seed: SeedOption = 0,
     threads: ThreadsOption = 1,
     batch: BatchOption = 1,
@@ -138,7 +148,7 @@ def search(
     )
     header = build_header(
         config.with_task_options(told),
-        sampler=sampler,
+        sampler=sampler or DEFAULT_SAMPLER,
         seed=seed,
         threads=threads,
         batch=batch,
@@ -152,6 +162,7 @@ def search(
         ways = {"resume": f"autoquant resume {location.name}", "rename": "--study NAME"}
         record = load_record(location)
         check_same(record, header, location.name, **ways)
+        header = dataclasses.replace(header, sampler=sampler or record.header.sampler)
         header = extend_header(header, trials or record.header.trials, None)
         STDERR.print(f"study '{location.name}' exists with this space: going on with it")
     elif join:

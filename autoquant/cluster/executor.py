@@ -19,7 +19,7 @@ from autoquant.core.fingerprint import Fingerprint
 from autoquant.core.trial import LatencyFigures, Measurement
 from autoquant.errors import TrialError
 from autoquant.search.event import Seat
-from autoquant.search.executor import Job, Outcome
+from autoquant.search.executor import Job, Outcome, waste
 from autoquant.search.trial_log import TrialLogs
 
 __all__ = ["RayExecutor"]
@@ -194,9 +194,12 @@ class RayExecutor:
             self._logs.keep(flight.job.number, "".join(flight.log))
         self._done.append((flight.job, outcome))
 
-    def _fail(self, flight: Flight, error: str, node: str | None) -> None:
+    def _fail(
+        self, flight: Flight, error: str, node: str | None, seconds: float | None = None
+    ) -> None:
         flight.log.append(f"== {error}\n")
-        self._finish(flight, Outcome("failed", Measurement(), error=error, node=node))
+        lost = {} if seconds is None else waste(flight.job.recipe, seconds)
+        self._finish(flight, Outcome("failed", Measurement(seconds=lost), error=error, node=node))
 
     # Who does what
 
@@ -266,5 +269,5 @@ class RayExecutor:
             if slot.flight is not None and now - slot.since > limit:
                 what = slot.describe()
                 text = f"{what} took longer than the {limit:g} s that a trial may take"
-                self._fail(slot.flight, text, slot.node)
+                self._fail(slot.flight, text, slot.node, now - slot.since)
                 self.pool.replace(slot)

@@ -69,8 +69,13 @@ class Cost:
 
     @property
     def work_s(self) -> float:
-        """All stages together; of one that failed, which has none, the clock's."""
+        """All stages together; of one without any, as records of failures had none, the clock's."""
         return sum(self.work.values()) or self.wall_s or 0.0
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether it went through every stage."""
+        return self.is_full and bool(self.work) and "failed" not in self.work
 
 
 @dataclass(frozen=True)
@@ -233,7 +238,7 @@ def _expect(costs: Sequence[Cost]) -> _Each | None:
     proposed = [cost for cost in costs if cost.name is None and not cost.is_trained]
     full = [cost for cost in proposed if cost.is_full][-_RECENT:]
     rejected = [cost.work_s for cost in proposed if not cost.is_full][-_RECENT:]
-    begun = [cost for cost in costs if cost.name in _QUANTIZED and cost.work]
+    begun = [cost for cost in costs if cost.name in _QUANTIZED and cost.is_judged]
     if not begun and not full:
         return None
     prior = _expect_full(begun or full)
@@ -287,7 +292,7 @@ def _count_away(costs: Sequence[Cost]) -> int:
 
 def _expect_closing(costs: Sequence[Cost], away: float, front: int, each: _Each) -> ClosingForecast:
     """Second looks at those turned away, timing the front in turns, the report split."""
-    judged = [cost for cost in costs if cost.is_full and cost.work and cost.name not in _SLOW]
+    judged = [cost for cost in costs if cost.is_judged and cost.name not in _SLOW]
     timing = float(np.median([cost.work.get("latency", 0.0) for cost in judged] or [0.0]))
     reading = float(np.median([cost.work.get("accuracy", 0.0) for cost in judged] or [0.0]))
     members = max(_FEWEST_MEMBERS, front)

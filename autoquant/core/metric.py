@@ -47,7 +47,12 @@ def top_k_hits(
 
 
 def agreement(outputs: npt.NDArray[np.float32], others: npt.NDArray[np.float32]) -> float:
-    """Share of rows on which two models name the same class; both (n, classes)."""
+    """Share of rows on which two models name the same class; both (n, classes).
+
+    Rows of a single number, (n,), name none, and so agree.
+    """
+    if outputs.ndim == 1:
+        return 1.0
     return float((outputs.argmax(axis=1) == others.argmax(axis=1)).mean())
 
 

@@ -8,7 +8,7 @@ from autoquant.core.objective import Objective
 from autoquant.core.pareto import Bounds, find_knee, pick_fastest, pick_smallest
 from autoquant.core.trial import Trial
 
-__all__ = ["Recommendation", "find_nearest_miss", "recommend"]
+__all__ = ["Recommendation", "find_nearest_misses", "recommend"]
 
 RecommendationKind = Literal["knee", "fastest", "smallest", "most accurate"]
 
@@ -61,17 +61,27 @@ def recommend(
     ]
 
 
-def find_nearest_miss(trials: Sequence[Trial], bounds: Bounds) -> Trial | None:
-    """The complete trial that exceeds the bounds by least, each excess relative to its bound."""
-    complete = [trial for trial in trials if trial.state == "complete"]
-    return min(complete, key=lambda trial: _excess(trial, bounds), default=None)
+def find_nearest_misses(trials: Sequence[Trial], bounds: Bounds) -> list[Trial]:
+    """Trials by how far they exceed the bounds, the nearest first.
+
+    Each excess is relative to its bound. Trials that were stopped early, which is what bounds that
+    nothing meets do to most, count by what was seen of them, if that was too much.
+    """
+    excess = {trial.number: _excess(trial, bounds) for trial in trials}
+    misses = [
+        trial
+        for trial in trials
+        if trial.state == "complete" or (trial.partial is not None and excess[trial.number] > 0)
+    ]
+    return sorted(misses, key=lambda trial: excess[trial.number])
 
 
 def _excess(trial: Trial, bounds: Bounds) -> float:
     size_mb = None if trial.size_bytes is None else trial.size_bytes / 1e6
+    figures = trial.partial or trial
     pairs = (
-        (trial.accuracy_drop, bounds.max_drop),
-        (trial.latency_ms, bounds.max_latency_ms),
+        (figures.accuracy_drop, bounds.max_drop),
+        (figures.latency_ms, bounds.max_latency_ms),
         (size_mb, bounds.max_size_mb),
     )
     return sum(

@@ -19,6 +19,7 @@ from autoquant.errors import TraceError
 __all__ = ["OPSET", "FloatGraph", "export_float"]
 
 OPSET = 21  # the first with 4-bit integers
+_IMAGE_RANK = 4  # samples, channels, height, width
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _LAYERS = frozenset({"Conv", "ConvTranspose", "Gather", "Gemm", "MatMul", "LSTM", "GRU", "RNN"})
 _ATEN = torch.ops.aten
@@ -92,12 +93,13 @@ def export_float(program: ExportedProgram) -> FloatGraph:
     model = translated.model_proto
     origins = {node.output[0]: _find_origin(node) for node in model.graph.node}
     _strip(model)
-    _use_global_pools(model)
     _drop_identities(module)
     _align_inputs(module, model)
     _align_parts(module, model, origins)
     _mark_written(module, model)
-    return FloatGraph(model, module, origins, _find_shapes(module))
+    shapes = _find_shapes(module)
+    _use_global_pools(model, origins, shapes)
+    return FloatGraph(model, module, origins, shapes)
 
 
 def _explain(error: Exception) -> str:
@@ -129,14 +131,21 @@ def _drop_identities(module: GraphModule) -> None:
     module.recompile()
 
 
-def _use_global_pools(model: onnx.ModelProto) -> None:
-    """A mean over an image is written as the pool that it is: only pools run in integers."""
+def _use_global_pools(
+    model: onnx.ModelProto, origins: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    """A mean over an image is written as the pool that it is: only pools run in integers.
+
+    A pool takes every dimension behind the second, a mean over a video or a sequence does not.
+    """
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "ReduceMean" and len(node.input) == 2 and node.input[1] in constants:
             axes = numpy_helper.to_array(constants[node.input[1]]).tolist()
             keeps = next((item.i for item in node.attribute if item.name == "keepdims"), 1)
-            if keeps and sorted(axes) in ([-2, -1], [2, 3]):
+            made = origins.get(node.output[0], "")  # a mean that keeps its axes keeps its rank
+            rank = len(shapes.get(node.input[0]) or shapes.get(made, ()))
+            if keeps and rank == _IMAGE_RANK and sorted(axes) in ([-2, -1], [2, 3]):
                 node.op_type = "GlobalAveragePool"
                 del node.input[1:], node.attribute[:]
     _drop_unread(model)

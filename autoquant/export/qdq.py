@@ -45,6 +45,7 @@ class _Writer:
         self.graph = self.model.graph
         self.origins = graph.origins
         self.shapes = graph.shapes
+        self.end = graph.module.graph.output_node().name
         self.encodings = encodings
         self.pack = pack
         self.parameters = {tensor.name: tensor for tensor in self.graph.initializer}
@@ -266,9 +267,9 @@ class _Writer:
         self.added.append(numpy_helper.from_array(np.asarray(values, order="C"), name))
 
     def _restore_outputs(self, renamed: Mapping[str, str]) -> None:
-        """A graph output that was quantized keeps its name on the dequantized value."""
+        """A graph output that lies on a grid keeps its name on the dequantized value."""
         for value in self.graph.output:
-            if value.name in renamed:
+            if self._read(value.name, self.end, renamed) != value.name:
                 inner, outer = f"{value.name}_float", renamed[value.name]
                 for node in self.graph.node:
                     swap = {value.name: inner, outer: value.name}

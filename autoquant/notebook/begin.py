@@ -1,5 +1,6 @@
 """The three ways in: search, quantize, load a study."""
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,7 +36,7 @@ from autoquant.notebook.space import Space, check_complete, name_space, read_spa
 from autoquant.notebook.study import NotebookStudy, open_console
 from autoquant.progress import TrainingShow
 from autoquant.search.header import StudyHeader
-from autoquant.search.sampler import SamplerName
+from autoquant.search.sampler import DEFAULT_SAMPLER, SamplerName
 from autoquant.search.storage import Location, list_studies, load_record
 from autoquant.search.study import Keep
 
@@ -49,7 +50,7 @@ def search(
     study: str | None = None,
     trials: int | None = None,
     timeout: str | float | None = None,
-    sampler: SamplerName = "auto",
+    sampler: SamplerName | None = None,
     seed: int = 0,
     threads: int = 1,
     batch: int = 1,
@@ -80,7 +81,8 @@ def search(
             that exists with this space goes on.
         trials: finished trials to reach, baselines included.
         timeout: be done by then, front and all: seconds, or text such as `30m`.
-        sampler: `auto`, `tpe` or another one, as the command line has them.
+        sampler: `auto`, `tpe` or another one, as the command line has them; `auto` if left out, or
+            that of the study that goes on.
         seed: of every random choice.
         threads: of the timed runs.
         batch: batch size of the timed runs.
@@ -103,13 +105,13 @@ def search(
         InputError: an argument that cannot be; names it and the way out.
     """
     check_counts(threads, batch, trials)
-    check_choices(keep, sampler, backend)
+    check_choices(keep, sampler or DEFAULT_SAMPLER, backend)
     crew = find_crew(workers, ray, gpus_per_qat_trial, trial_timeout)
     name = name_of(task)
     with speaking_python():
         header = build_header(
             read_space(space, name),
-            sampler=sampler,
+            sampler=sampler or DEFAULT_SAMPLER,
             seed=seed,
             threads=threads,
             batch=batch,
@@ -120,8 +122,10 @@ def search(
         )
     location = Location(Path(results), study or name_space(space, name), storage)
     console = open_console(progress=progress)
-    goal = trials or _check_existing(location, header, console)
-    header = extend_header(header, goal, None)
+    known = _find_existing(location, header, console)
+    if known is not None:
+        header = dataclasses.replace(header, sampler=sampler or known.sampler)
+        header = extend_header(header, trials or known.trials, None)
     launch = Launch(location, header, keep, not full, crew, joins=join)
     with speaking_python():
         check_reach(launch)
@@ -130,8 +134,14 @@ def search(
     return found.run(launch, console)
 
 
-def _check_existing(location: Location, header: StudyHeader, console: Console | None) -> int | None:
-    """The trials that an existing study is to reach; None if there is none."""
+def _find_existing(
+    location: Location, header: StudyHeader, console: Console | None
+) -> StudyHeader | None:
+    """What an existing study was begun with; None if there is none.
+
+    Raises:
+        StudyError: it was begun otherwise.
+    """
     if not location.exists():
         return None
     ways = {"resume": f'load_study("{location.folder}").resume()', "rename": 'study="NAME"'}
@@ -139,7 +149,7 @@ def _check_existing(location: Location, header: StudyHeader, console: Console | 
     check_same(record, header, location.name, **ways)
     if console is not None:
         console.print(f"study '{location.name}' exists with this space: going on with it")
-    return record.header.trials
+    return record.header
 
 
 def quantize(

@@ -15,6 +15,7 @@ from torch.fx import GraphModule, Interpreter, Node
 
 from autoquant.quantize.layout import swap_channels
 from autoquant.quantize.operators import LINEAR_OPS, TRANSPOSED_OPS
+from autoquant.quantize.sampling import input_values
 
 __all__ = ["channel_sums", "correct_bias", "mean_patches"]
 
@@ -24,6 +25,7 @@ class _Adder(Interpreter):
 
     def __init__(self, module: GraphModule, wanted: Collection[str]) -> None:
         super().__init__(copy.copy(module))
+        self.network = module
         self.wanted = frozenset(wanted)
         self.sums: dict[str, torch.Tensor] = {}
         self.samples = 0
@@ -37,7 +39,7 @@ class _Adder(Interpreter):
 
     def add(self, batch: Any) -> None:
         """One more batch, a tensor or named tensors."""
-        tensors = list(batch.values()) if isinstance(batch, Mapping) else [batch]
+        tensors = list(input_values(self.network, batch).values())
         self.samples += len(tensors[0])
         self.run(*tensors)
 

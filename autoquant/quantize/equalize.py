@@ -89,7 +89,8 @@ def equalize(
 
 def find_pairs(layers: Collection[LayerNode]) -> list[Pair]:
     """Layers that follow each other directly, in network order."""
-    by_node = {found.node: found for found in layers if found.is_patchwise}
+    own = [found for found in layers if found.is_patchwise and not _is_shared(found)]
+    by_node = {found.node: found for found in own}
     return [pair for found in by_node.values() if (pair := _pair_of(found, by_node)) is not None]
 
 
@@ -107,6 +108,18 @@ def _pair_of(first: LayerNode, by_node: Mapping[Node, LayerNode]) -> Pair | None
             return None
         node = follower
     return None
+
+
+def _is_shared(found: LayerNode) -> bool:
+    """Whether something else reads the weight too, as a table that is the last layer's."""
+    weight = found.node.args[1]
+    assert isinstance(weight, Node)
+    same = [
+        node
+        for node in weight.graph.nodes
+        if node.op == "get_attr" and node.target == weight.target
+    ]
+    return any(user is not found.node for node in same for user in node.users)
 
 
 def _keeps_channels(node: Node, channels: int) -> bool:

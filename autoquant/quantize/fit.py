@@ -14,7 +14,8 @@ from torch.fx import GraphModule, Node
 
 from autoquant.core.activity import announce
 from autoquant.quantize.rounding import learn_rounding
-from autoquant.quantize.segment import Stretch, find_joints, input_values
+from autoquant.quantize.sampling import input_values
+from autoquant.quantize.segment import Stretch, find_joints
 from autoquant.quantize.weights import QuantLayer
 
 __all__ = ["Fit"]

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from brevitas.nn.quant_layer import QuantWeightBiasInputOutputLayer as QuantLayer
 from torch.fx import GraphModule, Interpreter, Node
 
-from autoquant.quantize.segment import input_values
+from autoquant.quantize.sampling import input_values
 
 __all__ = ["Patches", "collect_patches"]
 

@@ -66,7 +66,7 @@ def place(
     """Choose the tensors to quantize so that `quantized` layers run in integers.
 
     Args:
-        graph: an ATen graph without batch norms behind layers.
+        graph: an ATen graph, as `trace` leaves it.
         quantized: the layer nodes (convolutions, linears) that are to run in integers.
         float_results: kinds of layers that can hand their result over in float.
     """

@@ -24,7 +24,7 @@ from autoquant.quantize.fit import Fit
 from autoquant.quantize.inference import InPlaceInferenceManager
 from autoquant.quantize.layers import LayerNode, find_activations, find_layers
 from autoquant.quantize.learnable import Learnable
-from autoquant.quantize.operators import find_ceiling, is_fused_activation
+from autoquant.quantize.operators import computes, find_ceiling, is_fused_activation
 from autoquant.quantize.placement import Placement, fused_output, place
 from autoquant.quantize.sampling import (
     call,
@@ -104,7 +104,7 @@ class Quantizer:
     quantizers (`calibration`) and quantized layers (`stock`). A recipe assembles them.
 
     Args:
-        module: float ATen graph without batch norms.
+        module: float ATen graph, as `trace` leaves it.
         calibration: data set whose images set the ranges.
         seed: draws the calibration images and the kept activation values.
         kernels: what the runtime has integer kernels for; of other layers the weights alone are
@@ -217,6 +217,9 @@ class Quantizer:
             for node in self.module.graph.nodes
             if is_fused_activation(node) and (ceiling := find_ceiling(node)) is not None
         }
+        # the file has no other clip above than the end of its grid
+        gates = frozenset({torch.ops.aten.hardsigmoid.default})
+        ceilings |= {node.name: 1.0 for node in self.module.graph.nodes if computes(node, gates)}
         learnable = Learnable(layers, activations, ceilings)
         module, _ = self._assemble(learnable.layers, learnable.activations, encodings)
         return module, learnable

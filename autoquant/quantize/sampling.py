@@ -17,6 +17,7 @@ __all__ = [
     "call",
     "first_output",
     "fitting_batch",
+    "input_values",
     "record_values",
     "sample_activations",
 ]
@@ -39,6 +40,20 @@ def as_tensors(inputs: Any) -> Any:
 def call(module: torch.nn.Module, inputs: Any) -> Any:
     """Run a module on a tensor or on named tensors."""
     return module(**inputs) if isinstance(inputs, Mapping) else module(inputs)
+
+
+def input_values(module: GraphModule, batch: Any) -> dict[str, torch.Tensor]:
+    """A batch by the placeholders that take it, in their order.
+
+    Args:
+        module: a graph.
+        batch: a tensor, or tensors by the names of the model's arguments, in any order.
+    """
+    places = [node for node in module.graph.nodes if node.op == "placeholder"]
+    if not isinstance(batch, Mapping):
+        return {places[0].name: batch}
+    # an argument that is called like a function of Python has another name in the graph
+    return {n.name: batch[n.name if n.name in batch else str(n.target)] for n in places}
 
 
 def fitting_batch(module: GraphModule) -> int:
@@ -109,7 +124,7 @@ def sample_activations(
     recorder.quota = max(1, int(MAX_VALUES * share))
     with torch.no_grad():
         for batch in inputs:
-            recorder.run(*(batch.values() if isinstance(batch, Mapping) else (batch,)))
+            recorder.run(*input_values(module, batch).values())
     return {name: torch.cat(parts) for name, parts in recorder.kept.items()}
 
 
@@ -140,5 +155,5 @@ def record_values(
     """
     tracer = _Tracer(module, names)
     with torch.no_grad():
-        tracer.run(*(inputs.values() if isinstance(inputs, Mapping) else (inputs,)))
+        tracer.run(*input_values(module, inputs).values())
     return tracer.values

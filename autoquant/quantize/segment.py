@@ -11,16 +11,9 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Interpreter, Node
 
-__all__ = ["Stretch", "find_joints", "input_values"]
+__all__ = ["Stretch", "find_joints"]
 
 _MAX_LAYERS = 3
-
-
-def input_values(module: GraphModule, batch: Any) -> dict[str, torch.Tensor]:
-    """A batch by the placeholders that take it."""
-    names = [node.name for node in module.graph.nodes if node.op == "placeholder"]
-    tensors = list(batch.values()) if isinstance(batch, Mapping) else [batch]
-    return dict(zip(names, tensors, strict=True))
 
 
 def find_joints(module: GraphModule, layers: Collection[Node]) -> list[tuple[Node, list[Node]]]:

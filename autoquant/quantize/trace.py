@@ -27,10 +27,19 @@ from autoquant.quantize.rewrite import rewrite_for_integers
 __all__ = ["trace"]
 
 _ATEN = torch.ops.aten
-_CONVOLUTIONS = {_ATEN.conv1d.default, _ATEN.conv2d.default, _ATEN.conv2d.padding}
+_CONVOLUTIONS = {
+    _ATEN.conv1d.default,
+    _ATEN.conv1d.padding,
+    _ATEN.conv2d.default,
+    _ATEN.conv2d.padding,
+}
 # (input, weight, bias, stride, padding, output_padding, groups, dilation)
 _TRANSPOSED = {_ATEN.conv_transpose1d.default, _ATEN.conv_transpose2d.input}
 _LINEAR = _ATEN.linear.default
+# (input, weight) each, and aten.addmm(bias, input, weight)
+_PRODUCTS = {_ATEN.matmul.default, _ATEN.mm.default}
+_ADDMM = _ATEN.addmm.default
+_EMBEDDING = _ATEN.embedding.default  # (table, indices, ...)
 _BATCH_NORM = _ATEN.batch_norm.default
 
 
@@ -43,7 +52,7 @@ def trace(model: torch.nn.Module, example_input: Any) -> ExportedProgram:
 
     Returns:
         A program whose batch norms are folded into the preceding convolution or linear layer
-        wherever that layer feeds nothing else.
+        wherever that layer feeds nothing else and they scale its channels by fixed numbers.
 
     Raises:
         TaskError: weights that no file can hold, or that are not finite; names them.
@@ -53,6 +62,8 @@ def trace(model: torch.nn.Module, example_input: Any) -> ExportedProgram:
     network = copy.deepcopy(model).eval()
     program = _export(network, example_input)
     folded = program.module(check_guards=False)
+    _use_linear(folded)
+    _own_weights(folded)
     _fold_batch_norms(folded)
     rewrite_for_integers(folded)
     return _export(folded, example_input)
@@ -157,6 +168,62 @@ def _explain(error: Exception) -> str:
     return f"{type(error).__name__}: {first[:300]}{where}"
 
 
+def _use_linear(module: GraphModule) -> None:
+    """Write products with a matrix of weights as the linear layers that they are."""
+    for node in module.graph.nodes:
+        if node.op != "call_function" or node.kwargs:
+            continue
+        if node.target is _ADDMM and _is_vector(module, node.args[0]):
+            bias, source, weight = node.args
+        elif node.target in _PRODUCTS:
+            (source, weight), bias = node.args, None
+        else:
+            continue
+        is_weight = isinstance(weight, Node) and weight.op == "get_attr"
+        if not is_weight or _is_constant(source) or _read_by_others(weight, node):
+            continue
+        value = _tensor(module, weight)
+        if value.dim() != 2 or not value.is_floating_point():
+            continue
+        _set_parameter(module, weight, value.t().contiguous())
+        node.target = _LINEAR
+        node.args = (source, weight) if bias is None else (source, weight, bias)
+
+
+def _is_constant(node: Any) -> bool:
+    return isinstance(node, Node) and node.op == "get_attr"
+
+
+def _is_vector(module: GraphModule, node: Any) -> bool:
+    return _is_constant(node) and _tensor(module, node).dim() == 1
+
+
+def _set_parameter(module: GraphModule, node: Node, value: torch.Tensor) -> None:
+    owner, _, leaf = str(node.target).rpartition(".")
+    place = module.get_submodule(owner)
+    delattr(place, leaf)
+    place.register_parameter(leaf, torch.nn.Parameter(value, requires_grad=False))
+
+
+def _own_weights(module: GraphModule) -> None:
+    """Make parameters of weights that are none, as a filter that was fixed as a buffer."""
+    for node in module.graph.nodes:
+        if node.op != "call_function":
+            continue
+        weight = None
+        if node.target in {*_CONVOLUTIONS, *_TRANSPOSED, _LINEAR}:
+            weight = node.args[1]
+        elif node.target is _EMBEDDING:
+            weight = node.args[0]
+        if not isinstance(weight, Node) or weight.op != "get_attr":
+            continue
+        value: Any = module
+        for part in str(weight.target).split("."):
+            value = getattr(value, part)
+        if value.is_floating_point() and not isinstance(value, torch.nn.Parameter):
+            _set_parameter(module, weight, value)
+
+
 def _fold_batch_norms(module: GraphModule) -> None:
     """Fold every batch norm into its producer, in place.
 
@@ -166,7 +233,7 @@ def _fold_batch_norms(module: GraphModule) -> None:
     for node in list(module.graph.nodes):
         if node.op == "call_function" and node.target is _BATCH_NORM:
             producer = node.args[0]
-            if _can_absorb(producer):
+            if _can_absorb(producer) and _is_affine(producer, node):
                 _absorb(module, producer, node)
     module.graph.eliminate_dead_code()
     module.graph.lint()
@@ -179,7 +246,31 @@ def _can_absorb(node: Node) -> bool:
     if not is_layer or len(node.users) != 1:
         return False
     weight = node.args[1]
-    return isinstance(weight, Node) and weight.op == "get_attr" and len(weight.users) == 1
+    return (
+        isinstance(weight, Node) and weight.op == "get_attr" and not _read_by_others(weight, node)
+    )
+
+
+def _is_affine(layer: Node, norm: Node) -> bool:
+    """Whether a batch norm scales and shifts the output channels of a layer, by known numbers.
+
+    It works on dimension 1, and a linear layer over sequences has its channels last.
+    """
+    mean, var, is_training = norm.args[3:6]
+    if is_training or mean is None or var is None:
+        return False
+    return layer.target is not _LINEAR or layer.meta["val"].dim() == 2
+
+
+def _read_by_others(parameter: Node, reader: Node) -> bool:
+    """Whether anything else in the graph reads the same parameter."""
+    same = [node for node in parameter.graph.nodes if node.op == "get_attr"]
+    return any(
+        user is not reader
+        for node in same
+        if node.target == parameter.target
+        for user in node.users
+    )
 
 
 def _absorb(module: GraphModule, layer: Node, norm: Node) -> None:
@@ -188,16 +279,18 @@ def _absorb(module: GraphModule, layer: Node, norm: Node) -> None:
     weight = _tensor(module, weight_node)
     bias = None if bias_node is None else _tensor(module, bias_node)
     # aten.batch_norm(input, weight, bias, running_mean, running_var, training, momentum, eps, _)
-    # and torch's helpers take None for a missing gain or shift, whatever their annotation says
     gain, shift, mean, var = (
         None if argument is None else _tensor(module, argument) for argument in norm.args[1:5]
     )
+    assert var is not None  # see `_is_affine`
+    gain = torch.ones_like(var) if gain is None else gain
+    shift = torch.zeros_like(var) if shift is None else shift
     fuse: Any = fuse_linear_bn_weights if layer.target is _LINEAR else fuse_conv_bn_weights
     swap = partial(swap_channels, groups=_groups(layer)) if layer.target in _TRANSPOSED else _same
     fused_weight, fused_bias = fuse(swap(weight), bias, mean, var, norm.args[7], gain, shift)
     fused_weight = swap(fused_weight)
     owner, _, leaf = str(weight_node.target).rpartition(".")
-    bias_name = leaf.replace("weight", "bias") if "weight" in leaf else f"{leaf}_bias"
+    bias_name = _name_bias(owner, leaf, layer)
     submodule = module.get_submodule(owner)
     submodule.register_parameter(leaf, torch.nn.Parameter(fused_weight.detach().clone()))
     submodule.register_parameter(bias_name, torch.nn.Parameter(fused_bias.detach().clone()))
@@ -206,6 +299,14 @@ def _absorb(module: GraphModule, layer: Node, norm: Node) -> None:
     layer.args = (*layer.args[:2], new_bias, *layer.args[3:])
     norm.replace_all_uses_with(layer)
     module.graph.erase_node(norm)
+
+
+def _name_bias(owner: str, leaf: str, layer: Node) -> str:
+    """Of the bias beside a weight; no name of a parameter that something else reads."""
+    name = leaf.replace("weight", "bias") if "weight" in leaf else f"{leaf}_bias"
+    full = f"{owner}.{name}" if owner else name
+    others = [node for node in layer.graph.nodes if node.op == "get_attr" and node.target == full]
+    return f"{name}_folded" if any(_read_by_others(node, layer) for node in others) else name
 
 
 def _groups(transposed: Node) -> int:

@@ -7,7 +7,7 @@ from typing import get_args
 from autoquant.core.front import find_front, front_probabilities
 from autoquant.core.objective import Kind, Objective, spread
 from autoquant.core.pareto import Bounds, find_knee, pick_fastest, pick_smallest
-from autoquant.core.recommend import Recommendation, find_nearest_miss, recommend
+from autoquant.core.recommend import Recommendation, find_nearest_misses, recommend
 from autoquant.core.trial import Trial
 from autoquant.errors import InputError, NegativeAnswer
 from autoquant.report import describe_recommendation
@@ -150,7 +150,7 @@ def choose_trial(
     else:
         picked = (pick_fastest if fastest else pick_smallest)(members, bounds)
     if picked is None:
-        miss = find_nearest_miss(complete, bounds)
+        miss = next(iter(find_nearest_misses(complete, bounds)), None)
         nearest = f"; the nearest miss is trial {miss.number}" if miss else ""
         drop = f" with a drop of {miss.accuracy_drop:.4f}" if miss and miss.accuracy_drop else ""
         raise NegativeAnswer(f"no trial on the front is within the constraint{nearest}{drop}")

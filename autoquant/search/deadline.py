@@ -47,4 +47,12 @@ class Deadline:
         if has_report:
             reserved += max(0, closing.members - reported) * closing.report
         left = self.left_s - min(reserved, _MOST_RESERVED * self.timeout_s)
-        return left if left > forecast_trial(costs) else 0.0
+        return left if left > max(forecast_trial(costs), _find_training(trials)) else 0.0
+
+
+def _find_training(trials: Sequence[Trial]) -> float:
+    """Seconds of the next trial where all that is proposed is trained: as the longest so far."""
+    proposed = [trial for trial in trials if trial.name is None]
+    if not all(trial.recipe.is_trained for trial in proposed):
+        return 0.0
+    return max((sum(trial.seconds.values()) for trial in proposed), default=0.0)

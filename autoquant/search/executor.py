@@ -16,7 +16,7 @@ from autoquant.errors import Rejection
 from autoquant.search.event import Evaluates, Seat, describe_error
 from autoquant.search.trial_log import TrialLogs
 
-__all__ = ["Executor", "Job", "Outcome", "SerialExecutor", "evaluate_job"]
+__all__ = ["Executor", "Job", "Outcome", "SerialExecutor", "evaluate_job", "waste"]
 
 
 @dataclass(frozen=True)
@@ -151,6 +151,11 @@ class SerialExecutor:
         return []
 
 
+def waste(recipe: Recipe, seconds: float) -> dict[str, float]:
+    """Seconds by stage of a trial that failed: what a training takes is nearly all of it."""
+    return {"train" if recipe.is_trained else "failed": round(seconds, 3)}
+
+
 def evaluate_job(
     evaluator: Evaluates, job: Job, watch: TrainingWatch, *, node: str | None = None
 ) -> Outcome:
@@ -165,8 +170,8 @@ def evaluate_job(
     start = time.perf_counter()
 
     def find_wasted() -> dict[str, float]:
-        """What a training cost that came to nothing; it counts towards the share of the time."""
-        return {"train": time.perf_counter() - start} if job.recipe.is_trained else {}
+        """What it cost though nothing came of it; that counts towards the share of the time."""
+        return waste(job.recipe, time.perf_counter() - start)
 
     try:
         measurement, artifact = evaluator.evaluate(job.recipe, job.gate, watch)

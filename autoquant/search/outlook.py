@@ -1,6 +1,6 @@
 """`Outlook`: what the trials so far say of recipes that were not tried, and which would pay."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,8 @@ Floats = npt.NDArray[np.float64]
 _ROWS = 300  # that the models are fitted to, so that a long study stays quick
 _RECENT = 30  # trials by which the model is judged
 _LATENCY_NOISE, _SIZE_NOISE = 0.01, 1e-3
+_USUAL = 0.4  # of float's size and time, until anything is measured
+_EIGHTS = ("w8a8", "w8a8-full", "w8a8-reduced")
 _SHARINGS = 20  # rounds in which failures are shared out among choices
 _HOPELESS = 0.05  # chance of figures below which a recipe is left alone
 _BENT = 3.0  # corners of the loss beyond which it counts by its logarithm
@@ -49,7 +51,7 @@ class Outlook:
         """Fit every model; trials under way make them surer, and count on the front."""
         rows = list(history.rows.values())
         known = [row for row in rows if row.is_usable]
-        self._fit_costs(known)
+        self._fit_costs(known, {row.name: row for row in rows})
         chosen = self._choose(known)
         codes = _stack([row.code for row in chosen], len(self.features.names))
         losses = self.bend(np.array([row.drop or 0.0 for row in chosen]))
@@ -110,19 +112,23 @@ class Outlook:
         mean, _ = self.loss.predict(changed)
         return np.asarray(mean[:-1] - mean[-1])
 
-    def _fit_costs(self, rows: Sequence[Row]) -> None:
-        """Latency and size: additive but for a little."""
+    def _fit_costs(self, rows: Sequence[Row], named: Mapping[str | None, Row]) -> None:
+        """Latency and size: additive but for a little; baselines need not be of the space."""
         recent = rows[-_ROWS:]
         sized = [row for row in recent if row.size is not None]
         timed = [row for row in recent if row.latency is not None]
-        reference = [row.size for row in rows if row.name == "fp32" and row.size]
-        self.full_size = float(reference[0]) if reference else self.full_size
+        reference, eight = named.get("fp32"), _find_eight(named)
+        if reference is not None and reference.size:
+            self.full_size = float(reference.size)
         sizes = [(row.size or 0) / self.full_size for row in sized]
         expected = self.features.bytes / self.full_size
-        prior = self._expect(sizes[0] if sizes else 0.4, expected, 0.05, _SIZE_NOISE)
+        usual = (eight.size or 0) / self.full_size if eight else 0.0
+        start = sizes[0] if sizes else usual or _USUAL
+        prior = self._expect(start, expected, 0.05, _SIZE_NOISE)
         self.size = self._fit(prior, sized, sizes, _SIZE_NOISE)
         ratios = [row.latency or 0.0 for row in timed]
-        prior = self.latency_prior(ratios[0] if ratios else 0.4)
+        usual = (eight.latency or 0.0) if eight else 0.0
+        prior = self.latency_prior(ratios[0] if ratios else usual or _USUAL)
         self.latency = self._fit(prior, timed, ratios, _LATENCY_NOISE)
 
     def latency_prior(self, start: float) -> Additive:
@@ -207,7 +213,8 @@ class Outlook:
     def _find_corner(self, rows: Sequence[Row]) -> Floats:
         """The worst corner: the allowed drop, float's latency, and the size of 8-bit layers.
 
-        Where 8 bits lose accuracy there is something to gain above their size too.
+        Where 8 bits lose accuracy there is something to gain above their size too, and where 4 bits
+        are slower than float, beyond its latency.
         """
         eights = self.features.references[None, :]
         latency, size = self._others(eights)[0] if len(eights[0]) else (0.5, 0.25)
@@ -219,7 +226,9 @@ class Outlook:
         lost = min(eight, default=self.floor) - self.floor
         slack = float(np.clip(lost / self.worst, 0.0, 1.0))
         size = 1.002 * size + slack * max(0.0, 1.0 - size)
-        sides = np.minimum([max(1.0, 1.1 * latency), max(size, 1e-3)], self.limits)
+        four = max((row.latency or 0.0 for row in rows if row.name == "w4a8"), default=0.0)
+        slowest = max(1.0, 1.1 * latency, 1.02 * four)
+        sides = np.minimum([slowest, max(size, 1e-3)], self.limits)
         corner = np.append(self.worst, sides)
         wanted = self.knowledge.objectives
         return np.where([True, "latency" in wanted, "size" in wanted], corner, 1.0)
@@ -308,6 +317,11 @@ class Outlook:
     @staticmethod
     def _survive(hot: Floats, rates: Floats) -> Floats:
         return np.asarray(np.exp(hot @ np.log1p(-np.minimum(rates, 1 - 1e-9))))
+
+
+def _find_eight(named: Mapping[str | None, Row]) -> Row | None:
+    """The baseline of 8 bits."""
+    return next((named[name] for name in _EIGHTS if name in named), None)
 
 
 def _typical(deviations: Sequence[float]) -> float:

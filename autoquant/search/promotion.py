@@ -4,6 +4,7 @@ Training takes a hundred times as long as anything else, so in a space with both
 proposes recipes without it, and only those are trained whose figures say that it may pay.
 """
 
+import dataclasses
 from collections.abc import Collection, Sequence
 
 from autoquant.core.evidence import Evidence
@@ -14,7 +15,7 @@ from autoquant.core.pareto import Bounds
 from autoquant.core.rehearsal import project_hits
 from autoquant.core.trial import Trial
 
-__all__ = ["find_promising", "has_time_to_train"]
+__all__ = ["find_promising", "has_time_to_train", "hoped_bounds"]
 
 _REGAINED = 0.75  # of what quantization costs: a hope, checked by the training alone
 _SHARE = 0.5
@@ -34,7 +35,7 @@ def find_promising(
         bounds: constraints.
     """
     reference = next((trial for trial in trials if trial.name == "fp32"), None)
-    if reference is None or "accuracy" not in objectives:
+    if reference is None or ("accuracy" not in objectives and bounds.max_drop is None):
         return []
     losing = [
         trial
@@ -48,6 +49,13 @@ def find_promising(
         trial for trial in losing if _would_enter(trial, reference, trials, objectives, bounds)
     ]
     return sorted(found, key=lambda trial: -(trial.accuracy_drop or 0.0))
+
+
+def hoped_bounds(bounds: Bounds) -> Bounds:
+    """The bounds that an untrained recipe has to keep, so that its training may keep them."""
+    if bounds.max_drop is None or bounds.max_drop <= 0:
+        return bounds
+    return dataclasses.replace(bounds, max_drop=bounds.max_drop / (1 - _REGAINED))
 
 
 def _would_enter(
@@ -80,6 +88,8 @@ def has_time_to_train(
     timeout_s: float | None,
     seconds_left: float,
     before: Collection[int] = frozenset(),
+    *,
+    is_all: bool = False,
 ) -> bool:
     """Whether one more training keeps to its share of the time: half of it.
 
@@ -88,6 +98,7 @@ def has_time_to_train(
         timeout_s: seconds of this run; None takes those of all trials so far for the whole.
         seconds_left: of the run. What a first training takes, nobody knows.
         before: numbers of the trials of earlier runs, whose time this one's limit does not hold.
+        is_all: there is nothing else left to do, so that all of the time is its share.
     """
     if seconds_left <= 0:
         return False
@@ -95,6 +106,8 @@ def has_time_to_train(
     expected = max(trained, default=0.0)
     if expected > seconds_left:
         return False
+    if is_all:
+        return True
     if timeout_s is None:
         spent = seconds_by_mode(trials)
         return spent["qat"] <= _SHARE * sum(spent.values())

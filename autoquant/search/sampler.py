@@ -23,12 +23,20 @@ from autoquant.search.mirror import MirrorSampler
 from autoquant.search.prior import Knowledge
 from autoquant.search.walk import GreedySampler, IlpSampler
 
-__all__ = ["INFORMED", "SAMPLERS", "SamplerName", "UniqueSampler", "build_sampler"]
+__all__ = [
+    "DEFAULT_SAMPLER",
+    "INFORMED",
+    "SAMPLERS",
+    "SamplerName",
+    "UniqueSampler",
+    "build_sampler",
+]
 
 SamplerName = Literal["auto", "tpe", "nsga2", "nsga3", "gp", "random", "greedy", "ilp"]
 SAMPLERS: tuple[SamplerName, ...] = (
     "auto", "tpe", "nsga2", "nsga3", "gp", "random", "greedy", "ilp",
 )  # fmt: skip
+DEFAULT_SAMPLER: SamplerName = "auto"
 INFORMED: frozenset[SamplerName] = frozenset({"auto", "greedy", "ilp"})
 
 _STARTUP = 12

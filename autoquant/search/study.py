@@ -24,7 +24,7 @@ from autoquant.search.executor import Executor, Job, Outcome, SerialExecutor
 from autoquant.search.giving_up import explain_failures
 from autoquant.search.membership import Membership
 from autoquant.search.prior import Knowledge
-from autoquant.search.promotion import find_promising, has_time_to_train
+from autoquant.search.promotion import find_promising, has_time_to_train, hoped_bounds
 from autoquant.search.recall import keep_knowledge
 from autoquant.search.record import Asked, Record
 from autoquant.search.sampler import SamplerName, build_sampler
@@ -37,6 +37,11 @@ __all__ = ["Budget", "Evaluates", "Event", "Keep", "Study"]
 Keep = Literal["front", "all"]
 
 _PATIENCE_S = 0.5  # between two looks at what else happens
+_EXHAUSTED = "every recipe of the space has been evaluated"
+_UNPROMISING = (
+    "every recipe has been evaluated without training, and every one trained whose training may "
+    "pay, as far as there was time"
+)
 _STARTUP = 12  # untrained trials before the first training, or a third of a small budget
 
 
@@ -108,6 +113,7 @@ class Study:
         self.is_stopping = self._is_stop_told = False
         self._deadline = Deadline()
         self._exhausted_after: int | None = None  # trials that had been queued again by then
+        self._is_walked = False  # every untrained recipe is decided
         self._running: dict[int, Asked] = {}
         self._mine: list[Trial] = []  # that this process has finished
         self._before: frozenset[int] = frozenset()  # trials that were finished when it began
@@ -133,7 +139,7 @@ class Study:
         self._deadline = Deadline(budget.timeout_s)
         self._begin(sampler)
         self._enqueue_baselines()
-        self._exhausted_after = None
+        self._exhausted_after, self._is_walked = None, False
         while True:
             self._company.tend()
             if self._may_begin(budget) and self._begin_next(budget):
@@ -146,7 +152,7 @@ class Study:
         if self.is_stopping:
             raise KeyboardInterrupt
         if self._is_exhausted:
-            self._emit("exhausted", "every recipe of the space has been evaluated")
+            self._emit("exhausted", _UNPROMISING if self.space.is_mixed else _EXHAUSTED)
         return self._conclude()
 
     def stop(self) -> None:
@@ -207,14 +213,30 @@ class Study:
             left_s = self._left_for_trials()
             if left_s <= 0:  # others may have held the record for long
                 return False
-            self._promote(budget, left_s)
-            asked = self._ask()
+            asked = self._ask_next(budget, left_s)
         if asked is None:
-            self._exhausted_after = self._company.queued_again
+            if not (self.space.is_mixed and self._running):  # they may earn their training
+                self._exhausted_after = self._company.queued_again
             return False
         self._emit("begin", asked.name or asked.recipe.digest)
         self._submit(asked)
         return True
+
+    def _ask_next(self, budget: Budget, left_s: float) -> Asked | None:
+        """The next trial: a training that has been earned, or what the sampler proposes."""
+        self._promote(budget, left_s)
+        asked = None
+        if not self._is_walked or self.record.waiting_digests():
+            asked = self._ask()
+        if asked is None and not self._is_walked:
+            self._is_walked = True  # nothing is left but to train
+            self._promote(budget, left_s)
+            asked = self._ask() if self.record.waiting_digests() else None
+        return asked
+
+    @property
+    def _is_training(self) -> bool:
+        return any(asked.recipe.is_trained for asked in self._running.values())
 
     def _submit(self, asked: Asked) -> None:
         gate = None if asked.name is not None else self._gate(asked.recipe)
@@ -329,14 +351,18 @@ class Study:
         if not self.space.is_mixed or self.record.waiting_digests():
             return
         untrained = [trial for trial in self._trials if not trial.recipe.is_trained]
-        if len(untrained) < min(_STARTUP, budget.trials // 3):
+        if len(untrained) < min(_STARTUP, budget.trials // 3) and not self._is_walked:
             return
-        if any(asked.recipe.is_trained for asked in self._running.values()):
+        if self._is_training:
             return  # what it costs is not known yet
-        if not has_time_to_train(self._trials, budget.timeout_s, seconds_left, self._before):
+        if not has_time_to_train(
+            self._trials, budget.timeout_s, seconds_left, self._before, is_all=self._is_walked
+        ):
             return
         objectives = self.record.header.objectives
         for trial in find_promising(self._trials, objectives, self.bounds):
+            if self._parameters_of(trial.recipe) is None:
+                continue  # a baseline that is not of the space
             for twin in self.space.trained_twins(trial.recipe):
                 if twin.digest not in self._decided:
                     self.record.enqueue(twin, None)
@@ -396,7 +422,9 @@ class Study:
         if not self.reject_early:
             return None
         scout = self._find_scout(recipe) if recipe.is_trained else None
-        return Gate(self._front, self.record.header.objectives, self.bounds, scout)
+        may_gain = self.space.is_mixed and not recipe.is_trained  # once it is trained itself
+        bounds = hoped_bounds(self.bounds) if may_gain else self.bounds
+        return Gate(self._front, self.record.header.objectives, bounds, scout)
 
     def _find_scout(self, recipe: Recipe) -> Trial | None:
         """The trial of the same recipe without training."""

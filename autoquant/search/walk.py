@@ -26,6 +26,7 @@ __all__ = ["GreedySampler", "IlpSampler"]
 Floats = npt.NDArray[np.float64]
 Code = tuple[int, ...]
 
+_LEAST_LOSS = 1e-6  # of narrow weights of which nothing is known
 _BUDGETS = 256  # that `ilp` tries, halving the gaps between those before
 
 
@@ -72,9 +73,11 @@ class _WalkSampler(DelegatingSampler):
 
     @property
     def losses(self) -> Floats:
-        """(l,) expected drop of each column of a layer."""
-        equal = self.features.is_narrow.astype(float)
-        return np.where(np.isnan(self.features.drops), equal, self.features.drops)
+        """(l,) expected drop of each column of a layer; of one not measured, as of the others."""
+        drops, is_narrow = self.features.drops, self.features.is_narrow
+        known = drops[is_narrow & ~np.isnan(drops)]
+        typical = max(float(known.mean()), _LEAST_LOSS) if len(known) else 1.0
+        return np.where(np.isnan(drops), typical * is_narrow, drops)
 
     @property
     def start(self) -> list[int]:

@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -16,6 +17,14 @@ from autoquant.tasks.data import load_state_dict
 from autoquant.tasks.model_source import ModelSource
 
 __all__ = ["open_named_model"]
+
+# What torchvision's constructors do otherwise for its own weights: those were trained on images
+# that are normalized otherwise than its presets do, and the model makes up for it.
+_PUBLISHED: dict[str, dict[str, Any]] = {
+    "googlenet": {"transform_input": True},
+    "inception_v3": {"transform_input": True},
+}
+_OLD_DENSE = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])(?=\.)")
 
 Build = Callable[[int | None], nn.Module]
 State = dict[str, Tensor]
@@ -103,23 +112,32 @@ def _open_torchvision(name: str, weights: Path | None) -> ModelSource:
     if name not in names:
         raise TaskError(_unknown("torchvision", name, names))
 
+    releases = models.get_model_weights(name)
+    published = {_hub_file(each.url).name for each in releases}
+
     def build(outputs: int | None) -> nn.Module:
-        sized = {} if outputs is None else {"num_classes": outputs}
-        model: nn.Module = models.get_model(name, weights=None, **sized)
+        options = {} if outputs is None else {"num_classes": outputs}
+        if weights is None or weights.name in published:
+            options |= _PUBLISHED.get(name, {})
+        model: nn.Module = models.get_model(name, weights=None, **options)
         return model
 
-    releases = models.get_model_weights(name)
     ordered = sorted(releases, key=lambda release: release is not releases.DEFAULT)
     if weights is None:
         found = _read_cached(f"torchvision:{name}", (_hub_file(each.url) for each in ordered))
         file = next(path for each in ordered if (path := _hub_file(each.url)).is_file())
-        model = _fit(build, found, file)
+        model = _fit(build, _rename_dense(found), file)
     else:
         file = weights
-        model = _fit(build, _read_state(weights), weights)
+        model = _fit(build, _rename_dense(_read_state(weights)), weights)
     # published releases of one model differ in how they prepare images: the file's name tells
     release = next((each for each in ordered if _hub_file(each.url).name == file.name), ordered[0])
     return ModelSource(_read_preset(release.transforms()), lambda example: model)
+
+
+def _rename_dense(state: State) -> State:
+    """Names of layers as they are today; published DenseNets have those of before."""
+    return {_OLD_DENSE.sub(r"\1\2", name): value for name, value in state.items()}
 
 
 def _read_preset(preset: Any) -> dict[str, Any]:
