@@ -25,8 +25,10 @@ from autoquant.tflite import (
     CHANNELS_LAST,
     FLOAT,
     LAYERS,
+    MOVERS,
     TABLES,
     WEIGHT_SUFFIX,
+    activation_inputs,
     add_tensor,
     drop_unread,
     operator_of,
@@ -80,7 +82,8 @@ class LiteRtGraph:
         values: by index of a tensor, the values whose numbers it has.
         layers: by name, where the layers are; one that is missing was changed by the converter.
         fused: by layer that the file has as the torch graph does, the value behind the activation
-            that is fused with it; a layer that is missing was merged with something else.
+            that is fused with it; a layer that is missing, or reads something else than there, was
+            merged with what is around it.
     """
 
     content: bytes
@@ -119,8 +122,22 @@ def align(content: bytes, sample: Sample) -> LiteRtGraph:
         for layer, place in layers.items()
         if {sample.fused[layer], sample.outputs[layer]}
         & {*found.get(int(operators[place.operator].outputs[0]), ())}
+        and (layer in sample.tables or _reads_known(model, operators[place.operator], found))
     }
     return LiteRtGraph(serialize(model), found, layers, fused)
+
+
+def _reads_known(model: Any, operator: Any, values: Mapping[int, tuple[str, ...]]) -> bool:
+    """Whether an operator reads a value of the torch graph, moved perhaps."""
+    operators = model.subgraphs[0].operators
+    makers = {int(index): item for item in operators for index in item.outputs}
+    index = next(activation_inputs(model, operator), -1)
+    while index not in values:
+        maker = makers.get(index)
+        if maker is None or operator_of(model, maker) not in MOVERS:
+            return False
+        index = next(activation_inputs(model, maker), -1)
+    return True
 
 
 def _recognize(model: Any, sample: Sample) -> tuple[dict[int, Array], dict[int, tuple[str, ...]]]:
@@ -291,8 +308,9 @@ def _restore_layers(
     """Give linear layers their own weights back; whether there were any to be given back.
 
     The converter multiplies those of a layer norm into the layers behind it, which then read what
-    comes before the norm's scale and shift. Where what a layer reads is still there, since others
-    read it too, the layer reads that again: its result is the same.
+    comes before the norm's scale and shift, and the bias of one layer into that of the next, which
+    then reads what comes before it. Where what a layer reads is still there, since others read it
+    too, the layer reads that again: its result is the same.
     """
     graph, is_changed = model.subgraphs[0], False
     makers = {int(i): n for n, item in enumerate(graph.operators) for i in item.outputs}
@@ -304,7 +322,8 @@ def _restore_layers(
         stored = read_array(model, graph.tensors[operator.inputs[1]])
         if layer is None or stored is None or stored.shape != sample.weights[layer].shape:
             continue
-        if np.array_equal(stored, sample.weights[layer]):
+        reads_named = bool(values.get(int(operator.inputs[0])))
+        if reads_named and np.array_equal(stored, sample.weights[layer]):
             continue
         sources = [
             index
