@@ -27,7 +27,7 @@ _OWN = {
 }
 _CHANGED = "litert-torch changed its weights, so it is not recognized in the file"
 _MERGED = (
-    "litert-torch merged it with what is around it, and what it reads or gives is nowhere in the file"
+    "litert-torch merged it with what is around it: what it reads or gives is nowhere in the file"
 )
 _ODD = "LiteRT looks up the wrong 4-bit values in rows of an odd number of them"
 _SIGNATURE = "serving_default"
