@@ -100,7 +100,7 @@ class TaskBuilder:
 
     Raises:
         TraceError: the model cannot be captured or translated, or is translated wrongly.
-        ArtifactError: ONNX Runtime cannot load the float model, which everything begins with.
+        ArtifactError: the runtime cannot load the float model, which everything begins with.
         TrialError: it cannot run it.
         TaskError: nothing in it can be quantized, or its weights or data are not fit for it.
     """
@@ -122,7 +122,6 @@ class TaskBuilder:
         self._graph = graph = export_float(trace(task.model, task.example_input))
         found = find_layers(graph.module)
         graph.name_layers({layer.node.name: name for name, layer in found.items()})
-        self._check_float_file()
         backend = self.conditions.get("backend", DEFAULT_BACKEND)
         self.exporter: Exporter = load_exporter(
             backend,
@@ -130,6 +129,7 @@ class TaskBuilder:
             lambda: _sample(task, graph.module, found),
             full_integer=bool(self.conditions.get("full_integer")),
         )
+        self._check_float_file()
         self.quantizer = Quantizer(
             graph.module,
             task.calibration,
@@ -149,7 +149,8 @@ class TaskBuilder:
         data = self.task.calibration
         indices = range(0, len(data), math.ceil(len(data) / _COMPARED))
         (batch,) = input_batches(data, indices, _COMPARED, torch.stack)
-        check_fidelity(self.task.model, self.float_onnx, load_backend(DEFAULT_BACKEND), batch)
+        file = Artifact(self.exporter.float_file, {}, {})
+        check_fidelity(self.task.model, file, self.backend, batch)
 
     @property
     def layers(self) -> list[Layer]:

@@ -278,6 +278,21 @@ def test_a_file_that_computes_something_else_is_refused() -> None:
         check_fidelity(model, builder.float_onnx, backend, inputs)
 
 
+class Divided(Residual):
+    """Its pool divides by another number than it adds up, which torch's ONNX exporter forgets."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.avg_pool2d(x, 8, divisor_override=3).expand(-1, -1, 8, 8))
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_what_the_exporter_gets_wrong_is_refused(backend: str) -> None:
+    if backend == "openvino":
+        pytest.importorskip("openvino")
+    with pytest.raises(TraceError, match="of the float file is not the model's: SQNR"):
+        TaskBuilder(make_task(Divided), conditions={"backend": backend})
+
+
 class Restless(Residual):
     """Answers otherwise each time."""
 
