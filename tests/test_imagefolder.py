@@ -184,6 +184,35 @@ def test_torchvision_model_with_weights(folder: Path, tmp_path: Path, libraries:
     torch.testing.assert_close(task.search[0][0], expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("is_published", [True, False])
+def test_inputs_of_published_googlenets_are_transformed(
+    folder: Path, tmp_path: Path, libraries: None, *, is_published: bool
+) -> None:
+    """As torchvision does for its own weights, and for no others."""
+    from torchvision import models
+
+    name = models.GoogLeNet_Weights.DEFAULT.url.rpartition("/")[2] if is_published else "own.pth"
+    model = save_seeded(
+        lambda: models.googlenet(transform_input=is_published, init_weights=False), tmp_path / name
+    )
+    names = [f"class{index}" for index in range(997)]
+    task = load_task("imagefolder", {"data": str(folder / "images"), "classes": [*CLASSES, *names],
+                                     "weights": str(tmp_path / name),
+                                     "model": "torchvision:googlenet"})  # fmt: skip
+    inputs = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(task.model.eval()(inputs), model.eval()(inputs))
+
+
+def test_published_densenets_have_the_names_of_before() -> None:
+    from autoquant.tasks.named_models import _rename_dense
+
+    known = "features.denseblock1.denselayer2.norm.1.weight"
+    found = _rename_dense({known: torch.ones(1), "features.norm5.weight": torch.ones(1)})
+    assert list(found) == [
+        "features.denseblock1.denselayer2.norm1.weight", "features.norm5.weight"
+    ]  # fmt: skip
+
+
 def test_cached_weights_are_taken_and_nothing_is_downloaded(
     folder: Path, tmp_path: Path, libraries: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
