@@ -201,6 +201,7 @@ def test_inputs_of_published_googlenets_are_transformed(
                                      "model": "torchvision:googlenet"})  # fmt: skip
     inputs = torch.randn(2, 3, 64, 64)
     torch.testing.assert_close(task.model.eval()(inputs), model.eval()(inputs))
+    assert task.model.transform_input == is_published, "weights drawn at random forget their input"
 
 
 def test_published_densenets_have_the_names_of_before() -> None:
