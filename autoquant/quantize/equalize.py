@@ -17,6 +17,7 @@ from autoquant.quantize.operators import (
     find_ceiling,
     is_fused_activation,
     is_pool,
+    is_read_by_others,
     is_zero_pad,
 )
 from autoquant.quantize.sampling import record_values
@@ -89,8 +90,11 @@ def equalize(
 
 def find_pairs(layers: Collection[LayerNode]) -> list[Pair]:
     """Layers that follow each other directly, in network order."""
-    own = [found for found in layers if found.is_patchwise and not _is_shared(found)]
-    by_node = {found.node: found for found in own}
+    by_node = {
+        found.node: found
+        for found in layers
+        if found.is_patchwise and not is_read_by_others(found.weight, found.node)
+    }
     return [pair for found in by_node.values() if (pair := _pair_of(found, by_node)) is not None]
 
 
@@ -108,18 +112,6 @@ def _pair_of(first: LayerNode, by_node: Mapping[Node, LayerNode]) -> Pair | None
             return None
         node = follower
     return None
-
-
-def _is_shared(found: LayerNode) -> bool:
-    """Whether something else reads the weight too, as a table that is the last layer's."""
-    weight = found.node.args[1]
-    assert isinstance(weight, Node)
-    same = [
-        node
-        for node in weight.graph.nodes
-        if node.op == "get_attr" and node.target == weight.target
-    ]
-    return any(user is not found.node for node in same for user in node.users)
 
 
 def _keeps_channels(node: Node, channels: int) -> bool:

@@ -22,6 +22,7 @@ __all__ = [
     "is_fused_activation",
     "is_global_pool",
     "is_pool",
+    "is_read_by_others",
     "is_zero_pad",
     "producer",
     "root",
@@ -105,6 +106,16 @@ _SPLITS = frozenset(
 def computes(node: Node, operators: frozenset[object]) -> bool:
     """Whether a node calls one of some operators."""
     return node.op == "call_function" and node.target in operators
+
+
+def is_read_by_others(parameter: Node, reader: Node) -> bool:
+    """Whether anything else in the graph reads the same parameter or buffer."""
+    return any(
+        user is not reader
+        for node in parameter.graph.nodes
+        if node.op == "get_attr" and node.target == parameter.target
+        for user in node.users
+    )
 
 
 def is_pool(node: Node) -> bool:

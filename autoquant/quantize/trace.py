@@ -7,6 +7,7 @@ Works on the operators that were executed instead of on module classes, so subcl
 import copy
 import io
 import logging
+import operator
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from autoquant.errors import TaskError, TraceError
 from autoquant.quantize.layout import swap_channels
+from autoquant.quantize.operators import is_read_by_others
 from autoquant.quantize.rewrite import rewrite_for_integers
 
 __all__ = ["trace"]
@@ -180,7 +182,7 @@ def _use_linear(module: GraphModule) -> None:
         else:
             continue
         is_weight = isinstance(weight, Node) and weight.op == "get_attr"
-        if not is_weight or _is_constant(source) or _read_by_others(weight, node):
+        if not is_weight or _is_stored(source) or is_read_by_others(weight, node):
             continue
         value = _tensor(module, weight)
         if value.dim() != 2 or not value.is_floating_point():
@@ -190,12 +192,12 @@ def _use_linear(module: GraphModule) -> None:
         node.args = (source, weight) if bias is None else (source, weight, bias)
 
 
-def _is_constant(node: Any) -> bool:
+def _is_stored(node: Any) -> bool:
     return isinstance(node, Node) and node.op == "get_attr"
 
 
 def _is_vector(module: GraphModule, node: Any) -> bool:
-    return _is_constant(node) and _tensor(module, node).dim() == 1
+    return _is_stored(node) and _tensor(module, node).dim() == 1
 
 
 def _set_parameter(module: GraphModule, node: Node, value: torch.Tensor) -> None:
@@ -217,9 +219,7 @@ def _own_weights(module: GraphModule) -> None:
             weight = node.args[0]
         if not isinstance(weight, Node) or weight.op != "get_attr":
             continue
-        value: Any = module
-        for part in str(weight.target).split("."):
-            value = getattr(value, part)
+        value = _attribute(module, weight)
         if value.is_floating_point() and not isinstance(value, torch.nn.Parameter):
             _set_parameter(module, weight, value)
 
@@ -247,7 +247,7 @@ def _can_absorb(node: Node) -> bool:
         return False
     weight = node.args[1]
     return (
-        isinstance(weight, Node) and weight.op == "get_attr" and not _read_by_others(weight, node)
+        isinstance(weight, Node) and weight.op == "get_attr" and not is_read_by_others(weight, node)
     )
 
 
@@ -260,17 +260,6 @@ def _is_affine(layer: Node, norm: Node) -> bool:
     if is_training or mean is None or var is None:
         return False
     return layer.target is not _LINEAR or layer.meta["val"].dim() == 2
-
-
-def _read_by_others(parameter: Node, reader: Node) -> bool:
-    """Whether anything else in the graph reads the same parameter."""
-    same = [node for node in parameter.graph.nodes if node.op == "get_attr"]
-    return any(
-        user is not reader
-        for node in same
-        if node.target == parameter.target
-        for user in node.users
-    )
 
 
 def _absorb(module: GraphModule, layer: Node, norm: Node) -> None:
@@ -306,7 +295,7 @@ def _name_bias(owner: str, leaf: str, layer: Node) -> str:
     name = leaf.replace("weight", "bias") if "weight" in leaf else f"{leaf}_bias"
     full = f"{owner}.{name}" if owner else name
     others = [node for node in layer.graph.nodes if node.op == "get_attr" and node.target == full]
-    return f"{name}_folded" if any(_read_by_others(node, layer) for node in others) else name
+    return f"{name}_folded" if any(is_read_by_others(node, layer) for node in others) else name
 
 
 def _groups(transposed: Node) -> int:
@@ -318,8 +307,10 @@ def _same(weight: torch.Tensor) -> torch.Tensor:
 
 
 def _tensor(module: GraphModule, node: Any) -> torch.Tensor:
-    value: Any = module
-    for part in str(node.target).split("."):
-        value = getattr(value, part)
+    return _attribute(module, node).detach()
+
+
+def _attribute(module: GraphModule, node: Any) -> torch.Tensor:
+    value = operator.attrgetter(str(node.target))(module)
     assert isinstance(value, torch.Tensor)
-    return value.detach()
+    return value
